@@ -1,0 +1,1 @@
+"""mmlib: a small PyTorch package for models that see, read and hear."""
