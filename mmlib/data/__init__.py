@@ -1,1 +1,13 @@
-"""Files on disk -> batches."""
+"""Files on disk -> batches: a manifest is read, checked and split; pictures, words and sounds become tensors."""
+from mmlib.data.augment import Augment
+from mmlib.data.audio import read_audio
+from mmlib.data.image import choose_size, read_image
+from mmlib.data.load import Data, load_data
+from mmlib.data.loaders import Loader
+from mmlib.data.manifest import Manifest, ManifestErrors, Problem, read_manifest
+from mmlib.data.preprocessing import Preprocessing
+from mmlib.data.targets import Target, read_target
+from mmlib.data.text import Vocabulary, tokenize
+
+__all__ = ["Augment", "Data", "Loader", "Manifest", "ManifestErrors", "Preprocessing", "Problem", "Target", "Vocabulary",
+           "choose_size", "load_data", "read_audio", "read_image", "read_manifest", "read_target", "tokenize"]

@@ -1,0 +1,110 @@
+"""The command line: train on a manifest, evaluate a saved model, predict with it. ``python -m mmlib --help`` teaches."""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mmlib import plots, recipes
+
+HELP = """Models that see, read and hear, trained on files of your own.
+
+A manifest is a CSV file with a header, one row a sample. Columns: image and audio (paths, relative to the manifest),
+text, a target column, and split (train, val, test). Any of them may be absent, any cell may be empty: that sense is missing."""
+
+TRAIN = """examples:
+  python -m mmlib train data/pets/manifest.csv --target label --out runs/pets
+  python -m mmlib train data/pets/manifest.csv --target label --use image,audio --fusion attention
+  python -m mmlib train data/pets/manifest.csv --target label --text text_zh --out runs/zh
+  python -m mmlib train data/pets/manifest.csv --target label --out runs/pets --resume    # after an interruption
+
+OUT then holds checkpoint.pt, history.jsonl (a row per epoch), metrics.json, curve.png and, for classes, confusion.png.
+On several GPUs the same line runs under torchrun: torchrun --nproc-per-node 4 -m mmlib train ..."""
+
+EVALUATE = """example:
+  python -m mmlib evaluate runs/pets data/pets/manifest.csv --split test"""
+
+PREDICT = """examples:
+  python -m mmlib predict runs/pets --image photo.jpg --text "it purrs" --audio voice.wav    # any of them may be left out
+  python -m mmlib predict runs/pets new.csv                                                   # every row of a manifest"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser of all commands."""
+    style = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    main = argparse.ArgumentParser(prog="python -m mmlib", description=HELP, epilog="exit codes: 0 done, 1 failed, 2 wrong usage", **style)
+    commands = main.add_subparsers(dest="command", required=True, metavar="train | evaluate | predict")
+
+    train = commands.add_parser("train", help="train a model on a manifest", description="Train a model on a manifest.", epilog=TRAIN, **style)
+    train.add_argument("manifest", help="the CSV file")
+    train.add_argument("--target", default="label", metavar="COL", help="the column to predict: classes or numbers (default: label)")
+    train.add_argument("--use", type=names, metavar="SENSES", help="senses to use, e.g. image,audio (default: all there are)")
+    for kind in ("image", "text", "audio"):
+        train.add_argument(f"--{kind}", metavar="COL", help=f"the {kind} column (default: {kind}); two columns, A,B, are two senses of those names")
+    train.add_argument("--group", metavar="COL", help="rows of one group (a patient, a speaker) never stand in two splits")
+    train.add_argument("--fusion", choices=sorted(recipes.FUSIONS), default="gated", help="how the senses are brought together (default: gated)")
+    train.add_argument("--epochs", type=count, metavar="N", help="passes over the training rows (default: a printed rule)")
+    train.add_argument("--out", type=Path, metavar="DIR", help="where the run goes (default: runs/1, runs/2, ...)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out where it was stopped")
+    train.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same result (default: 0)")
+    train.add_argument("--task", choices=("classes", "numbers"), help="what the target is (default: told from its values)")
+    train.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on GPUs that have it")
+    train.add_argument("--distributed", choices=("ddp", "fsdp"), default="ddp", help="how to share the work under torchrun")
+    train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
+
+    evaluate = commands.add_parser("evaluate", help="score a saved model", description="Score a saved model on a split of a manifest; prints JSON.", epilog=EVALUATE, **style)
+    evaluate.add_argument("folder", type=Path, help="the folder of a run")
+    evaluate.add_argument("manifest", help="a CSV file with the same columns")
+    evaluate.add_argument("--split", default="test", metavar="NAME", help="which rows (default: test)")
+
+    predict = commands.add_parser("predict", help="ask a saved model", description="Ask a saved model about one sample, or every row of a manifest; prints JSON.", epilog=PREDICT, **style)
+    predict.add_argument("folder", type=Path, help="the folder of a run")
+    predict.add_argument("manifest", nargs="?", help="a CSV file; its target column, if any, is not read")
+    for kind, what in (("image", "FILE"), ("text", "WORDS"), ("audio", "FILE")):
+        predict.add_argument(f"--{kind}", metavar=what)
+    predict.add_argument("--sense", action="append", default=[], type=pair, metavar="NAME=VALUE", help="a sense of another name, e.g. --sense xray=a.png")
+
+    for command in (train, evaluate, predict):
+        if command is not predict:
+            command.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="files that do not load: stop and list them, or go on without those rows")
+        command.add_argument("--allow-outside", action="store_true", help="allow paths that leave the manifest's folder")
+        command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    return main
+
+
+def names(text: str) -> tuple[str, ...]:
+    """'image, audio' -> ('image', 'audio')."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def pair(text: str) -> tuple[str, str]:
+    """'xray=a.png' -> ('xray', 'a.png')."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=VALUE")
+    return name, value
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """The train command."""
+    columns = {kind: getattr(arguments, kind) for kind in ("image", "text", "audio") if getattr(arguments, kind)}
+    run = recipes.train(
+        arguments.manifest, arguments.out or next_folder(Path("runs")), target=arguments.target, use=arguments.use, columns=columns,
+        group=arguments.group, fusion=arguments.fusion, epochs=arguments.epochs, seed=arguments.seed, task=arguments.task,
+        resume=arguments.resume, on_error=arguments.on_error, allow_outside=arguments.allow_outside, device=arguments.device,
+        precision=arguments.precision, distributed=arguments.distributed, tensorboard=arguments.tensorboard, log=print)
+    if not recipes.is_first_process():
+        return
+    (run.folder / "metrics.json").write_text(json.dumps(run.metrics, indent=2) + "\n", encoding="utf-8")
+    plots.save(run.history.plot(), run.folder / "curve.png")
+    if run.confusion is not None:
+        plots.save(plots.confusion(run.confusion, run.model.classes), run.folder / "confusion.png")
+    print(json.dumps(run.metrics))
+    print(f"wrote {run.folder}; ask it: python -m mmlib predict {run.folder} ...")

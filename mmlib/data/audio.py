@@ -1,0 +1,89 @@
+"""A sound file, or samples -> float32 waveform, mono, 16 kHz, -1..1."""
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+RATE = 16_000
+WINDOW = 4 * RATE  # a longer clip is cut at random in training and becomes several windows in evaluation
+
+
+def read_audio(source: Any, rate: int | None = None) -> Tensor:
+    """A path, or samples at ``rate`` Hz (16,000 unless told; (L,), (L, channels) or (channels, L), float or integer) -> (L,) float32.
+
+    A file is opened by what it holds, not by its name: MP3 data in a .wav file is read. Channels are averaged.
+    Raises ValueError with the reason: no sound file, no samples, NaN in it.
+    """
+    if isinstance(source, (str, Path)):
+        samples, rate = _read_file(source)
+    else:
+        samples, rate = _from_array(source), RATE if rate is None else rate
+    if not 1 <= rate <= 10_000_000:
+        raise ValueError(f"sample rate {rate} Hz, expected 1 or more")
+    if samples.size == 0:
+        raise ValueError("the clip is empty: no samples")
+    if not np.isfinite(samples).all():
+        raise ValueError("the clip has NaN or infinity in it")
+    mono = samples.mean(axis=1, dtype=np.float32)  # (L, channels) -> (L,)
+    return torch.from_numpy(np.clip(_resample(mono, rate), -1, 1).astype(np.float32, copy=False))
+
+
+def seconds(path: str | Path) -> float:
+    """Length of a sound file, from its header where it has one; ValueError where it is no sound file."""
+    import soundfile
+    try:
+        with open(path, "rb") as file:
+            info = soundfile.info(file)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise ValueError(f"not a sound file that can be read ({error})") from error
+    return info.frames / info.samplerate
+
+
+def _read_file(path: str | Path) -> tuple[np.ndarray, int]:
+    import soundfile
+    if Path(path).stat().st_size == 0:
+        raise ValueError("the file is empty (0 bytes)")
+    try:
+        with open(path, "rb") as file:  # a file object has no name to be misled by
+            return soundfile.read(file, dtype="float32", always_2d=True)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise ValueError(f"not a sound file that can be read ({str(error).rpartition(': ')[2]})") from error
+
+
+def _from_array(source: Any) -> np.ndarray:
+    """-> (L, channels) float32; integers are scaled by their full range."""
+    samples = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
+        raise ValueError(f"sound of shape {samples.shape} and type {samples.dtype}, "
+                         "expected numbers of shape (L,), (L, channels) or (channels, L)")
+    if samples.dtype.kind == "u":
+        samples = samples.astype(np.float64) / (np.iinfo(samples.dtype).max / 2) - 1
+    elif samples.dtype.kind == "i":
+        samples = samples.astype(np.float64) / -float(np.iinfo(samples.dtype).min)
+    if samples.ndim == 1:
+        samples = samples[:, None]
+    if samples.shape[0] < samples.shape[1]:
+        samples = samples.T
+    return samples.astype(np.float32, copy=False)
+
+
+def _resample(x: np.ndarray, rate: int) -> np.ndarray:
+    """(L,) at ``rate`` -> 16 kHz by a polyphase filter that removes what would alias."""
+    if rate == RATE:
+        return x
+    from scipy.signal import resample_poly
+    ratio = Fraction(RATE, rate).limit_denominator(1000)  # 11,127 Hz asks for 16000/11127: a near fraction is off by under one in a million
+    if ratio == 0:
+        raise ValueError(f"sample rate {rate} Hz is too high to bring to {RATE}")
+    return resample_poly(x, ratio.numerator, ratio.denominator, window=_filter(max(ratio.numerator, ratio.denominator)))
+
+
+@lru_cache(maxsize=32)
+def _filter(longer: int) -> np.ndarray:
+    """The low-pass that scipy would design anew for every clip: it depends on the larger side of the ratio only."""
+    from scipy.signal import firwin
+    return firwin(20 * longer + 1, 1 / longer, window=("kaiser", 5.0)).astype(np.float32)

@@ -1,0 +1,240 @@
+"""A manifest -> loaders per split and the preprocessing fitted on its training rows. Bad files are reported all together."""
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from mmlib.data.audio import RATE, WINDOW
+from mmlib.data.augment import Augment
+from mmlib.data.image import choose_size, image_size
+from mmlib.data.loaders import Loader
+from mmlib.data.manifest import Manifest, ManifestErrors, Problem, Sense, resolve
+from mmlib.data.preprocessing import Preprocessing
+from mmlib.data.store import MAX_TOKENS, Pictures, Sounds, Store, Texts, cores, decode, estimate, free_memory
+from mmlib.data.targets import Target, check_target, choose_splits, read_target
+from mmlib.data.text import Vocabulary
+
+
+@dataclass(frozen=True)
+class Data:
+    """What ``load_data`` returns."""
+
+    loaders: dict[str, Loader]         # "train", "val", "test" and any other split; "train" is the one that shuffles
+    preprocessing: Preprocessing
+    counts: list[int] | None           # training rows per class, for prior and class weights; None for numbers
+    skipped: list[Problem]             # rows left out because something in them is bad
+    summary: list[str]                 # what was found and chosen, to print
+
+
+def load_data(manifest: Manifest, preprocessing: Preprocessing | None = None, *, splits: Iterable[str] | None = None, batch_size: int = 32,
+              seed: int = 0, augment: Augment = Augment(), task: str | None = None, on_error: str = "raise", memory: bool | None = None,
+              workers: int | None = None, progress: bool = True) -> Data:
+    """Read a manifest's files and make a loader for each split (or those of ``splits``).
+
+    Without ``preprocessing`` it is fitted on the training rows; with that of a trained model, data is brought to its form.
+    ``task`` "classes" or "numbers" overrules the rule that tells them apart. ``on_error`` "raise" reports all bad rows in one
+    ManifestErrors; "skip" leaves them out and lists them. ``memory`` True keeps what was decoded, False reads from disk
+    with ``workers`` processes, None decides: memory while it takes less than half of what is free.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'skip'")
+    names = choose_splits(manifest.split, manifest.target, manifest.group, len(manifest))
+    wanted = _wanted_splits(manifest, names, splits, preprocessing is None)
+    split = np.array([name if name in wanted else "" for name in names])
+    target = _fit_target(manifest, split, task, preprocessing)  # before the files: its errors are the quickest to find
+    senses = dict(sorted((manifest.senses if preprocessing is None else preprocessing.senses).items()))
+    problems = _empty_cells(manifest, split)
+    stores, file_problems = _find_files(manifest, senses, split)
+    problems += file_problems
+    fitted = preprocessing or Preprocessing(senses, manifest.target_name, target, _fit_sizes(stores, split))
+    for name, size in fitted.sizes.items():
+        stores[name].size = size
+    total = sum(estimate(store) for store in stores.values())
+    memory = total < free_memory() / 2 if memory is None else memory
+    for name, store in stores.items():
+        problems += _read_files(manifest, name, senses[name], store, memory, progress)
+    problems = sorted(problems)
+    if problems and on_error == "raise":
+        raise ManifestErrors(manifest.name, [p for _, p in problems], "Correct these, or leave the rows out with --on-error skip")
+    split[[row for row, _ in problems]] = ""
+    if preprocessing is None:
+        fitted = _fit(replace(fitted, target=_fit_target(manifest, split, task, None) if problems else target), manifest, stores, split)
+    for name in fitted.vocabularies:
+        cells = _cells(manifest, name, senses[name])
+        stores[name] = Texts.encode([cell if part else "" for cell, part in zip(cells, split)], fitted.vocabularies[name])
+    workers = 0 if memory else (min(8, cores()) if workers is None else workers)
+    loaders = _make_loaders(manifest, fitted, stores, split, wanted, batch_size, seed, augment, workers)
+    where = f"in memory, about {total / 1e6:.0f} MB" if memory else f"read from disk by {workers} workers (in memory: {total / 1e6:.0f} MB)"
+    summary = _describe(manifest, names, fitted, stores, split, loaders) + [f"pictures and sounds: {where}"]
+    return Data(loaders, fitted, _count(manifest, fitted.target, split), [p for _, p in problems], summary)
+
+
+def _wanted_splits(manifest: Manifest, names: Sequence[str], splits: Iterable[str] | None, training: bool) -> list[str]:
+    there = sorted(set(names) - {""}, key=lambda name: (["train", "val", "test", name].index(name), name))
+    wanted = there if splits is None else list(splits)
+    missing = [name for name in wanted + ["train"] * training if name not in there]
+    if missing:
+        raise ValueError(f"{manifest.name} has no rows in split {missing[0]!r}; its splits are {there}")
+    return wanted
+
+
+def _fit_target(manifest: Manifest, split: np.ndarray, task: str | None, preprocessing: Preprocessing | None) -> Target:
+    """The target read from the training rows (or the given one), checked against the other rows."""
+    if manifest.target is None:
+        return Target(None) if preprocessing is None else preprocessing.target
+    values, names = zip(*[(value, name) for value, name in zip(manifest.target, split) if value and name] or [((), ())])
+    training = [value for value, name in zip(values, names) if name == "train"]
+    target = preprocessing.target if preprocessing else read_target(training, task, manifest.target_name)
+    check_target(target, values, names, manifest.target_name)
+    return target
+
+
+def _empty_cells(manifest: Manifest, split: np.ndarray) -> list[tuple[int, Problem]]:
+    found = []
+    for i, name in enumerate(split):
+        if name and manifest.target is not None and not manifest.target[i]:
+            found.append((i, manifest.problem(i, manifest.target_name, "", "the target is empty")))
+        if manifest.split is not None and not manifest.split[i]:
+            found.append((i, manifest.problem(i, "split", "", "the split is empty, though other rows have one")))
+    return found
+
+
+def _cells(manifest: Manifest, name: str, sense: Sense) -> list[str]:
+    """The cells of a sense, found by its name, else by its column; all empty where the manifest does not have it."""
+    for other, found in manifest.senses.items():
+        if found.kind == sense.kind and (other == name or (name not in manifest.senses and found.column == sense.column)):
+            return manifest.cells[other]
+    return [""] * len(manifest)
+
+
+def _find_files(manifest: Manifest, senses: dict[str, Sense], split: np.ndarray) -> tuple[dict[str, Store], list[tuple[int, Problem]]]:
+    """Undecoded stores of the pictures and sounds; one entry per file, however many rows name it."""
+    stores: dict[str, Store] = {}
+    problems: list[tuple[int, Problem]] = []
+    for name, sense in senses.items():
+        if sense.kind == "text":
+            continue
+        where, paths, known = np.full(len(manifest), -1), [], {}
+        for i, cell in enumerate(_cells(manifest, name, sense)):
+            if not cell or not split[i]:
+                continue
+            if cell not in known:
+                try:
+                    paths.append(str(resolve(manifest, cell)))
+                    known[cell] = len(paths) - 1
+                except (ValueError, OSError) as error:
+                    known[cell] = str(error)
+            if isinstance(known[cell], str):
+                problems.append((i, manifest.problem(i, sense.column, cell, known[cell])))
+            else:
+                where[i] = known[cell]
+        image = sense.kind == "image"
+        stores[name] = Pictures(where, paths, 0) if image else Sounds(where, paths, np.zeros(len(paths), dtype=np.int64))
+    return stores, problems
+
+
+def _training_files(store: Store, split: np.ndarray, count: int) -> list[int]:
+    """Up to ``count`` evenly spaced files of the training rows."""
+    files = np.unique(store.where[(split == "train") & (store.where >= 0)])
+    return files[np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).astype(int))].tolist() if len(files) else []
+
+
+def _fit_sizes(stores: dict[str, Store], split: np.ndarray) -> dict[str, int]:
+    sizes = {}
+    for name, store in stores.items():
+        if isinstance(store, Pictures):
+            found = []
+            for i in _training_files(store, split, 1000):
+                try:
+                    found.append(image_size(store.paths[i]))
+                except ValueError:
+                    continue  # reported with all the others when the files are read
+            sizes[name] = choose_size(found)
+    return sizes
+
+
+def _read_files(manifest: Manifest, name: str, sense: Sense, store: Store, memory: bool, progress: bool) -> list[tuple[int, Problem]]:
+    """Read every file once, to keep it or only to know that it can be read."""
+    reasons = decode(store, memory, progress)
+    if not reasons:
+        return []
+    cells, bad = _cells(manifest, name, sense), np.flatnonzero(np.isin(store.where, list(reasons)))
+    return [(i, manifest.problem(i, sense.column, cells[i], reasons[int(store.where[i])])) for i in bad.tolist()]
+
+
+def _fit(fitted: Preprocessing, manifest: Manifest, stores: dict[str, Store], split: np.ndarray) -> Preprocessing:
+    """Normalisation and vocabularies, from the training rows only."""
+    mean, std, vocabularies = {}, {}, {}
+    for name, sense in fitted.senses.items():
+        if sense.kind == "image":
+            mean[name], std[name] = _moments(stores[name], _training_files(stores[name], split, 1000))
+        elif sense.kind == "text":
+            vocabularies[name] = Vocabulary.fit(cell for cell, part in zip(manifest.cells[name], split) if part == "train")
+    return replace(fitted, mean=mean, std=std, vocabularies=vocabularies)
+
+
+def _moments(store: Pictures, files: list[int]) -> tuple[list[float], list[float]]:
+    """Mean and deviation per channel of 0..1, from exact integer sums; a deviation is at least 0.02."""
+    total, square = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+    for i in files:
+        pixels = (store.load(i) if store.data is None else store.data[i]).long().flatten(1)  # (3, S * S)
+        total, square = total + pixels.sum(dim=1), square + (pixels ** 2).sum(dim=1)
+    count = max(1, len(files)) * store.size ** 2 * 255
+    mean = total.double() / count
+    return mean.tolist(), (square.double() / count / 255 - mean ** 2).clamp(min=0.02 ** 2).sqrt().tolist()
+
+
+def _make_loaders(manifest: Manifest, fitted: Preprocessing, stores: dict[str, Store], split: np.ndarray, wanted: list[str],
+                  batch_size: int, seed: int, augment: Augment, workers: int) -> dict[str, Loader]:
+    target = None
+    if manifest.target is not None:
+        stand_in = fitted.target.classes[0] if fitted.target.classes else "0"  # rows of no loader
+        target = fitted.target.encode([value if part else stand_in for value, part in zip(manifest.target, split)])
+    return {name: Loader(fitted, stores, np.flatnonzero(split == name), target, batch_size, seed, augment if name == "train" else None,
+                         workers) for name in wanted}
+
+
+def _count(manifest: Manifest, target: Target, split: np.ndarray) -> list[int] | None:
+    if target.classes is None or manifest.target is None:
+        return None
+    counts = Counter(value for value, part in zip(manifest.target, split) if part == "train")
+    return [counts[name] for name in target.classes]
+
+
+def _describe(manifest: Manifest, names: Sequence[str], fitted: Preprocessing, stores: dict[str, Store], split: np.ndarray,
+              loaders: dict[str, Loader]) -> list[str]:
+    """What was found and chosen, in words."""
+    how = "made here: stratified" + (" by group" if manifest.group else "") if manifest.split is None else "the manifest's split column"
+    if manifest.split is not None and "val" in names and "val" not in manifest.split:
+        how += "; val is 15% of its train rows"
+    lines = ["rows: " + ", ".join(f"{(split == name).sum():,} {name}" for name in loaders) + f" ({how})"]
+    if manifest.target is not None:
+        classes = fitted.target.classes
+        lines.append(fitted.target.why + (f" ({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''})" if classes else ""))
+    rows = np.flatnonzero(split != "")
+    for name, sense in fitted.senses.items():
+        missing = (~stores[name].row_present(rows)).sum()
+        lines.append(f"{name}: {_describe_sense(fitted, name, sense.kind, stores[name], rows)}, missing in {missing:,} rows")
+    dropped = sum(loader.dropped for loader in loaders.values())
+    if dropped:
+        lines.append(f"{dropped:,} training rows have none of these senses and are left out")
+    if manifest.group is not None:
+        homes = Counter(g for g, _ in {(g, name) for g, name in zip(manifest.group, split) if g and name})
+        crossing = sum(count > 1 for count in homes.values())
+        if crossing:
+            lines.append(f"warning: {crossing:,} groups have rows in more than one split, so test rows are not independent of training")
+    return lines
+
+
+def _describe_sense(fitted: Preprocessing, name: str, kind: str, store: Store, rows: np.ndarray) -> str:
+    if kind == "image":
+        return f"pictures at {fitted.sizes[name]} x {fitted.sizes[name]} pixels"
+    if kind == "text":
+        cut = f", {store.truncated:,} texts cut to {MAX_TOKENS} tokens" if store.truncated else ""
+        return f"{len(fitted.vocabularies[name]):,} tokens in the vocabulary{cut}"
+    lengths = store.row_lengths(rows)
+    long = (lengths > WINDOW).sum()
+    cut = f", {long:,} clips over {WINDOW // RATE} s are cut at random in training and windowed in evaluation" if long else ""
+    return f"sound at {RATE} Hz, longest {lengths.max(initial=0) / RATE:.1f} s{cut}"

@@ -1,0 +1,122 @@
+"""Batches in an order that is a function of (seed, epoch): from memory at once, or from disk through worker processes."""
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmlib.core import Batch
+from mmlib.data.augment import Augment
+from mmlib.data.draws import keys
+from mmlib.data.preprocessing import ORDER, Chance, Preprocessing, spread_windows
+from mmlib.data.store import Store
+
+
+@dataclass(frozen=True)
+class Batches:
+    """batches[epoch, number] -> that batch, whatever was asked for before; None where this process has no share of it."""
+
+    preprocessing: Preprocessing
+    stores: Mapping[str, Store]
+    rows: np.ndarray              # (samples,) in manifest order; several windows of one clip repeat its row
+    windows: np.ndarray           # (samples,)
+    target: Tensor | None         # by manifest row
+    batch_size: int               # of all processes together
+    seed: int
+    augment: Augment | None       # None: no shuffling and no random changes
+    rank: int = 0
+    world: int = 1
+    orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # that of the last epoch asked for
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(samples,) places in ``rows``, in the order of this epoch."""
+        if self.augment is None:
+            return np.arange(len(self.rows))
+        if epoch not in self.orders:
+            self.orders.clear()
+            self.orders[epoch] = np.argsort(keys(self.seed, epoch, self.rows, ORDER), kind="stable")
+        return self.orders[epoch]
+
+    def __getitem__(self, place: tuple[int, int]) -> Batch | None:
+        epoch, number = place
+        share = self.order(epoch)[number * self.batch_size:(number + 1) * self.batch_size][self.rank::self.world]
+        if not len(share):
+            return None
+        rows = self.rows[share]
+        chance = None if self.augment is None else Chance(self.seed, epoch, self.augment)
+        batch = self.preprocessing.assemble(self.stores, rows, self.windows[share], chance)
+        if self.target is not None:
+            batch["target"] = self.target[rows]
+        return batch
+
+
+class Loader:
+    """What ``fit`` and ``evaluate`` iterate over: batches as in mmlib.core, with ``row`` (B,), the place in the manifest.
+
+    Training (``augment`` given) shuffles, changes samples at random, leaves out rows that have none of the senses (``dropped``
+    counts them) and cuts long clips; evaluation keeps all rows in order, and long clips become several windows.
+    ``workers`` 0 assembles in this process: right for data in memory.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, stores: Mapping[str, Store], rows: np.ndarray, target: Tensor | None = None,
+                 batch_size: int = 32, seed: int = 0, augment: Augment | None = None, workers: int = 0):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+        rows, windows = np.asarray(rows, dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
+        self.dropped = 0
+        if augment is None:
+            rows, windows = spread_windows(stores, rows)
+        else:
+            present = has_sense(stores, rows)
+            self.dropped, rows, windows = int((~present).sum()), rows[present], windows[present]
+        self.batches = Batches(preprocessing, stores, rows, windows, target, batch_size, seed, augment)
+        self.workers, self._pool = workers, None
+        self.set_epoch(0)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @property
+    def samples(self) -> int:
+        """Samples of one pass, windows counted, over all processes."""
+        return len(self.batches.rows)
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """The next pass is that of ``epoch`` without its first ``skip`` batches, which are not even read."""
+        self.epoch, self.skip = epoch, skip
+
+    def shard(self, rank: int, world: int) -> "Loader":
+        """The loader of one process of many: rows[rank::world] of each batch, None where that is empty."""
+        if not 0 <= rank < world:
+            raise ValueError(f"rank is {rank}, expected 0 to {world - 1}")
+        part = object.__new__(Loader)
+        part.__dict__.update(vars(self), batches=replace(self.batches, rank=rank, world=world), _pool=None)
+        return part
+
+    def _places(self) -> list[tuple[int, int]]:
+        return [(self.epoch, number) for number in range(self.skip, len(self))]
+
+    def __iter__(self) -> Iterator[Batch | None]:
+        places = self._places()
+        self.skip = 0  # of one pass only
+        if not self.workers:
+            return map(self.batches.__getitem__, places)
+        if self._pool is None:
+            self._places_ahead: list[tuple[int, int]] = []
+            self._pool = torch.utils.data.DataLoader(self.batches, batch_size=None, sampler=self._places_ahead, num_workers=self.workers,
+                                                     collate_fn=_as_it_is, persistent_workers=True, generator=torch.Generator())
+        self._places_ahead[:] = places
+        return iter(self._pool)
+
+
+def _as_it_is(batch: Batch | None) -> Batch | None:
+    return batch
+
+
+def has_sense(stores: Mapping[str, Store], rows: np.ndarray) -> np.ndarray:
+    """(B,) bool: the row has at least one of the senses."""
+    return np.any([store.row_present(rows) for store in stores.values()], axis=0)

@@ -1,0 +1,202 @@
+"""A manifest (CSV or DataFrame, one row a sample) -> its cells as text, checked: which senses, which files, which target."""
+import csv
+import difflib
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
+
+KINDS = ("image", "text", "audio")
+SPLIT_NAMES = {"training": "train", "dev": "val", "development": "val", "valid": "val", "validation": "val", "testing": "test"}
+
+
+class Problem(NamedTuple):
+    """One thing wrong with one row."""
+
+    row: str     # where: 'line 7' of a CSV file, 'row 5' of a DataFrame
+    column: str
+    path: str    # the cell as it stands there
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.row}, column {self.column!r}, {self.path!r}: {self.reason}"
+
+
+class ManifestErrors(ValueError):
+    """All that is wrong with a manifest's rows, together; ``problems`` is the whole list, the message shows twenty."""
+
+    def __init__(self, name: str, problems: Sequence[Problem], advice: str = ""):
+        self.problems = list(problems)
+        shown = [f"  {problem}" for problem in self.problems[:20]]
+        more = len(self.problems) - len(shown)
+        lines = [f"{name}: {len(self.problems)} bad cell(s) or line(s)", *shown, *([f"  ... and {more} more"] if more else []), advice]
+        super().__init__("\n".join(line for line in lines if line))
+
+
+class Sense(NamedTuple):
+    """Where a sense comes from."""
+
+    kind: str    # image, text or audio
+    column: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest read as text. Lists hold one string a row, '' where the cell is empty (= that sense is missing)."""
+
+    name: str                     # the file, for messages
+    root: Path                    # paths are relative to it
+    rows: list[str]               # where each row stands: 'line 7' of the file
+    senses: dict[str, Sense]
+    cells: dict[str, list[str]]   # by sense
+    target_name: str | None
+    target: list[str] | None      # None when no target was asked for
+    split: list[str] | None       # train, val, test or other names; None without a split column
+    group: list[str] | None
+    allow_outside: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def problem(self, row: int, column: str, cell: str, reason: str) -> Problem:
+        """A Problem that names the row as its author would look it up."""
+        return Problem(self.rows[row], column, cell, reason)
+
+
+def read_manifest(source: Any, target: str | None = "label", columns: dict[str, str] | None = None, group: str | None = None,
+                  use: Iterable[str] | None = None, allow_outside: bool = False, root: str | Path | None = None) -> Manifest:
+    """Read a CSV file (UTF-8, with a header) or a pandas DataFrame; every cell is text, so ``007`` and ``NA`` are words.
+
+    ``columns`` maps a kind to its column, {"image": "photo"}; with commas to several senses named by their columns, {"image": "xray,ct"}.
+    Kinds not mapped are read from the columns image, text and audio, where there are such. ``use`` keeps some of the senses.
+    ``group`` names a column whose rows must stay in one split (a patient, a speaker). ``target=None``: no target, as for prediction.
+    Paths are relative to ``root``: the file's folder, or for a DataFrame the current one; ``allow_outside`` lets them leave it.
+    Raises ValueError (ManifestErrors where rows are at fault) that says what was found and what to do.
+    """
+    if hasattr(source, "iloc") and hasattr(source, "columns"):
+        name, folder = "DataFrame", Path.cwd()
+        header, table, rows = _from_frame(source)
+    else:
+        name, folder = str(source), Path(source).parent
+        header, table, rows = _from_csv(Path(source))
+    if not table:
+        raise ValueError(f"{name}: no rows below the header, expected one row a sample")
+    senses = _choose_senses(name, header, columns or {}, use)
+    for sense_name, sense in senses.items():
+        if target is not None and sense.column == target:
+            raise ValueError(f"{name}: column {target!r} is the target and also the sense {sense_name!r}: "
+                             "the answer would be in the question")
+
+    def cells(column: str) -> list[str]:
+        index = _find(name, header, column)
+        return [row[index].strip() for row in table]
+
+    split = [SPLIT_NAMES.get(cell.lower(), cell.lower()) for cell in cells("split")] if "split" in header else None
+    return Manifest(name, folder if root is None else Path(root), rows, senses, {n: cells(sense.column) for n, sense in senses.items()},
+                    target, None if target is None else cells(target), split if split and any(split) else None,
+                    None if group is None else cells(group), allow_outside)
+
+
+def _from_csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
+    """-> header, rows of cells, and where each row begins."""
+    reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True)
+    try:
+        first = next(reader, [])
+        if len(first) == 1:  # a European spreadsheet: semicolons or tabs
+            mark = max(";\t", key=first[0].count)
+            if mark in first[0]:
+                reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True, delimiter=mark)
+                first = next(reader)
+        header = _check_header(path, first)
+        table, rows, ragged, start = [], [], [], reader.line_num + 1
+        for row in reader:
+            if row and len(row) != len(header):
+                reason = f"{len(row)} cells, expected {len(header)} as in the header; put quotes around text with commas"
+                ragged.append(Problem(f"line {start}", "", ",".join(row)[:60], reason))
+            elif row:  # a blank line is no row
+                table.append(row)
+                rows.append(f"line {start}")
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}; check the quotes and commas there") from error
+    if ragged:
+        raise ManifestErrors(str(path), ragged)
+    return header, table, rows
+
+
+def _decode(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such manifest file" + (" (it is a folder; name the CSV inside)" if path.is_dir() else ""))
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}: byte {error.start} (line {line}) is not UTF-8; save the file as 'CSV UTF-8' and try again") from error
+
+
+def _check_header(path: Path | str, cells: Sequence[Any]) -> list[str]:
+    header = [str(cell).strip() for cell in cells]
+    if not any(header):
+        raise ValueError(f"{path}: the first line is empty; expected a header such as image,text,audio,label")
+    twice = sorted({column for column in header if column and header.count(column) > 1})
+    if twice:
+        raise ValueError(f"{path}: the header has {twice} more than once; give each column its own name")
+    return header
+
+
+def _from_frame(frame: Any) -> tuple[list[str], list[list[str]], list[str]]:
+    missing = frame.isna().to_numpy()
+    values = frame.to_numpy(dtype=object)
+    table = [["" if gone else str(value) for value, gone in zip(*pair)] for pair in zip(values, missing)]
+    return _check_header("DataFrame", list(frame.columns)), table, [f"row {i}" for i in range(len(table))]
+
+
+def _find(name: str, header: list[str], column: str) -> int:
+    if column not in header:
+        close = difflib.get_close_matches(column, header, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{name} has no column {column!r}; it has {[c for c in header if c]}{hint}")
+    return header.index(column)
+
+
+def _choose_senses(name: str, header: list[str], columns: dict[str, str], use: Iterable[str] | None) -> dict[str, Sense]:
+    if set(columns) - set(KINDS):
+        raise ValueError(f"columns has {sorted(set(columns) - set(KINDS))}; the kinds of sense are {list(KINDS)}")
+    found: list[tuple[str, Sense]] = []
+    for kind in KINDS:
+        chosen = [column.strip() for column in columns.get(kind, kind if kind in header else "").split(",") if column.strip()]
+        found += [(kind if len(chosen) == 1 else column, Sense(kind, column)) for column in chosen]
+    senses = dict(found)
+    if not senses:
+        raise ValueError(f"{name} has no column image, text or audio; it has {[c for c in header if c]}: "
+                         "say which to read, as in --image COLUMN")
+    for sense_name, sense in found:
+        _find(name, header, sense.column)
+        if [n for n, _ in found].count(sense_name) > 1 or sense_name in ("target", "row") or sense_name.endswith("_mask"):
+            raise ValueError(f"{name}: a sense cannot be named {sense_name!r} (taken); rename its column")
+    wanted = list(senses) if use is None else [n.strip() for n in use]
+    for sense_name in wanted:
+        if sense_name not in senses:
+            raise ValueError(f"use asks for {sense_name!r}; {name} has the senses {sorted(senses)}")
+    if not wanted:
+        raise ValueError(f"use is empty; {name} has the senses {sorted(senses)}")
+    return {n: senses[n] for n in senses if n in wanted}
+
+
+def resolve(manifest: Manifest, cell: str) -> Path:
+    """The file that a cell names, or ValueError with the reason: outside the manifest's folder, or not there."""
+    options = [cell] if "\\" not in cell or os.name == "nt" else [cell, cell.replace("\\", "/")]  # a manifest from Windows
+    root = os.path.realpath(manifest.root)
+    for option in options:
+        path = os.path.realpath(os.path.join(root, option))  # follows links: they must not lead out either
+        if not manifest.allow_outside:
+            if os.path.isabs(option) or PureWindowsPath(option).drive:
+                raise ValueError("absolute path; paths must be relative to the manifest's folder unless --allow-outside is given")
+            if os.path.commonpath([root, path]) != root:
+                raise ValueError("leads out of the manifest's folder; move the file in, or allow it with --allow-outside")
+        if os.path.isfile(path):
+            return Path(path)
+    raise ValueError("this is a folder, not a file" if os.path.isdir(path) else f"no such file under {manifest.root}")

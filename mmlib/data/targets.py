@@ -1,0 +1,143 @@
+"""The target column -> classes or numbers; the split column, or none -> train, val and test."""
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+SPLIT_SEED = 0  # fixed: `evaluate` must find the test rows that `train` left out, whatever seed trained
+PART = 0.15          # of the rows, for val and for test
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be predicted: one of ``classes``, or a number (``classes`` None) with this training mean and deviation."""
+
+    classes: list[str] | None
+    mean: float = 0.0
+    std: float = 1.0
+    why: str = ""  # how classes and numbers were told apart, in words
+
+    def encode(self, values: Sequence[str]) -> Tensor:
+        """(N,) int64 class indices, or float32 numbers."""
+        if self.classes is None:
+            return torch.tensor([float(value) for value in values], dtype=torch.float32)
+        index = {name: i for i, name in enumerate(self.classes)}
+        return torch.tensor([index[value] for value in values], dtype=torch.int64)
+
+
+def read_target(values: Sequence[str], task: str | None = None, column: str = "target") -> Target:
+    """Classes or numbers, from the training rows' cells: ``task`` "classes" or "numbers" says which, None lets the rule decide.
+
+    The rule: numbers when every cell is a number, and some are not whole or there are over 20 different ones that make
+    over 5% of the rows; classes otherwise. Classes are sorted, by value when all are whole numbers.
+    """
+    if task not in (None, "classes", "numbers"):
+        raise ValueError(f"task is {task!r}, expected 'classes', 'numbers' or None")
+    if not values:
+        raise ValueError(f"target column {column!r}: no training rows with a target")
+    distinct = set(values)
+    strange = sorted(value for value in distinct if not _is_number(value))
+    if task == "numbers" and strange:
+        raise ValueError(f"target column {column!r} has {strange[0]!r}, expected numbers only; correct it, or predict classes")
+    whole = not strange and all(float(value).is_integer() for value in distinct)
+    many = len(distinct) > max(20, 0.05 * len(values))
+    if task == "numbers" or (task is None and not strange and (not whole or many)):
+        return _numbers(values, column, "some are not whole" if not whole else f"{len(distinct)} different ones in {len(values)} rows")
+    classes = sorted(distinct, key=(lambda v: (float(v), v)) if whole else None)
+    if len(classes) == 1:
+        raise ValueError(f"target column {column!r} has one class in the training rows: {classes[0]!r}; there is nothing to tell apart. "
+                         "Name another column with --target, or add rows of another class")
+    return Target(classes, why=f"{column}: {len(classes)} classes")
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+
+
+def _numbers(values: Sequence[str], column: str, why: str) -> Target:
+    numbers = np.array([float(value) for value in values])
+    if numbers.std() == 0:
+        raise ValueError(f"target column {column!r} has one value in the training rows: {values[0]!r}; there is nothing to learn")
+    return Target(None, float(numbers.mean()), float(numbers.std()), f"{column}: numbers, since all are numbers and {why}")
+
+
+def check_target(target: Target, values: Sequence[str], splits: Sequence[str], column: str) -> None:
+    """Raise ValueError where rows have a class that no training row has (naming class, split and count), or no number."""
+    if target.classes is None:
+        bad = [value for value in values if not _is_number(value)]
+        if bad:
+            raise ValueError(f"target column {column!r} has {bad[0]!r}, expected a number as in training")
+        return
+    unseen = Counter((value, split) for value, split in zip(values, splits) if value not in set(target.classes))
+    if unseen:
+        shown = ", ".join(f"{value!r} ({count} rows in {split})" for (value, split), count in sorted(unseen.items())[:10])
+        raise ValueError(f"target column {column!r} has {len(unseen)} class(es) unseen in training: {shown}; "
+                         "move rows of each into train, or take these rows out")
+
+
+def choose_splits(split: Sequence[str] | None, target: Sequence[str] | None, group: Sequence[str] | None, rows: int) -> list[str]:
+    """The split of every row. Without a split column: 70% train, 15% val, 15% test; without val rows: 15% of train becomes val.
+
+    Stratified by target (numbers: by fifths) and by ``group`` where there is one: a group is never divided. The same rows
+    in, the same splits out: no training seed enters.
+    """
+    strata = _strata(target, rows)
+    if split is None:
+        return _divide(np.arange(rows), strata, group, {"train": 1 - 2 * PART, "val": PART, "test": PART}, ["train"] * rows)
+    if "val" in split or "train" not in split:
+        return list(split)
+    train = np.array([i for i, name in enumerate(split) if name == "train"])
+    return _divide(train, strata, group, {"train": 1 - PART, "val": PART}, list(split))
+
+
+def _strata(target: Sequence[str] | None, rows: int) -> np.ndarray:
+    """(rows,) int: rows of one stratum are spread over the splits alike."""
+    if target is None:
+        return np.zeros(rows, dtype=np.int64)
+    if len(set(target)) > 20 and all(_is_number(value) for value in target if value):
+        numbers = np.array([float(value or 0) for value in target])
+        return np.searchsorted(np.quantile(numbers, [0.2, 0.4, 0.6, 0.8]), numbers)
+    return np.unique(np.array(target, dtype=object).astype(str), return_inverse=True)[1]
+
+
+def _divide(chosen: np.ndarray, strata: np.ndarray, group: Sequence[str] | None, parts: dict[str, float], out: list[str]) -> list[str]:
+    """Divide the ``chosen`` rows over ``parts``; in ``out`` all of them have the first part's name when this begins."""
+    random, names = np.random.default_rng(SPLIT_SEED), list(parts)
+    if group is None:
+        for stratum in np.unique(strata[chosen]):
+            rows = random.permutation(chosen[strata[chosen] == stratum])
+            counts = [max(1, round(parts[name] * len(rows))) if len(rows) > 2 else 0 for name in names[1:]]  # one or two stay in train
+            for row, name in zip(rows, [n for n, count in zip(names[1:], counts) for _ in range(count)]):
+                out[row] = name
+        return out
+    alone = [group[row] or f"\0{row}" for row in chosen]  # a row without a group is its own
+    for row, part in zip(chosen, _divide_groups(strata[chosen], alone, np.array(list(parts.values())), random)):
+        out[row] = names[part]
+    return out
+
+
+def _divide_groups(strata: np.ndarray, group: list[str], parts: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """(rows,) index of a part. Largest group first, each to the part that it brings closest to its share of every stratum."""
+    strata = np.unique(strata, return_inverse=True)[1]
+    names, index = np.unique(np.array(group), return_inverse=True)
+    counts = np.zeros((len(names), strata.max() + 1))
+    np.add.at(counts, (index, strata), 1)
+    share = counts / counts.sum(axis=0)                                # (groups, strata)
+    left = (counts > 0).sum(axis=0)                                    # groups yet to place that have the stratum
+    filled, part = np.zeros((len(parts), counts.shape[1])), np.zeros(len(names), dtype=np.int64)
+    order = random.permutation(len(names))
+    for g in order[np.argsort(-counts[order].sum(axis=1), kind="stable")]:
+        main = counts[g].argmax()
+        empty = np.flatnonzero(filled[:, main] == 0)
+        candidates = empty if left[main] <= len(empty) else np.arange(len(parts))  # a stratum with three groups has one in each part
+        gap = filled[None] + share[g] * np.eye(len(parts))[candidates][:, :, None] - parts[None, :, None]
+        part[g] = candidates[(gap ** 2).sum(axis=(1, 2)).argmin()]
+        filled[part[g]] += share[g]
+        left -= counts[g] > 0
+    return part[index]

@@ -1,0 +1,188 @@
+"""dict of Features -> Features: ten ways to make one thing of several senses.
+
+Names are sorted inside, so the order of the dict never matters; no fusion knows any name. What an absent sense holds
+cannot change the output. The late ones see ``pooled`` and return one token per sample; the early ones see ``tokens`` and
+return many (``mmlib.fusion_tokens``). A row with no sense at all comes out absent: mask False, pooled zero.
+"""
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from mmlib.core import Features, from_pooled, masked_mean
+from mmlib.fusion_tokens import BottleneckFusion, CrossFusion, JoinFusion, check_features, sort_names
+
+__all__ = ["ConcatFusion", "SumFusion", "GatedFusion", "AttentionFusion", "LowRankFusion", "TensorFusion", "LateFusion",
+           "CrossFusion", "JoinFusion", "BottleneckFusion"]
+
+
+def stack(features: dict[str, Features], names: list[str]) -> tuple[Tensor, Tensor]:
+    """The pooled vectors (B, M, D), zero where absent, and which are present (B, M); M in the order of ``names``."""
+    check_features(features, names)
+    present = torch.stack([features[name].present for name in names], dim=1)              # (B, M)
+    pooled = torch.stack([features[name].pooled for name in names], dim=1)                # (B, M, D)
+    return pooled.masked_fill(~present[..., None], 0), present
+
+
+def softmax_present(scores: Tensor, present: Tensor) -> Tensor:
+    """Softmax over the present senses: scores, present (B, M) -> weights (B, M), exactly 0 where absent."""
+    scores = scores.masked_fill(~present, torch.finfo(scores.dtype).min)                  # finite: -inf gives NaN in an empty row
+    return scores.softmax(dim=-1).masked_fill(~present, 0)
+
+
+def _keep(module: nn.Module, weights: Tensor) -> None:
+    """Keep the weights to look at, without their graph; an exported program has no place for them."""
+    if not torch.compiler.is_exporting():
+        module.weights = weights.detach()
+
+
+def _mlp(width: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim))
+
+
+class ConcatFusion(nn.Module):
+    """The pooled vectors side by side, with a flag each (1 = present), through an MLP back to ``dim``.
+
+    The flag lets an absent sense differ from one whose vector happens to be zero.
+    """
+
+    def __init__(self, dim: int, names: Iterable[str]):
+        super().__init__()
+        self.names = sort_names(names)
+        self.mlp = _mlp(len(self.names) * (dim + 1), dim)
+
+    def forward(self, features: dict[str, Features]) -> Features:
+        pooled, present = stack(features, self.names)
+        flagged = torch.cat([pooled, present[..., None].to(pooled.dtype)], dim=-1)        # (B, M, D + 1)
+        return from_pooled(self.mlp(flagged.flatten(1)), present.any(dim=1))
+
+
+class SumFusion(nn.Module):
+    """A linear map per sense, then their sum over the senses present.
+
+    A sum and not a mean: where senses are independent, their evidence (log-likelihoods) adds up.
+    """
+
+    def __init__(self, dim: int, names: Iterable[str]):
+        super().__init__()
+        self.names = sort_names(names)
+        self.project = nn.ModuleDict({name: nn.Linear(dim, dim) for name in self.names})
+
+    def forward(self, features: dict[str, Features]) -> Features:
+        pooled, present = stack(features, self.names)
+        parts = torch.stack([self.project[name](pooled[:, i]) for i, name in enumerate(self.names)], dim=1)  # (B, M, D)
+        return from_pooled(parts.masked_fill(~present[..., None], 0).sum(dim=1), present.any(dim=1))
+
+
+class LateFusion(nn.Module):
+    """An MLP per sense, then the mean over the senses present. Under a linear head that is averaging their logits."""
+
+    def __init__(self, dim: int, names: Iterable[str]):
+        super().__init__()
+        self.names = sort_names(names)
+        self.mlp = nn.ModuleDict({name: _mlp(dim, dim) for name in self.names})
+
+    def forward(self, features: dict[str, Features]) -> Features:
+        pooled, present = stack(features, self.names)
+        parts = torch.stack([self.mlp[name](pooled[:, i]) for i, name in enumerate(self.names)], dim=1)      # (B, M, D)
+        return from_pooled(masked_mean(parts, present), present.any(dim=1))
+
+
+class GatedFusion(nn.Module):
+    """A gate per sense, computed from all of them, weighs ``tanh`` of each sense's linear map.
+
+    The gated multimodal unit (Arevalo et al., 2017, arXiv:1702.01992), with one gate per sense and sample, and a softmax
+    over the senses present in place of independent sigmoids: weights sum to 1 and can be read. ``.weights`` (B, M), in
+    the order of ``.names``, holds those of the last forward pass; exactly 0 where a sense is absent.
+    """
+
+    def __init__(self, dim: int, names: Iterable[str]):
+        super().__init__()
+        self.names, self.weights = sort_names(names), None
+        self.project = nn.ModuleDict({name: nn.Linear(dim, dim) for name in self.names})
+        self.gate = nn.Linear(len(self.names) * dim, len(self.names))
+
+    def forward(self, features: dict[str, Features]) -> Features:
+        pooled, present = stack(features, self.names)
+        weights = softmax_present(self.gate(pooled.flatten(1)), present)                  # (B, M)
+        _keep(self, weights)
+        parts = torch.stack([self.project[name](pooled[:, i]) for i, name in enumerate(self.names)], dim=1)  # (B, M, D)
+        return from_pooled((weights[..., None] * parts.tanh()).sum(dim=1), present.any(dim=1))
+
+
+class AttentionFusion(nn.Module):
+    """Bilinear attention over the senses of one sample: score h_i' W q / sqrt(D), softmax, weighted sum of the h_i.
+
+    q is a learned vector; or, when ``query`` names a sense, that sense's pooled vector (the learned one where it is
+    absent). The softmax runs over the senses *within* a sample, never over samples (Luong et al., 2015,
+    arXiv:1508.04025, "general" score; scaled as in Vaswani et al., 2017). ``.weights`` (B, M) as in GatedFusion.
+    """
+
+    def __init__(self, dim: int, names: Iterable[str], query: str | None = None):
+        super().__init__()
+        self.names, self.query, self.weights = sort_names(names, query), query, None
+        self.bilinear = nn.Linear(dim, dim, bias=False)
+        self.learned = nn.Parameter(torch.randn(dim))
+
+    def forward(self, features: dict[str, Features]) -> Features:
+        pooled, present = stack(features, self.names)
+        q = self.learned.expand_as(pooled[:, 0])                                          # (B, D)
+        if self.query is not None:
+            i = self.names.index(self.query)
+            q = torch.where(present[:, i, None], pooled[:, i], q)
+        scores = torch.einsum("bmd,bd->bm", pooled, self.bilinear(q)) * pooled.shape[-1] ** -0.5
+        weights = softmax_present(scores, present)                                        # (B, M)
+        _keep(self, weights)
+        return from_pooled((weights[..., None] * pooled).sum(dim=1), present.any(dim=1))
+
+
+class TensorFusion(nn.Module):
+    """Every product of the senses' numbers, then a linear map (Zadeh et al., 2017, arXiv:1707.07250).
+
+    Each sense is first projected to ``width`` numbers and a 1 is appended, so that the outer product of all M holds
+    single numbers, pairs and triples: (width + 1) ** M of them, which is why ``width`` is small. An absent sense is [0, .., 0, 1].
+    """
+
+    def __init__(self, dim: int, names: Iterable[str], width: int = 8):
+        super().__init__()
+        self.names = sort_names(names)
+        self.project = nn.ModuleDict({name: nn.Linear(dim, width) for name in self.names})
+        self.out = nn.Linear((width + 1) ** len(self.names), dim)
+
+    def forward(self, features: dict[str, Features]) -> Features:
+        pooled, present = stack(features, self.names)
+        parts = append_one(self.project, pooled, present)                                 # M of (B, width + 1)
+        outer = parts[0]
+        for part in parts[1:]:
+            outer = (outer[:, :, None] * part[:, None, :]).flatten(1)                     # (B, (width + 1) ** m)
+        return from_pooled(self.out(outer), present.any(dim=1))
+
+
+class LowRankFusion(nn.Module):
+    """TensorFusion whose big linear map is a sum of ``rank`` products of small ones (Liu et al., 2018, arXiv:1806.00064).
+
+    The outer product is never built: output = sum over r of the product over senses of [z_m, 1] @ factor_m[r], plus a bias.
+    """
+
+    def __init__(self, dim: int, names: Iterable[str], width: int = 8, rank: int = 4):
+        super().__init__()
+        self.names = sort_names(names)
+        self.project = nn.ModuleDict({name: nn.Linear(dim, width) for name in self.names})
+        # A sense's [z, 1] @ factor starts with variance about 1 for z and 1 for the constant, the sum over ranks likewise.
+        scale = torch.cat([torch.full((width, 1), width ** -0.5), torch.ones(1, 1)]) * rank ** (-0.5 / len(self.names))
+        self.factors = nn.ParameterDict({name: nn.Parameter(torch.randn(rank, width + 1, dim) * scale) for name in self.names})
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, features: dict[str, Features]) -> Features:
+        pooled, present = stack(features, self.names)
+        product = None
+        for name, part in zip(self.names, append_one(self.project, pooled, present)):
+            factor = torch.einsum("bw,rwd->brd", part, self.factors[name])                # (B, rank, D)
+            product = factor if product is None else product * factor
+        return from_pooled(product.sum(dim=1) + self.bias, present.any(dim=1))
+
+
+def append_one(project: nn.ModuleDict, pooled: Tensor, present: Tensor) -> list[Tensor]:
+    """Each sense of ``pooled`` (B, M, D) through its projection, with a 1 appended: M of (B, width + 1); absent = [0, .., 0, 1]."""
+    parts = [layer(pooled[:, i]).masked_fill(~present[:, i, None], 0) for i, layer in enumerate(project.values())]
+    return [torch.cat([part, part.new_ones(len(part), 1)], dim=-1) for part in parts]

@@ -1,0 +1,99 @@
+"""Sound of every kind becomes float32, mono, 16 kHz; the pitch and the loudness stay what they were."""
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mmlib.data.audio import RATE, read_audio, seconds
+
+
+def tone(rate: int, hertz: float = 440, length: float = 0.5, loud: float = 0.5) -> np.ndarray:
+    return (loud * np.sin(2 * np.pi * hertz * np.arange(round(rate * length)) / rate)).astype(np.float32)
+
+
+def strongest(x: torch.Tensor) -> float:
+    """The frequency with the most energy, in Hz."""
+    return float(torch.fft.rfft(x * torch.hann_window(len(x)), n=1 << 17).abs().argmax() * RATE / (1 << 17))
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT", "DOUBLE", "ALAW", "ULAW", "IMA_ADPCM"])
+def test_every_wav_encoding_sounds_the_same(tmp_path, subtype):
+    soundfile.write(tmp_path / "x.wav", tone(RATE), RATE, subtype=subtype)
+    x = read_audio(tmp_path / "x.wav")
+    assert x.dtype == torch.float32 and x.ndim == 1
+    n = min(len(x), RATE // 2)
+    assert abs(len(x) - RATE // 2) < 600  # ADPCM fills its last block
+    assert (x[:n] - torch.from_numpy(tone(RATE))[:n]).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("format", ["MP3", "FLAC", "OGG", "AIFF"])
+def test_a_file_is_read_by_what_it_holds_not_by_its_name(tmp_path, format):
+    soundfile.write(tmp_path / "x.bin", tone(44_100), 44_100, format=format)
+    (tmp_path / "x.bin").rename(tmp_path / "x.wav")
+    x = read_audio(tmp_path / "x.wav")
+    assert abs(strongest(x) - 440) < 3 and abs(len(x) - RATE // 2) < 2500  # MP3 adds silence
+    assert abs(seconds(tmp_path / "x.wav") - 0.5) < 0.2
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 11_127, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000])
+def test_any_rate_comes_to_16_khz_with_its_pitch_length_and_loudness(rate):
+    x = read_audio(tone(rate, 1000), rate)
+    assert abs(len(x) - RATE / 2) <= 2
+    assert abs(strongest(x) - 1000) < 1
+    assert abs(x[1000:-1000].square().mean().sqrt() - 0.5 / 2 ** 0.5) < 0.005
+
+
+def test_resampling_agrees_with_torchaudio():
+    from torchaudio.functional import resample
+    random = np.random.default_rng(0)
+    slow = np.convolve(random.normal(size=22_050), np.hanning(32), mode="same").astype(np.float32)  # little above 2 kHz
+    slow /= 2 * np.abs(slow).max()
+    expected = resample(torch.from_numpy(slow), 22_050, RATE, lowpass_filter_width=64)
+    torch.testing.assert_close(read_audio(slow, 22_050)[100:-100], expected[100:-100], atol=5e-3, rtol=0)
+
+
+def test_what_would_alias_is_removed():
+    assert read_audio(tone(48_000, 11_000), 48_000)[500:-500].abs().max() < 0.01  # would come back as 5 kHz
+
+
+def test_channels_are_averaged(tmp_path):
+    left, right = tone(RATE), np.zeros(RATE // 2, np.float32)
+    soundfile.write(tmp_path / "x.wav", np.stack([left, right], axis=1), RATE)
+    x = read_audio(tmp_path / "x.wav")
+    torch.testing.assert_close(x, torch.from_numpy(left / 2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(read_audio(np.stack([left, right])), read_audio(np.stack([left, right], axis=1)))
+
+
+def test_short_and_loud_clips(tmp_path):
+    soundfile.write(tmp_path / "x.wav", tone(8000, length=0.05), 8000)
+    assert len(read_audio(tmp_path / "x.wav")) == 800
+    assert len(read_audio(np.array([0.5]))) == 1
+    assert read_audio(tone(44_100, loud=3.0), 44_100).abs().max() == 1
+
+
+def test_arrays_of_every_type_agree():
+    expected = read_audio(tone(RATE))
+    for source in (torch.from_numpy(tone(RATE)), tone(RATE).astype(np.float64), (tone(RATE) * 32768).round().astype(np.int16),
+                   ((tone(RATE) + 1) * 127.5).round().astype(np.uint8)):
+        torch.testing.assert_close(read_audio(source), expected, atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize("array, word", [(np.zeros(0), "empty"), (np.array([0.0, np.nan]), "NaN"), (np.array([np.inf]), "NaN"),
+                                         (np.zeros((2, 2, 2)), "shape"), (np.array(["a"]), "type")])
+def test_an_array_that_is_no_sound_is_refused_with_the_reason(array, word):
+    with pytest.raises(ValueError, match=word):
+        read_audio(array)
+
+
+def test_broken_files_say_what_is_wrong(tmp_path):
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("not a sound at all, however long this line may be" * 20)
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), RATE)
+    soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan, 0.1]), RATE, subtype="FLOAT")
+    for name, word in {"empty": "0 bytes", "text": "not a sound", "none": "no samples", "nan": "NaN"}.items():
+        with pytest.raises(ValueError, match=word):
+            read_audio(tmp_path / f"{name}.wav")
+    with pytest.raises(ValueError, match="not a sound"):
+        seconds(tmp_path / "text.wav")
+    with pytest.raises(ValueError, match="rate"):
+        read_audio(tone(RATE), 0)

@@ -1,0 +1,220 @@
+"""Manifests as people write them: what is read, what is refused and how it is said; targets; splits."""
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmlib.data.manifest import ManifestErrors, Sense, read_manifest, resolve
+from mmlib.data.targets import check_target, choose_splits, read_target
+
+
+def write(folder, text: str, name: str = "m.csv", encoding: str = "utf-8"):
+    (folder / name).write_bytes(text.encode(encoding))
+    return folder / name
+
+
+def test_every_cell_is_text(tmp_path):
+    m = read_manifest(write(tmp_path, "text,label\nNA,007\nnull,1.0\n\"a, \"\"b\"\"\nc\",True\n"))
+    assert m.cells["text"] == ["NA", "null", 'a, "b"\nc'] and m.target == ["007", "1.0", "True"]
+    assert m.rows == ["line 2", "line 3", "line 4"] and m.senses == {"text": Sense("text", "text")} and m.split is m.group is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_bom_line_ends_and_separators_do_not_matter(tmp_path, encoding, end, mark):
+    text = end.join(mark.join(row) for row in (["image", "text", "label"], ["猫.png", "一只猫", "猫"], ["", "狗", "狗"])) + end
+    m = read_manifest(write(tmp_path, text, encoding=encoding))
+    assert m.cells == {"image": ["猫.png", ""], "text": ["一只猫", "狗"]} and m.target == ["猫", "狗"]
+
+
+def test_blank_lines_are_no_rows_and_line_numbers_stay_true(tmp_path):
+    m = read_manifest(write(tmp_path, 'text,label\n\na,1\n"two\nlines",2\n\nb,3\n'))
+    assert m.rows == ["line 3", "line 4", "line 7"]
+
+
+@pytest.mark.parametrize("text, words", [
+    ("text,label,text\na,b,c\n", ["text", "more than once"]),
+    ("", ["empty", "header"]),
+    ("text,label\n", ["no rows"]),
+    ("text,label\na,b\nc\nd,e,f\n", ["line 3", "1 cells", "line 4", "3 cells", "expected 2"]),
+    ('text,label\na,b\n"c,d\n', ["line 3"]),
+    ("txt,label\na,b\n", ["image, text or audio", "txt", "--image"]),
+    ("text,lable\na,b\n", ["'label'", "lable", "did you mean 'lable'"]),
+])
+def test_what_is_wrong_with_the_table_is_said(tmp_path, text, words):
+    with pytest.raises(ValueError) as error:
+        read_manifest(write(tmp_path, text))
+    assert all(word in str(error.value) for word in [*words, "m.csv"])
+
+
+def test_another_encoding_is_named_with_its_place(tmp_path):
+    path = write(tmp_path, "text,label\nplain,a\ncafé,b\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"m.csv: byte 22 \(line 3\).*UTF-8"):
+        read_manifest(path)
+    with pytest.raises(ValueError, match="no such manifest"):
+        read_manifest(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="folder"):
+        read_manifest(tmp_path)
+
+
+def test_columns_are_mapped_and_two_views_get_their_own_names(tmp_path):
+    path = write(tmp_path, "xray,ct,note,text,y,patient\na,b,c,d,1,p\n")
+    m = read_manifest(path, target="y", columns={"image": "xray,ct", "text": "note"}, group="patient")
+    assert m.senses == {"xray": Sense("image", "xray"), "ct": Sense("image", "ct"), "text": Sense("text", "note")}
+    assert m.cells["text"] == ["c"] and m.group == ["p"]
+    assert list(read_manifest(path, target="y", columns={"image": "xray, ct"}, use=["ct"]).senses) == ["ct"]
+    assert list(read_manifest(path, target=None, columns={"image": "xray"}).senses) == ["image", "text"]
+    for wrong, word in [({"columns": {"image": "xry"}}, "did you mean 'xray'"), ({"columns": {"picture": "xray"}}, "kinds"), ({"use": ["sound"]}, "'sound'"),
+                        ({"use": []}, "empty"), ({"group": "hospital"}, "'hospital'"), ({"columns": {"text": "y"}}, "answer"),
+                        ({"columns": {"image": "ct,ct"}}, "named")]:
+        with pytest.raises(ValueError, match=word):
+            read_manifest(path, **{"target": "y", **wrong})
+
+
+def test_split_names_are_brought_to_one_form(tmp_path):
+    names = ["Train", "TRAINING", "dev", "valid", "Validation", " val ", "test", "Testing", "holdout", "训练"]
+    m = read_manifest(write(tmp_path, "text,label,split\n" + "".join(f"a,b,{name}\n" for name in names)))
+    assert m.split == ["train", "train", "val", "val", "val", "val", "test", "test", "holdout", "训练"]
+    assert read_manifest(write(tmp_path, "text,label,split\na,b,\n")).split is None
+
+
+def test_a_dataframe_is_read_the_same(tmp_path):
+    frame = pd.DataFrame({"text": ["a", None, "007"], "audio": ["x.wav", float("nan"), ""], "label": [1, 2, 3]})
+    m = read_manifest(frame, root=tmp_path)
+    assert m.cells == {"text": ["a", "", "007"], "audio": ["x.wav", "", ""]} and m.target == ["1", "2", "3"]
+    assert m.root == tmp_path and m.rows[1] == "row 1"
+    with pytest.raises(ValueError, match="more than once"):
+        read_manifest(pd.DataFrame([["a", "b"]], columns=["text", "text"]))
+
+
+def test_paths_stay_inside_the_folder_unless_allowed(tmp_path):
+    home = tmp_path / "home"
+    (home / "sub").mkdir(parents=True)
+    for path in (tmp_path / "out.png", home / "in.png", home / "sub" / "x.png"):
+        path.write_text("x")
+    (home / "link.png").symlink_to(tmp_path / "out.png")
+    (home / "inner.png").symlink_to(home / "in.png")
+    (tmp_path / "home2").mkdir()
+    (tmp_path / "home2" / "x.png").write_text("x")
+    csv = write(home, "image,label\nin.png,a\n")
+    inside, free = read_manifest(csv), read_manifest(csv, allow_outside=True)
+    for cell in ("in.png", "sub/x.png", "./sub/../in.png", "sub\\x.png", "inner.png"):
+        assert resolve(inside, cell).is_file()
+    for cell in ("../out.png", "sub/../../out.png", "link.png", "../home2/x.png", "..\\out.png"):
+        with pytest.raises(ValueError, match="leads out"):
+            resolve(inside, cell)
+        assert resolve(free, cell).is_file()
+    for cell in (str(tmp_path / "out.png"), str(home / "in.png"), "C:\\out.png"):
+        with pytest.raises(ValueError, match="absolute"):
+            resolve(inside, cell)
+    assert resolve(free, str(tmp_path / "out.png")).is_file()
+    for cell, word in (("none.png", "no such file"), ("sub", "folder"), ("a\0b", "null")):
+        with pytest.raises(ValueError, match=word):
+            resolve(inside, cell)
+
+
+def test_many_errors_are_shown_up_to_twenty_and_all_are_kept(tmp_path):
+    with pytest.raises(ManifestErrors) as error:
+        read_manifest(write(tmp_path, "text,label\n" + "a\n" * 25))
+    assert len(error.value.problems) == 25 and "... and 5 more" in str(error.value) and "line 21" in str(error.value) and "line 22" not in str(error.value)
+
+
+# ---- targets
+
+def test_classes_and_numbers_are_told_apart():
+    assert read_target(["10", "9", "2", "9"]).classes == ["2", "9", "10"]
+    assert read_target(["007", "7", "b"]).classes == ["007", "7", "b"]
+    assert read_target(["0.5", "1.5", "2"]).classes is None
+    assert read_target([str(i) for i in range(200)]).classes is None
+    assert len(read_target([str(i % 21) for i in range(2000)]).classes) == 21  # many rows of each
+    assert read_target(["1", "2", "nan"]).classes == ["1", "2", "nan"] and read_target(["1_0", "2_0"]).classes == ["1_0", "2_0"]
+    assert read_target(["1", "2"], task="numbers").classes is None and read_target(["0.5", "1.5"], task="classes").classes == ["0.5", "1.5"]
+
+
+def test_encoding_a_target():
+    numbers = read_target(["1.5", "2.5", "5"])
+    assert numbers.encode(["2.5"]).tolist() == [2.5] and numbers.mean == pytest.approx(3) and numbers.std == pytest.approx(np.std([1.5, 2.5, 5]))
+    assert read_target(["b", "a"]).encode(["b", "a", "b"]).tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("values, task, words", [
+    (["cn"] * 3, None, ["'label'", "one class", "'cn'", "--target"]),
+    (["1.5"] * 3, None, ["one value", "'1.5'"]),
+    (["1", "x"], "numbers", ["'x'", "numbers"]),
+    ([], None, ["no training rows"]),
+    (["a", "b"], "guess", ["'guess'"]),
+])
+def test_targets_that_cannot_be_learnt_are_refused(values, task, words):
+    with pytest.raises(ValueError) as error:
+        read_target(values, task, "label")
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_class_unseen_in_training_is_named_with_split_and_count():
+    with pytest.raises(ValueError, match=r"'bird' \(2 rows in test\).*'fish' \(1 rows in val\).*train"):
+        check_target(read_target(["a", "b"]), ["a", "bird", "bird", "fish"], ["train", "test", "test", "val"], "label")
+    with pytest.raises(ValueError, match="'x'"):
+        check_target(read_target(["1.5", "2.5"]), ["x"], ["test"], "label")
+
+
+# ---- splits
+
+def table(names, target):
+    return Counter(zip(target, names))
+
+
+def test_a_stratified_split_keeps_the_share_of_every_class():
+    target = ["a"] * 200 + ["b"] * 40 + ["c"] * 3 + ["d"] * 2 + ["e"]
+    counts = table(choose_splits(None, target, None, len(target)), target)
+    assert [counts["a", s] for s in ("train", "val", "test")] == [140, 30, 30] and [counts["b", s] for s in ("train", "val", "test")] == [28, 6, 6]
+    assert all(counts["c", s] == 1 for s in ("train", "val", "test")) and counts["d", "train"] == 2 and counts["e", "train"] == 1
+
+
+def test_val_is_taken_from_train_and_never_from_test():
+    target = ["a", "b"] * 100
+    given = ["train"] * 120 + ["test"] * 80
+    names = choose_splits(given, target, None, 200)
+    assert names[120:] == ["test"] * 80 and Counter(names)["val"] == 18 and table(names, target)["a", "val"] == 9
+    assert choose_splits(["train", "val"], ["a", "b"], None, 2) == ["train", "val"] and choose_splits(["test"], ["a"], None, 1) == ["test"]
+
+
+@pytest.mark.parametrize("given", [None, ["train"] * 300 + ["test"] * 100])
+def test_groups_are_never_divided(given):
+    random = np.random.default_rng(0)
+    group = [f"g{i // 7}" for i in range(400)] if given is None else [f"g{i // 10}" for i in range(400)]
+    target = random.choice(["a", "b", "c"], 400).tolist()
+    names = choose_splits(given, target, group, 400)
+    homes = {}
+    for g, name in zip(group, names):
+        homes.setdefault(g, set()).add(name)
+    assert all(len(home) == 1 for home in homes.values())
+    counts = table(names, target)
+    rows = 400 if given is None else 300
+    for name, part in (("train", .7), ("val", .15)) if given is None else (("val", .15),):
+        assert abs(sum(counts[c, name] for c in "abc") / rows - part) < .04
+    assert given is None or names[300:] == ["test"] * 100
+
+
+def test_three_groups_of_a_class_go_one_to_each_split():
+    group = [f"{c}{i}" for c in "ab" for i in range(3) for _ in range(20)]
+    target = [g[0] for g in group]
+    counts = table(choose_splits(None, target, group, 120), target)
+    assert all(counts[c, s] == 20 for c in "ab" for s in ("train", "val", "test"))
+
+
+def test_rows_without_a_group_stand_alone_and_the_split_is_the_same_every_time():
+    target = ["a", "b"] * 50
+    names = choose_splits(None, target, [""] * 100, 100)
+    assert {"train", "val", "test"} == set(names) and abs(Counter(names)["train"] - 70) <= 2
+    assert names == choose_splits(None, target, [""] * 100, 100)
+    assert choose_splits(None, target, None, 100) == choose_splits(None, list(target), None, 100)
+    assert set(choose_splits(None, None, None, 20)) == {"train", "val", "test"}
+
+
+def test_numbers_are_split_over_their_range():
+    target = [str(i / 7) for i in range(100)]
+    names = choose_splits(None, target, None, 100)
+    for low in range(0, 100, 20):
+        assert Counter(names[low:low + 20]) == {"train": 14, "val": 3, "test": 3}
