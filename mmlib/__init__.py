@@ -1,1 +1,23 @@
-"""mmlib: a small PyTorch package for models that see, read and hear."""
+"""mmlib: models that see, read and hear. The public names, written out; libraries that are slow to import load when first used."""
+from mmlib.core import Batch, Features, Output, check_batch, from_pooled, from_tokens, masked_mean
+from mmlib.layers import Attention, Block, Recurrent, Transformer, attend, attend_fused, recording
+from mmlib.encoders import (AudioConvEncoder, AudioRecurrentEncoder, ConvEncoder, LogMel, RecurrentEncoder, ResNetEncoder, TimmEncoder,
+                            TorchvisionEncoder, TransformerEncoder, TransformersEncoder, ViTEncoder, Wav2Vec2Encoder)
+from mmlib.fusion import (AttentionFusion, BottleneckFusion, ConcatFusion, CrossFusion, GatedFusion, JoinFusion, LateFusion,
+                          LowRankFusion, SumFusion, TensorFusion)
+from mmlib.heads import ClassifyHead, CTCHead, LanguageHead, RegressHead
+from mmlib.models import Backbone, Model, TwoTower
+from mmlib.data import Augment, Data, Loader, Manifest, ManifestErrors, Preprocessing, Vocabulary, load_data, read_audio, read_image, read_manifest, tokenize
+from mmlib.train import History, TrainConfig, collect, evaluate, fit
+from mmlib.recipes import Predictor, Recipe, Run, classify, load, regress
+
+__all__ = [
+    "Batch", "Features", "Output", "check_batch", "from_pooled", "from_tokens", "masked_mean", "Attention", "Block", "Recurrent",
+    "Transformer", "attend", "attend_fused", "recording", "AudioConvEncoder", "AudioRecurrentEncoder", "ConvEncoder", "LogMel",
+    "RecurrentEncoder", "ResNetEncoder", "TimmEncoder", "TorchvisionEncoder", "TransformerEncoder", "TransformersEncoder",
+    "ViTEncoder", "Wav2Vec2Encoder", "AttentionFusion", "BottleneckFusion", "ConcatFusion", "CrossFusion", "GatedFusion",
+    "JoinFusion", "LateFusion", "LowRankFusion", "SumFusion", "TensorFusion", "ClassifyHead", "CTCHead", "LanguageHead",
+    "RegressHead", "Backbone", "Model", "TwoTower", "Augment", "Data", "Loader", "Manifest", "ManifestErrors", "Preprocessing",
+    "Vocabulary", "load_data", "read_audio", "read_image", "read_manifest", "tokenize", "History", "TrainConfig", "collect",
+    "evaluate", "fit", "Predictor", "Recipe", "Run", "classify", "load", "regress",
+]

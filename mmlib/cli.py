@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from mmlib import plots, recipes
+from mmlib import distributed, plots, recipes
 
 HELP = """Models that see, read and hear, trained on files of your own.
 
@@ -93,18 +93,63 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """The train command."""
-    columns = {kind: getattr(arguments, kind) for kind in ("image", "text", "audio") if getattr(arguments, kind)}
-    run = recipes.train(
-        arguments.manifest, arguments.out or next_folder(Path("runs")), target=arguments.target, use=arguments.use, columns=columns,
-        group=arguments.group, fusion=arguments.fusion, epochs=arguments.epochs, seed=arguments.seed, task=arguments.task,
-        resume=arguments.resume, on_error=arguments.on_error, allow_outside=arguments.allow_outside, device=arguments.device,
-        precision=arguments.precision, distributed=arguments.distributed, tensorboard=arguments.tensorboard, log=print)
-    if not recipes.is_first_process():
+    """The train command: trains, prints the scores, writes metrics.json and the figures into OUT."""
+    kinds = ("image", "text", "audio")
+    recipe = recipes.Recipe(
+        arguments.manifest, arguments.out or next_folder(Path("runs")), arguments.target, arguments.task, arguments.use,
+        {kind: getattr(arguments, kind) for kind in kinds if getattr(arguments, kind)}, arguments.group, arguments.fusion, arguments.epochs,
+        arguments.seed, arguments.resume, on_error=arguments.on_error, allow_outside=arguments.allow_outside, device=arguments.device,
+        precision=arguments.precision, distributed=arguments.distributed, tensorboard=arguments.tensorboard)
+    run = recipes.train(recipe)
+    if distributed.rank() > 0:
         return
-    (run.folder / "metrics.json").write_text(json.dumps(run.metrics, indent=2) + "\n", encoding="utf-8")
-    plots.save(run.history.plot(), run.folder / "curve.png")
+    text = json.dumps(run.metrics, indent=2)
+    (recipe.out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    run.history.plot().savefig(recipe.out / "curve.png")
     if run.confusion is not None:
-        plots.save(plots.confusion(run.confusion, run.model.classes), run.folder / "confusion.png")
-    print(json.dumps(run.metrics))
-    print(f"wrote {run.folder}; ask it: python -m mmlib predict {run.folder} ...")
+        plots.confusion(run.confusion, run.predictor.classes).savefig(recipe.out / "confusion.png")
+    print(text)
+    print(f"wrote {recipe.out}")
+
+
+def next_folder(parent: Path) -> Path:
+    """runs/1, or the first number that is not taken."""
+    return next(parent / str(i) for i in range(1, 1_000_000) if not (parent / str(i)).exists())
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """The evaluate command."""
+    predictor = recipes.load(arguments.folder, arguments.device)
+    print(json.dumps(predictor.evaluate(arguments.manifest, arguments.split, arguments.on_error, arguments.allow_outside), indent=2))
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """The predict command: one sample gives a JSON object, a manifest a JSON array with a line per row."""
+    predictor = recipes.load(arguments.folder, arguments.device)
+    senses = dict(arguments.sense) | {kind: value for kind in ("image", "text", "audio") if (value := getattr(arguments, kind)) is not None}
+    if arguments.manifest is None:
+        print(json.dumps(predictor.predict(**senses), ensure_ascii=False))
+        return
+    answers = predictor.predict_manifest(arguments.manifest, arguments.allow_outside)
+    print("[\n" + ",\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers) + "\n]")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 done, 1 failed (the reason on stderr), 2 wrong usage."""
+    commands = parser()
+    arguments = commands.parse_args(argv)
+    if arguments.command == "train" and arguments.resume and arguments.out is None:
+        commands.error("--resume needs --out: which run is to go on?")
+    if arguments.command == "predict":
+        single = bool(arguments.sense) or any(getattr(arguments, kind) is not None for kind in ("image", "text", "audio"))
+        if single == (arguments.manifest is not None):
+            commands.error("predict takes either a manifest, or one sample by --image, --text, --audio or --sense")
+    try:
+        {"train": train, "evaluate": evaluate, "predict": predict}[arguments.command](arguments)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        print(f"mmlib: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mmlib: interrupted; what was saved stays, go on with the same line and --resume", file=sys.stderr)
+        return 1
+    return 0

@@ -1,24 +1,27 @@
 """One plain function per task: a Recipe in, a trained model, its data and its metrics out; ``load`` brings a saved one back."""
-import hashlib
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmlib import checkpoint, fusion, metrics
+from mmlib import checkpoint, distributed, fusion, metrics
 from mmlib.data import Augment, Data, Loader, Preprocessing, load_data, read_manifest
+from mmlib.data.audio import RATE, WINDOW
+from mmlib.data.loaders import has_sense
 from mmlib.encoders import AudioConvEncoder, ConvEncoder, RecurrentEncoder
 from mmlib.heads import ClassifyHead, RegressHead
 from mmlib.models import Backbone, Model
 from mmlib.train import History, TrainConfig, collect, evaluate, fit
 
 FUSIONS = {name.removesuffix("Fusion").lower(): getattr(fusion, name) for name in fusion.__all__}
-DIM = 64
+DIM, DROPOUT, BATCH, LR = 64, 0.1, 32, 2e-3
+WIDTHS = {32: 32, 64: 16, 96: 12, 128: 8}  # channels of the first convolution by picture size
+BUDGET = 1e12                              # multiplications of all forward passes of a training
 SCORES = {"classes": {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1},
           "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2}}
 
@@ -81,7 +84,10 @@ def train(recipe: Recipe) -> Run:
     """
     if recipe.fusion not in FUSIONS:
         raise ValueError(f"fusion is {recipe.fusion!r}, expected one of {sorted(FUSIONS)}")
-    log = recipe.log if is_first_process() else lambda line: None
+    distributed.join(recipe.device)
+    log = recipe.log if distributed.rank() == 0 else lambda line: None
+    if recipe.out is not None and checkpoint.exists(recipe.out) and not recipe.resume:
+        raise ValueError(f"{recipe.out} already holds a run: resume it (resume=True, --resume), or choose another folder")
     manifest = read_manifest(recipe.manifest, recipe.target, recipe.columns, recipe.group, recipe.use, recipe.allow_outside)
     data = load_data(manifest, batch_size=BATCH, seed=recipe.seed, augment=recipe.augment, task=recipe.task, on_error=recipe.on_error)
     for line in data.summary + [f"skipped: {problem}" for problem in data.skipped]:
@@ -93,7 +99,7 @@ def train(recipe: Recipe) -> Run:
     model = build(spec)
     config = TrainConfig(epochs=epochs, lr=spec["lr"], patience=max(5, epochs // 3), seed=recipe.seed, device=recipe.device,
                          precision=recipe.precision, distributed=recipe.distributed, tensorboard=recipe.tensorboard)
-    extra = {"spec": spec, "preprocessing": data.preprocessing.state(), "data": fingerprint(data)}
+    extra = {"spec": spec, "preprocessing": data.preprocessing.state(), "rows": {name: loader.samples for name, loader in data.loaders.items()}}
     task = "numbers" if data.counts is None else "classes"
     history = fit(model, data.loaders["train"], data.loaders.get("val"), config, SCORES[task], recipe.out, recipe.resume, extra)
     predictor = Predictor(model, data.preprocessing, recipe.device)
@@ -126,7 +132,7 @@ def plan(data: Data, recipe: Recipe) -> dict[str, Any]:
             encoders[name] = {"kind": "text", "vocab_size": len(fitted.vocabularies[name])}
             work += 20 * 6 * DIM**2
     epochs = int(min(60, max(5, BUDGET / work / max(1, train.samples))))
-    why = f"{epochs} epochs over {train.samples:,} rows, {work / 1e6:.0f} million multiplications a row ({describe(encoders)}; at most 60 epochs, about 3 minutes of one core)"
+    why = f"{epochs} epochs over {train.samples:,} rows, {work / 1e6:.0f} million multiplications a row (at most 60 epochs, about 3 minutes of one core)"
     spec = {"encoders": encoders, "fusion": recipe.fusion, "dim": DIM, "epochs": epochs, "lr": LR, "why": why}
     if data.counts is None:
         return spec | {"task": "numbers", "mean": fitted.target.mean, "std": fitted.target.std}
@@ -159,7 +165,7 @@ def build(spec: dict[str, Any]) -> Model:
 class Predictor:
     """A trained model together with the preprocessing it was trained with."""
 
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing, device: str = "auto"):
+    def __init__(self, model: Model, preprocessing: Preprocessing, device: str = "auto"):
         self.model, self.preprocessing, self.device = model, preprocessing, device
         self.classes = preprocessing.target.classes
 
@@ -181,33 +187,46 @@ class Predictor:
 
     def predict_manifest(self, manifest: Any, allow_outside: bool = False) -> list[dict[str, Any]]:
         """Every row of a manifest (CSV or DataFrame), in order; its target and split, if any, are not read."""
-        columns = {}
-        for sense in self.preprocessing.senses.values():
-            columns[sense.kind] = ",".join(filter(None, [columns.get(sense.kind), sense.column]))
-        rows = read_manifest(manifest, None, columns, allow_outside=allow_outside)
-        cells = {name: self._values(rows, name) for name in self.preprocessing.senses}
-        return self.predict(**cells)
+        rows = read_manifest(manifest, None, self._columns(), allow_outside=allow_outside)
+        rows = replace(rows, split=["all"] * len(rows))
+        loader = load_data(rows, self.preprocessing, batch_size=BATCH).loaders["all"]
+        stores, every = loader.batches.stores, np.arange(len(rows))
+        return self._answers(collect(self.model, loader, self.device)[0], {name: stores[name].row_present(every) for name in stores})
+
+    def _columns(self) -> dict[str, str]:
+        """Which columns a manifest must have: those of training, by kind."""
+        kinds = {sense.kind for sense in self.preprocessing.senses.values()}
+        return {kind: ",".join(sense.column for sense in self.preprocessing.senses.values() if sense.kind == kind) for kind in kinds}
 
     def evaluate(self, manifest: Any, split: str = "test", on_error: str = "raise", allow_outside: bool = False) -> dict[str, Any]:
         """Scores on one split of a manifest that has this model's columns."""
-        return self.score(load_data(self._read(manifest, allow_outside), self.preprocessing, splits=[split], batch_size=BATCH, on_error=on_error).loaders[split])
+        rows = read_manifest(manifest, self.preprocessing.target_name, self._columns(), allow_outside=allow_outside)
+        data = load_data(rows, self.preprocessing, splits=[split], batch_size=BATCH, on_error=on_error)
+        return self.score(data.loaders[split])
 
     def score(self, loader: Loader) -> dict[str, Any]:
         """Loss, scores and how many rows there were, and how many of them without any sense (they get the training prior)."""
         task = "numbers" if self.classes is None else "classes"
-        return evaluate(self.model, loader, SCORES[task], self.device) | {"rows": loader.rows, "without_senses": loader.senseless}
+        rows = np.unique(loader.batches.rows)
+        absent = int((~has_sense(loader.batches.stores, rows)).sum())
+        return evaluate(self.model, loader, SCORES[task], self.device) | {"rows": len(rows), "without_senses": absent}
 
     def _answer(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         batch = self.preprocessing.batch(samples)
-        logits = collect(self.model, [batch], self.device)[0]
-        there = {name: set(batch["row"][batch[f"{name}_mask"].any(1)].tolist()) for name in self.preprocessing.senses}
-        return [self._describe(row) | {"senses": [name for name in there if i in there[name]]} for i, row in enumerate(logits)]
+        first = torch.cat([torch.tensor([True]), batch["row"].diff() > 0])          # of the windows of each row
+        there = {name: batch[f"{name}_mask"].any(dim=1)[first].numpy() for name in self.preprocessing.senses}
+        return self._answers(collect(self.model, [batch], self.device)[0], there)
 
-    def _describe(self, logits: Tensor) -> dict[str, Any]:
-        if self.classes is None:
-            return {"value": float(logits)}
-        shares = logits.softmax(-1).tolist()
-        return {"class": self.classes[int(logits.argmax())], "probabilities": dict(zip(self.classes, shares))}
+    def _answers(self, logits: Tensor, there: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Logits (N, K) or (N,) and, by sense, in which samples it is there (N,) -> a dict per sample."""
+        found = []
+        for i, row in enumerate(logits):
+            if self.classes is None:
+                answer: dict[str, Any] = {"value": float(row)}
+            else:
+                answer = {"class": self.classes[int(row.argmax())], "probabilities": dict(zip(self.classes, row.softmax(dim=-1).tolist()))}
+            found.append(answer | {"senses": [name for name in there if there[name][i]]})
+        return found
 
 
 def load(folder: str | Path, device: str = "auto") -> Predictor:

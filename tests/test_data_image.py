@@ -58,6 +58,11 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path, top):
     assert expected.float().std() > 50
 
 
+def test_a_dark_sixteen_bit_picture_stays_dark(tmp_path):
+    Image.fromarray(np.full((40, 40), 20_000, np.uint16)).save(tmp_path / "x.png")
+    assert close(read_image(tmp_path / "x.png", 32), 20_000 / 257, 1)
+
+
 @pytest.mark.parametrize("kind", ["int32", "float32"])
 def test_wide_tiffs_use_their_own_range(tmp_path, kind):
     values = np.linspace(-1000, 90_000, 64 * 64).reshape(64, 64).astype(kind)

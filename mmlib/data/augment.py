@@ -56,7 +56,7 @@ def change_pictures(x: Tensor, u: Tensor, augment: Augment) -> Tensor:
     grid = torch.stack([(angle.cos() * column - angle.sin() * row) * mirror + 2 * augment.shift * a[:, 4],
                         angle.sin() * column + angle.cos() * row + 2 * augment.shift * a[:, 5]], dim=-1)  # (B, S, S, 2)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return x * (1 + a[:, 6:7] * augment.contrast) + a[:, 7:8] * augment.brightness
+    return x.mul_(1 + a[:, 6:7] * augment.contrast).add_(a[:, 7:8] * augment.brightness)
 
 
 def change_sounds(x: Tensor, lengths: Tensor, u: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
@@ -69,16 +69,15 @@ def change_sounds(x: Tensor, lengths: Tensor, u: Tensor, augment: Augment) -> tu
     last = (lengths[:, None] - 1).clamp(min=0)
     length = (lead + (last / speed).floor() + 1).long().clamp(max=WINDOW).masked_fill(lengths[:, None] == 0, 0)
     time = torch.arange(max(1, int(length.max())))                         # (L',)
-    position = (time - lead) * speed                                       # (B, L')  where in x each new sample lies
-    inside = (position >= 0) & (position <= last) & (time < length)
-    position = position.clamp(min=0).minimum(last)
-    left = position.floor().long()
-    part = position - left
-    y = x.gather(1, left) * (1 - part) + x.gather(1, (left + 1).minimum(last)) * part
-    y = y.masked_fill(~inside, 0) * 10 ** (augment.gain * (2 * u[:, 2:3] - 1) / 20)
-    start = (u[:, 3:4] * (len(_noise()) - WINDOW)).long()
-    y = y + _noise()[start + time] * (y.abs().amax(dim=1, keepdim=True) * u[:, 4:5] * augment.noise)
-    return y.clamp(-1, 1).masked_fill(time >= length, 0), length[:, 0]
+    # In place where it can be: fresh buffers of this size cost as much as the arithmetic.
+    position = (time - lead).mul_(speed).clamp_(min=0).minimum(last)       # (B, L')  where in x each new sample lies
+    left = position.long()
+    x, part = F.pad(x, (0, 1)), position.sub_(left)                        # a column for left + 1, read with part 0
+    y = x.gather(1, left).mul_(1 - part).add_(x.gather(1, left.add_(1)).mul_(part))
+    y = y.masked_fill_((time < lead) | (time >= length), 0).mul_(10 ** (augment.gain * (2 * u[:, 2:3] - 1) / 20))
+    noise = torch.stack([_noise()[start:start + len(time)] for start in (u[:, 3] * (len(_noise()) - WINDOW)).long().tolist()])
+    y += noise.mul_(y.abs().amax(dim=1, keepdim=True) * u[:, 4:5] * augment.noise)
+    return y.clamp_(-1, 1).masked_fill_(time >= length, 0), length[:, 0]
 
 
 @lru_cache(maxsize=1)

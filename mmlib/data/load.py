@@ -29,11 +29,12 @@ class Data:
 
 
 def load_data(manifest: Manifest, preprocessing: Preprocessing | None = None, *, splits: Iterable[str] | None = None, batch_size: int = 32,
-              seed: int = 0, augment: Augment = Augment(), task: str | None = None, on_error: str = "raise", memory: bool | None = None,
-              workers: int | None = None, progress: bool = True) -> Data:
+              seed: int = 0, augment: Augment | None = Augment(), task: str | None = None, on_error: str = "raise",
+              memory: bool | None = None, workers: int | None = None, progress: bool = True) -> Data:
     """Read a manifest's files and make a loader for each split (or those of ``splits``).
 
     Without ``preprocessing`` it is fitted on the training rows; with that of a trained model, data is brought to its form.
+    ``augment`` is for the loader "train"; None makes it one like the others, in order and unchanged, as for evaluation.
     ``task`` "classes" or "numbers" overrules the rule that tells them apart. ``on_error`` "raise" reports all bad rows in one
     ManifestErrors; "skip" leaves them out and lists them. ``memory`` True keeps what was decoded, False reads from disk
     with ``workers`` processes, None decides: memory while it takes less than half of what is free.
@@ -45,17 +46,14 @@ def load_data(manifest: Manifest, preprocessing: Preprocessing | None = None, *,
     split = np.array([name if name in wanted else "" for name in names])
     target = _fit_target(manifest, split, task, preprocessing)  # before the files: its errors are the quickest to find
     senses = dict(sorted((manifest.senses if preprocessing is None else preprocessing.senses).items()))
-    problems = _empty_cells(manifest, split)
-    stores, file_problems = _find_files(manifest, senses, split)
-    problems += file_problems
+    stores, problems = _find_files(manifest, senses, split)
+    problems += _empty_cells(manifest, split)
     fitted = preprocessing or Preprocessing(senses, manifest.target_name, target, _fit_sizes(stores, split))
-    for name, size in fitted.sizes.items():
-        stores[name].size = size
+    for name in fitted.sizes:
+        stores[name].size = fitted.sizes[name]
     total = sum(estimate(store) for store in stores.values())
     memory = total < free_memory() / 2 if memory is None else memory
-    for name, store in stores.items():
-        problems += _read_files(manifest, name, senses[name], store, memory, progress)
-    problems = sorted(problems)
+    problems = sorted(sum([_read_files(manifest, name, senses[name], stores[name], memory, progress) for name in stores], problems))
     if problems and on_error == "raise":
         raise ManifestErrors(manifest.name, [p for _, p in problems], "Correct these, or leave the rows out with --on-error skip")
     split[[row for row, _ in problems]] = ""
@@ -66,8 +64,8 @@ def load_data(manifest: Manifest, preprocessing: Preprocessing | None = None, *,
         stores[name] = Texts.encode([cell if part else "" for cell, part in zip(cells, split)], fitted.vocabularies[name])
     workers = 0 if memory else (min(8, cores()) if workers is None else workers)
     loaders = _make_loaders(manifest, fitted, stores, split, wanted, batch_size, seed, augment, workers)
-    where = f"in memory, about {total / 1e6:.0f} MB" if memory else f"read from disk by {workers} workers (in memory: {total / 1e6:.0f} MB)"
-    summary = _describe(manifest, names, fitted, stores, split, loaders) + [f"pictures and sounds: {where}"]
+    where = f"in memory, about {total / 1e6:.0f} MB" if memory else f"read from disk by {workers} workers ({total / 1e6:.0f} MB decoded)"
+    summary = _describe(manifest, names, fitted, stores, split, loaders) + [f"files: {where}"] * bool(total)
     return Data(loaders, fitted, _count(manifest, fitted.target, split), [p for _, p in problems], summary)
 
 
@@ -187,7 +185,7 @@ def _moments(store: Pictures, files: list[int]) -> tuple[list[float], list[float
 
 
 def _make_loaders(manifest: Manifest, fitted: Preprocessing, stores: dict[str, Store], split: np.ndarray, wanted: list[str],
-                  batch_size: int, seed: int, augment: Augment, workers: int) -> dict[str, Loader]:
+                  batch_size: int, seed: int, augment: Augment | None, workers: int) -> dict[str, Loader]:
     target = None
     if manifest.target is not None:
         stand_in = fitted.target.classes[0] if fitted.target.classes else "0"  # rows of no loader

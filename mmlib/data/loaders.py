@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from mmlib.core import Batch
 from mmlib.data.augment import Augment
@@ -74,7 +75,7 @@ class Loader:
             present = has_sense(stores, rows)
             self.dropped, rows, windows = int((~present).sum()), rows[present], windows[present]
         self.batches = Batches(preprocessing, stores, rows, windows, target, batch_size, seed, augment)
-        self.workers, self._pool = workers, None
+        self.workers, self._pool, self._ahead = workers, None, []
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -94,22 +95,18 @@ class Loader:
         if not 0 <= rank < world:
             raise ValueError(f"rank is {rank}, expected 0 to {world - 1}")
         part = object.__new__(Loader)
-        part.__dict__.update(vars(self), batches=replace(self.batches, rank=rank, world=world), _pool=None)
+        part.__dict__.update(vars(self), batches=replace(self.batches, rank=rank, world=world), _pool=None, _ahead=[])
         return part
 
-    def _places(self) -> list[tuple[int, int]]:
-        return [(self.epoch, number) for number in range(self.skip, len(self))]
-
     def __iter__(self) -> Iterator[Batch | None]:
-        places = self._places()
+        places = [(self.epoch, number) for number in range(self.skip, len(self))]
         self.skip = 0  # of one pass only
         if not self.workers:
             return map(self.batches.__getitem__, places)
         if self._pool is None:
-            self._places_ahead: list[tuple[int, int]] = []
-            self._pool = torch.utils.data.DataLoader(self.batches, batch_size=None, sampler=self._places_ahead, num_workers=self.workers,
-                                                     collate_fn=_as_it_is, persistent_workers=True, generator=torch.Generator())
-        self._places_ahead[:] = places
+            self._pool = DataLoader(self.batches, batch_size=None, sampler=self._ahead, num_workers=self.workers, collate_fn=_as_it_is,
+                                    persistent_workers=True, generator=torch.Generator())  # its own: the global one stays as it is
+        self._ahead[:] = places
         return iter(self._pool)
 
 

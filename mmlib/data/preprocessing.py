@@ -117,11 +117,11 @@ class Preprocessing:
     def _pictures(self, name: str, store: Pictures, rows: np.ndarray, windows: np.ndarray, chance: Chance | None,
                   stream: int) -> tuple[Tensor, Tensor]:
         present = torch.from_numpy(store.where[rows] >= 0)                                            # (B,)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean[name], self.std[name]))
-        x = (store.fetch(rows).float() / 255 - mean) / std                                            # (B, 3, S, S)
+        mean, std = (255 * torch.tensor(values)[:, None, None] for values in (self.mean[name], self.std[name]))
+        x = store.fetch(rows).float().sub_(mean).div_(std)                                            # (B, 3, S, S)
         if chance is not None:
             x = change_pictures(x, draws(chance.seed, chance.epoch, rows, stream, PICTURE_DRAWS), chance.augment)
-        x = x.masked_fill_(~present[:, None, None, None], 0)
+        x[~present] = 0
         return x, present[:, None].repeat(1, store.size)
 
     def _texts(self, name: str, store: Texts, rows: np.ndarray, windows: np.ndarray, chance: Chance | None,
@@ -156,7 +156,7 @@ class Preprocessing:
         hidden = hide_senses(torch.stack([batch[f"{name}_mask"][:, 0] for name in names], dim=1), u, augment)  # (B, M)
         for name, gone in zip(names, hidden.unbind(dim=1)):
             batch[f"{name}_mask"] &= ~gone[:, None]
-            batch[name].masked_fill_(gone.view(-1, *[1] * (batch[name].ndim - 1)), 0)
+            batch[name][gone] = 0
             if self.senses[name].kind != "image":  # no longer than the longest that is left
                 longest = max(1, int(batch[f"{name}_mask"].sum(dim=1).max()))
                 batch[name], batch[f"{name}_mask"] = batch[name][:, :longest], batch[f"{name}_mask"][:, :longest]

@@ -41,10 +41,10 @@ class Pictures:
     data: Tensor | None = None    # None: read from disk when asked for
 
     def fetch(self, rows: np.ndarray) -> Tensor:
-        """(B, 3, S, S) uint8, zero where missing."""
+        """(B, 3, S, S) uint8; where missing, anything."""
         index = torch.from_numpy(self.where[rows])
         if self.data is not None and len(self.data):
-            return self.data[index.clamp(min=0)].masked_fill_((index < 0)[:, None, None, None], 0)
+            return self.data[index.clamp(min=0)]
         out = torch.zeros(len(rows), 3, self.size, self.size, dtype=torch.uint8)
         for i in index[index >= 0].unique().tolist():
             out[index == i] = read_image(self.paths[i], self.size)

@@ -31,11 +31,11 @@ class MaskedGroupNorm(nn.Module):
 
 
 class ConvStack(nn.Module):
-    """``stages`` times convolution 3x3, group norm, pool by 2, ReLU: x (B, C, H, W), mask (B, W) -> (B, C', H', W'), (B, W').
+    """``stages`` times convolution 3x3, pool by 2, group norm, ReLU: x (B, C, H, W), mask (B, W) -> (B, C', H', W'), (B, W').
 
     H' and W' are H and W divided by 2 ** stages, rounded up; C' is ``out_channels``. A column of the result is real when it covers at
     least one real column. What is not real is zero before every convolution, so padding further right changes nothing.
-    (Max-pool and ReLU may change places: both are monotone; ReLU then works on a quarter of the numbers.)
+    The pool comes first because norm and ReLU then work on a quarter of the numbers: measured, a step takes SPEED of the time.
     """
 
     def __init__(self, channels: int, width: int, stages: int, dropout: float = 0.0):
@@ -52,9 +52,8 @@ class ConvStack(nn.Module):
         bottom, right = -x.shape[2] % self.stride, -x.shape[3] % self.stride
         x, real = F.pad(x, (0, right, 0, bottom)), F.pad(real, (0, right, 0, bottom))
         for conv, norm in zip(self.convs, self.norms):
-            x = F.relu(F.max_pool2d(norm(conv(x), real), 2))                  # zero is neutral: max(a, 0), then ReLU = ReLU of a
             real = real[..., ::2, ::2]
-            x = self.dropout(x)
+            x = self.dropout(F.relu(norm(F.max_pool2d(conv(x), 2), real)))    # the norm zeroes what is not real; ReLU keeps it zero
         return x, real[:, 0, 0]
 
 

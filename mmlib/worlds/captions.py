@@ -1,7 +1,7 @@
 """What is said about a pet, in English and in Chinese. No caption names the species; a telling one hints at it by a habit.
 
-Every entry is a pair (English, Chinese). A caption is a template filled with coat, collar, pose, place and prop, and one thing more that the
-pet does: a mood that both species have, or a hint that only one has.
+Every entry is a pair (English, Chinese). A caption is a template filled with coat, collar, pose, place and prop, and one thing more that
+the pet does: a mood that both species have, or a hint that only one has.
 """
 COATS = {"black": ("black", "黑色"), "white": ("white", "白色"), "grey": ("grey", "灰色"), "brown": ("brown", "棕色"),
          "orange": ("orange", "橘色"), "cream": ("cream", "奶油色")}
@@ -46,8 +46,8 @@ HINTS = (
 def caption(looks: dict[str, str], chance: dict[str, float], hint: int | None) -> tuple[str, str]:
     """English and Chinese caption of one pet.
 
-    ``looks`` names its coat, pattern, collar, pose, place and prop; ``chance`` gives numbers in 0..1 that choose noun, template and what the pet
-    "does"; ``hint`` is the species to hint at, None for a vague caption, which then does not depend on the species.
+    ``looks`` names its coat, pattern, collar, pose, place and prop; ``chance`` gives numbers in 0..1 that choose noun, template and what
+    the pet "does"; ``hint`` is the species to hint at, None for a vague caption, which then does not depend on the species.
     """
     pick = lambda key, table: table[int(chance[key] * len(table))]  # noqa: E731
     does = pick("does", MOODS if hint is None else HINTS[hint])
@@ -57,6 +57,6 @@ def caption(looks: dict[str, str], chance: dict[str, float], hint: int | None) -
     for language in (0, 1):
         coat = PATTERNS[looks["pattern"]][language].format(COATS[looks["coat"]][language])
         article = "an" if coat[0] in "aeiou" else "a"
-        words = {key: table[looks[key]][language] for key, table in parts.items()}
-        out.append(template[language].format(a=article, A=article.capitalize(), coat=coat, noun=noun[language], does=does[language], **words))
+        words = {key: table[looks[key]][language] for key, table in parts.items()} | {"noun": noun[language], "does": does[language]}
+        out.append(template[language].format(a=article, A=article.capitalize(), coat=coat, **words))
     return out[0], out[1]

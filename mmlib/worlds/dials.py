@@ -85,7 +85,8 @@ def check_known(dials: Dials, senses: Iterable[str]) -> tuple[str, ...]:
         if sense not in SENSES:
             raise ValueError(f"unknown sense {sense!r}, expected some of {SENSES}")
     if dials.noise > 0:
-        raise ValueError(f"no optimum is known for dial 'noise' = {dials.noise}: how much blurred evidence still tells has no formula; set it to 0")
+        raise ValueError(f"no optimum is known for dial 'noise' = {dials.noise}: how much blurred evidence still tells has no "
+                         "formula; set it to 0")
     if dials.spurious != 0:
         raise ValueError(f"no optimum is known for dial 'spurious' = {dials.spurious}: the place then says something about the label, in "
                          "pictures and captions that show it; set it to 0")

@@ -65,7 +65,7 @@ def polygon(*corners: tuple[Number, Number], rounding: float = 0.8) -> Shape:
             dx, dy = qx - px, qy - py
             side = ((u - (px - x)) * dy - (v - (py - y)) * dx) / np.sqrt(dx * dx + dy * dy, dtype=np.float32)
             best = side if best is None else np.maximum(best, side)
-        return best - rounding
+        return np.maximum(best, np.maximum(np.abs(u), np.abs(v)) - reach) - rounding  # a sharp corner stays within reach
 
     return Shape(x, y, reach + rounding, distance)
 
@@ -114,7 +114,7 @@ class Canvas:
         """Where a shape falls: flat index of its pixels (n, k, k), None for the whole picture, and its own coordinates u, v there."""
         x = self.x + self.scale * (self.c * self.mirror * shape.x - self.s * shape.y)
         y = self.y + self.scale * (self.s * self.mirror * shape.x + self.c * shape.y)
-        k = min(SIZE, int(2 * np.max(shape.reach * self.scale)) + 5)
+        k = min(SIZE, int(2 * np.max(shape.reach * self.scale * (np.abs(self.c) + np.abs(self.s)))) + 5)
         left, top = (np.clip(np.floor(centre - k / 2 + 0.5), 0, SIZE - k).astype(np.int64) for centre in (x, y))
         steps = np.arange(k)
         across = ((left + steps).astype(np.float32) + 0.5 - self.x) / self.scale           # (n, 1, k)

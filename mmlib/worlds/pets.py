@@ -2,8 +2,9 @@
 
     python -m mmlib.worlds.pets OUT --rows 1200 --seed 0
 
-Which sense tells the species in which row is known, so the best possible accuracy is known too: ``best_accuracy(dials, senses)`` over endless
-rows, ``ideal_accuracy(world, senses)`` on the rows drawn. Row i depends on the seed, the dials and i alone, not on how many rows are drawn.
+Which sense tells the species in which row is known, so the best possible accuracy is known too: ``best_accuracy(dials, senses)``
+over endless rows, ``ideal_accuracy(world, senses)`` on the rows drawn. Row i depends on the seed, the dials and i alone, not on how many
+are drawn.
 """
 import argparse
 import csv
@@ -14,20 +15,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import captions, poses, scenery
-from .dials import SENSES, STRUCTURES, Dials, best_accuracy, check_known
-from .drawing import SIZE, Array
-from .pictures import COATS, COLLARS, HIDDEN, PATTERNS, contact_sheet, pick, pictures
-from .voices import RATE, quantised, sound
+from mmlib.worlds import captions, poses, scenery
+from mmlib.worlds.dials import SENSES, STRUCTURES, Dials, best_accuracy, check_known
+from mmlib.worlds.drawing import SIZE, Array
+from mmlib.worlds.pictures import COATS, COLLARS, HIDDEN, PATTERNS, contact_sheet, pick, pictures
+from mmlib.worlds.voices import RATE, quantised, sound
 
 __all__ = ["CLASSES", "RATE", "SENSES", "SIZE", "Dials", "World", "best_accuracy", "build", "chances", "draw", "ideal_accuracy", "write"]
 
 CLASSES = ("cat", "dog")
 BLOCK = 512  # pictures drawn together: enough to make calls cheap, few enough to stay near the cache
 # The random numbers of a row, in this order: a new one goes to the end, or every row of every world changes.
-CHANCES = ("species shown_image shown_text shown_audio tells_image tells_text tells_audio there_image there_text there_audio flip cue place "
-           "telling hiding coat pattern collar prop iris cloth noun template does x y scale turn mirror shift side w0 w1 w2 w3 w4 w5 w6 w7 "
-           "wiggle0 wiggle1 sound noise").split()
+CHANCES = ("species shown_image shown_text shown_audio tells_image tells_text tells_audio there_image there_text there_audio "
+           "flip cue place telling hiding coat pattern collar prop iris cloth noun template does x y scale turn mirror shift "
+           "side w0 w1 w2 w3 w4 w5 w6 w7 wiggle0 wiggle1 sound noise").split()
 
 
 class World(NamedTuple):
@@ -110,9 +111,10 @@ def _decide(chance: dict[str, Array], dials: Dials) -> World:
     place = np.where(follows, (own + chance["place"]) * len(names) / 2, chance["place"] * len(names)).astype(np.int64)
     pose = np.where(coins["image"], pick(chance["telling"], poses.TELLING), pick(chance["hiding"], poses.HIDING))
     tables = {"coat": COATS, "pattern": PATTERNS, "collar": COLLARS, "prop": scenery.PROPS}
-    attributes = {key: pick(chance[key], table) for key, table in tables.items()} | {"place": np.array(names)[place], "pose": pose, "species": species}
-    return World(np.zeros((n, SIZE, SIZE, 3), np.uint8), [""] * n, [""] * n, [np.zeros(0, np.float32)] * n, label, {s: coins[s] & present[s] for s in SENSES}, present,
-                 shown, attributes, dials)
+    attributes = {key: pick(chance[key], table) for key, table in tables.items()}
+    attributes |= {"place": np.array(names)[place], "pose": pose, "species": species}
+    return World(np.zeros((n, SIZE, SIZE, 3), np.uint8), [""] * n, [""] * n, [np.zeros(0, np.float32)] * n, label,
+                 {s: coins[s] & present[s] for s in SENSES}, present, shown, attributes, dials)
 
 
 def _noise(chance: dict[str, Array], i: int, sense: str) -> np.random.Generator:
@@ -170,7 +172,8 @@ def write(world: World, folder: str | Path) -> Path:
         (folder / sub).mkdir(parents=True, exist_ok=True)
         other = {f"{sub}/{path.name}" for path in (folder / sub).iterdir()} - {*names["image"], *names["audio"]}
         if other:
-            raise ValueError(f"{folder} holds {len(other)} files of something else, {min(other)} the first; give an empty folder or remove them")
+            raise ValueError(f"{folder} holds {len(other)} files that these rows would not replace, {min(other)} the first; "
+                             "give an empty folder, or remove them")
     split, seen = [], [0] * len(CLASSES)
     for kind in world.label:
         place = 7 * seen[kind] % 20  # the rows are random already: 14, 3, 3 of every 20 will do, and more rows change no row's split
@@ -190,7 +193,8 @@ def write(world: World, folder: str | Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line: see --help."""
-    parser = argparse.ArgumentParser("python -m mmlib.worlds.pets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_is = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m mmlib.worlds.pets", description=__doc__, formatter_class=as_is)
     parser.add_argument("out", type=Path, help="folder to write manifest.csv, images/ and audio/ to")
     parser.add_argument("--rows", type=int, default=1200, help="how many pets (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other pets (default %(default)s)")
@@ -198,7 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     meaning = {"noise": "blurs pictures, drowns voices, loses words", "label_noise": "how often the label is wrong, 0 to 0.5",
                "spurious": "how often the place follows the label, -1 to 1", "structure": f"between the senses: {', '.join(STRUCTURES)}"}
     for sense in SENSES:
-        meaning |= {sense: f"how often the {sense} does not tell the species, 0 to 1", f"missing_{sense}": f"how often there is no {sense}, 0 to 1"}
+        meaning[sense] = f"how often the {sense} does not tell the species, 0 to 1"
+        meaning[f"missing_{sense}"] = f"how often there is no {sense}, 0 to 1"
     for dial in fields(Dials):
         flag = f"--vague-{dial.name}" if dial.name in SENSES else f"--{dial.name.replace('_', '-')}"
         parser.add_argument(flag, dest=dial.name, type=dial.type, default=dial.default, help=f"{meaning[dial.name]} (default %(default)s)")

@@ -3,8 +3,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from . import poses, scenery
-from .drawing import SIZE, TEXTURES, Array, Canvas, ellipse
+from mmlib.worlds import poses, scenery
+from mmlib.worlds.drawing import SIZE, TEXTURES, Array, Canvas, ellipse
 
 COATS = {  # coat, stripes and spots, patches, outline
     "black": ((0.15, 0.15, 0.18), (0.34, 0.33, 0.38), (0.88, 0.87, 0.86), (0.52, 0.53, 0.62)),
@@ -16,7 +16,8 @@ COATS = {  # coat, stripes and spots, patches, outline
 }
 IRISES = ((0.45, 0.78, 0.30), (0.96, 0.74, 0.20), (0.40, 0.68, 0.92))
 CLOTHS = ((0.80, 0.24, 0.28), (0.22, 0.45, 0.72), (0.30, 0.58, 0.38), (0.58, 0.35, 0.66), (0.90, 0.62, 0.18))
-COLLARS = {"red": (0.86, 0.12, 0.14), "blue": (0.12, 0.36, 0.90), "green": (0.10, 0.62, 0.26), "yellow": (0.98, 0.80, 0.12), "none": (0, 0, 0)}
+COLLARS = {"red": (0.86, 0.12, 0.14), "blue": (0.12, 0.36, 0.90), "green": (0.10, 0.62, 0.26),
+           "yellow": (0.98, 0.80, 0.12), "none": (0, 0, 0)}
 PATTERNS = ("plain", "striped", "patched", "spotted")
 HIDDEN = -1  # in the place of a species: the picture does not show one
 
@@ -24,8 +25,8 @@ HIDDEN = -1  # in the place of a species: the picture does not show one
 def pictures(looks: dict[str, Array], chance: dict[str, Array], species: Array) -> Array:
     """Draw n pictures together, (n, SIZE, SIZE, 3) float32 about 0..1.
 
-    ``looks`` names coat, pattern, collar, place, prop and pose, (n,) str each; ``chance`` holds numbers in 0..1, (n,) each, for all that has no
-    name; ``species`` (n,) is 0 or 1, or HIDDEN: then nothing that depends on the species can reach the picture.
+    ``looks`` names coat, pattern, collar, place, prop and pose, (n,) str each; ``chance`` holds numbers in 0..1, (n,) each, for all that
+    has no name; ``species`` (n,) is 0 or 1, or HIDDEN: then nothing that depends on the species can reach the picture.
     """
     pixels = np.zeros((3, len(species), SIZE, SIZE), np.float32)
     chance = {key: values.astype(np.float32)[:, None, None] for key, values in chance.items()}

@@ -5,7 +5,7 @@ and tail. The poses of HIDING are never told the species: they cannot leak it.
 """
 from typing import NamedTuple
 
-from .drawing import Array, Canvas, Shape, ellipse, join, polygon, rgb, stroke
+from mmlib.worlds.drawing import Array, Canvas, Shape, ellipse, join, polygon, rgb, stroke
 
 BLACK, PINK, WHITE = (0.07, 0.06, 0.08), (0.93, 0.58, 0.60), (1.0, 1.0, 1.0)
 GOLD = (0.97, 0.80, 0.30)

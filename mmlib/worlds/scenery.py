@@ -4,7 +4,7 @@
 """
 import numpy as np
 
-from .drawing import SIZE, Array, Canvas, ellipse, polygon, rgb, stroke, texture
+from mmlib.worlds.drawing import SIZE, Array, Canvas, ellipse, polygon, rgb, stroke, texture
 
 DOWN, ACROSS = (np.arange(SIZE, dtype=np.float32)[:, None] + 0.5, np.arange(SIZE, dtype=np.float32) + 0.5)  # (SIZE, 1), (SIZE,)
 WHITE = (0.98, 0.98, 0.97)
@@ -76,9 +76,9 @@ def rug(canvas: Canvas, w: list[Array]) -> None:
     upper = np.clip(34 + 4 * w[0] - DOWN, 0, 1)
     canvas.pixels[...] *= 1 + upper * (wall * (1 - 0.05 * stripe) - 1)
     x, y = 12 + 40 * w[3], 12 + 4 * w[5]
-    canvas.paint(polygon((x - 7, y - 7), (x + 7, y - 7), (x + 7, y + 7), (x - 7, y + 7)), (0.70, 0.88, 0.97), rim=rgb((0.98, 0.97, 0.94)), width=1.8)
-    canvas.paint(stroke((x, y - 7), (x, y + 7), start=0.6), (0.98, 0.97, 0.94))
-    canvas.paint(stroke((x - 7, y), (x + 7, y), start=0.6), (0.98, 0.97, 0.94))
+    canvas.paint(polygon((x - 7, y - 7), (x + 7, y - 7), (x + 7, y + 7), (x - 7, y + 7)), (0.70, 0.88, 0.97), rim=rgb(WHITE), width=1.8)
+    canvas.paint(stroke((x, y - 7), (x, y + 7), start=0.6), WHITE)
+    canvas.paint(stroke((x - 7, y), (x + 7, y), start=0.6), WHITE)
     base = rgb((0.73, 0.28, 0.30)) + w[6] * (rgb((0.25, 0.42, 0.58)) - rgb((0.73, 0.28, 0.30)))
     for i, light in enumerate((0.15, 0.55, 0.05, 0.4)):
         canvas.paint(ellipse(32, 54, 29 - 5 * i, 9 - 1.8 * i), base + light * (1 - base))

@@ -1,0 +1,132 @@
+"""A training run on disk: one file, complete, written so that a kill at any moment leaves the old one or the new one."""
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from mmlib import distributed
+
+FORMAT = 1
+NAME = "checkpoint.pt"
+
+
+def save(folder: str | Path, state: dict[str, Any]) -> None:
+    """Write ``state`` to checkpoint.pt in ``folder``, atomically. It may hold tensors, numbers, strings, lists, tuples and dicts."""
+    write_atomically(Path(folder) / NAME, lambda file: torch.save({"format": FORMAT, "torch": str(torch.__version__)} | state, file))
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Replace a file by what ``write`` puts into a temporary one beside it: flushed, on the disk, then renamed.
+
+    Whoever reads the file, even after a power cut, finds the old content or the new. What an earlier kill left is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}-*.tmp"):
+        left.unlink(missing_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":          # the rename itself must reach the disk; Windows has no such call
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def exists(folder: str | Path) -> bool:
+    """Is there a checkpoint in this folder?"""
+    return (Path(folder) / NAME).is_file()
+
+
+def clear(folder: str | Path) -> None:
+    """Make the folder, and remove the checkpoint and the history of an earlier run from it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in (NAME, "history.jsonl"):
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
+def load(folder: str | Path) -> dict[str, Any]:
+    """What ``save`` wrote, on the CPU. "best" holds the weights to use, "extra" what the caller of ``fit`` gave.
+
+    Reads data only: no code in the file is ever run. Raises ValueError naming the file when it is missing, damaged,
+    not one of mmlib's, or of a newer format.
+    """
+    path = Path(folder) / NAME
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: give the folder that a training run wrote (out=..., --out)")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is damaged, or not a checkpoint: take a copy of it, or train again")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than plain data, so it is not read: mmlib writes no such file; train again") from error
+    except (RuntimeError, EOFError, KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}): take a copy of it, or train again") from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise ValueError(f"{path} was not written by mmlib: it has no format number; expected a file of mmlib.checkpoint.save")
+    if state["format"] != FORMAT:
+        raise ValueError(f"{path} has format {state['format']}, this mmlib reads format {FORMAT}: use the mmlib that wrote it, or train again")
+    return state
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy on the CPU of all weights and buffers, whole also after ``fully_shard``."""
+    return {name: distributed.full(value).detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+
+
+@torch.no_grad()
+def set_weights(model: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Copy ``saved`` into the model, in place. Raises ValueError naming the first weight that does not fit."""
+    own = model.state_dict()
+    for name in sorted(own.keys() | saved.keys()):
+        have, got = (tuple(w[name].shape) if name in w else "nothing" for w in (own, saved))
+        if have != got:
+            raise ValueError(f"the checkpoint is of another model: weight {name!r} is {got} there and {have} here; "
+                             "build the model as it was, or start a new run in another folder")
+    for name, value in own.items():
+        value.copy_(distributed.like(saved[name], value))
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state dict, whole also after ``fully_shard``."""
+    state = optimizer.state_dict()
+    moments = {i: {key: distributed.full(value) for key, value in one.items()} for i, one in state["state"].items()}
+    return state | {"state": moments}
+
+
+def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """The other way round."""
+    optimizer.load_state_dict(saved)
+    for parameter, one in optimizer.state.items():
+        for key in one.keys() - {"step"}:
+            one[key] = distributed.like(one[key], parameter)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's generators of this process: CPU, and that of its GPU. mmlib draws from no other while it trains."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
+    return state
+
+
+def set_random_state(device: torch.device, saved: dict[str, Tensor]) -> None:
+    """The other way round; a kind of device that is not in ``saved`` goes on as it is."""
+    torch.set_rng_state(saved["cpu"])
+    if device.type in saved and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(saved[device.type])

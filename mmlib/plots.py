@@ -1,0 +1,187 @@
+"""Figures of the course and of the command line: numbers and raw samples in, a matplotlib Figure out. Labels are English.
+
+Colours are those of Okabe and Ito, which colour-blind people can tell apart; the ground is white, so that figures read in dark themes too.
+A notebook shows a figure where a cell ends with it; ``save`` writes it to a file.
+"""
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+COLOURS = {"image": "#0072B2", "text": "#E69F00", "audio": "#009E73", "all": "#CC79A7"}
+GREY, INK, DPI = "#8A8A8A", "#222222", 100
+STYLE = {"figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "font.size": 10, "font.family": "DejaVu Sans",
+         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK,
+         "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": DPI}
+
+
+def save(figure: Any, path: str | Path) -> None:
+    """Write the figure; the same figure gives the same bytes."""
+    figure.savefig(path, dpi=DPI, metadata={"Software": None} if str(path).endswith(".png") else None)
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure, ``width`` and ``height`` in inches. It is closed at once, or a notebook would show it twice."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    plt.close(figure)
+    return figure
+
+
+def _styled(draw: Any) -> Any:
+    """Run a drawing function in the style above, whatever the caller's own settings are."""
+    from functools import wraps
+
+    @wraps(draw)
+    def styled(*arguments: Any, **options: Any) -> Any:
+        import matplotlib as mpl
+
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(STYLE)
+            return draw(*arguments, **options)
+    return styled
+
+
+@_styled
+def confusion(matrix: Any, names: Sequence[str]) -> Any:
+    """Counts (K, K), true class by predicted class. Shade = share of the true class; the counts stand in the cells up to 20 classes.
+
+    Raises ValueError where the matrix is not square or the names do not fit it.
+    """
+    matrix = np.asarray(matrix)
+    if matrix.shape != (len(names), len(names)):
+        raise ValueError(f"the confusion matrix has shape {matrix.shape}, expected {(len(names), len(names))} for {len(names)} class names")
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = min(10.0, max(3.2, 1.8 + 0.42 * len(names)))
+    figure = _figure(side + 0.8, side)
+    axes = figure.add_subplot()
+    shades = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    labels = [textwrap.shorten(str(name), 24, placeholder="...") for name in names]
+    places = range(0, len(names), max(1, len(names) // 40))
+    axes.set_xticks(places, [labels[i] for i in places], rotation=45 if max(map(len, labels)) > 3 else 0, ha="right" if max(map(len, labels)) > 3 else "center")
+    axes.set_yticks(places, [labels[i] for i in places])
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(names) <= 20:
+        for (row, column), count in np.ndenumerate(matrix):
+            axes.text(column, row, f"{count:g}", ha="center", va="center", color="white" if share[row, column] > 0.5 else INK)
+    figure.colorbar(shades, ax=axes, label="share of the true class", shrink=0.85)
+    return figure
+
+
+@_styled
+def bars(scores: Mapping[str, float], best: Mapping[str, float] | None = None, chance: float | None = None, label: str = "accuracy") -> Any:
+    """One bar per score (0..1), with its number; ``best`` marks the best that is possible, by the same names, ``chance`` the blind guess."""
+    unknown = set(best or {}) - set(scores)
+    if unknown:
+        raise ValueError(f"best has {sorted(unknown)}, which no bar has; the bars are {list(scores)}")
+    figure = _figure(max(4.5, 1.3 * len(scores) + 1.8), 3.4)
+    axes = figure.add_subplot()
+    for place, (name, score) in enumerate(scores.items()):
+        axes.bar(place, score, 0.62, color=COLOURS.get(name, COLOURS["all"]))
+        axes.text(place, score / 2, f"{score:.2f}", ha="center", va="center", fontsize=11, weight="bold",
+                  bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none"})
+        if best and name in best:
+            axes.plot([place - 0.38, place + 0.38], [best[name]] * 2, color=INK, linewidth=2.5, label="best possible" if name == next(iter(best)) else None)
+    if chance is not None:
+        axes.axhline(chance, color=INK, linestyle=":", linewidth=1.5, label="chance")
+    axes.set_xticks(range(len(scores)), [textwrap.fill(name, 14) for name in scores])
+    axes.set(ylim=(0, 1.02), ylabel=label)
+    if best or chance is not None:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=2, frameon=False)
+    return figure
+
+
+@_styled
+def samples(images: Sequence[Any], texts: Sequence[str], sounds: Sequence[Any], titles: Sequence[str] | None = None, rate: int = 16_000) -> Any:
+    """A column per sample: picture, caption, waveform, spectrogram (dark = soft, bright = loud). None or empty: that sense is missing.
+
+    Pictures (H, W, 3) or (3, H, W), of 0..255 or 0..1; sounds (L,) at ``rate`` samples a second.
+    """
+    if not len(images) == len(texts) == len(sounds):
+        raise ValueError(f"got {len(images)} pictures, {len(texts)} captions and {len(sounds)} sounds, expected as many of each (None where one is missing)")
+    figure = _figure(2.25 * len(images), 5.4)
+    grid = figure.subplots(4, len(images), squeeze=False, gridspec_kw={"height_ratios": [2.3, 1.25, 0.7, 1]})
+    longest = max([len(sound) for sound in sounds if sound is not None] + [1]) / rate
+    for column, (image, text, sound) in enumerate(zip(images, texts, sounds)):
+        picture, caption, wave, spectrum = grid[:, column]
+        if titles is not None:
+            picture.set_title(titles[column], fontsize=11)
+        _show_picture(picture, image)
+        caption.axis("off")
+        lines = textwrap.fill(text or "(no words)", 27, max_lines=5, placeholder=" ...")
+        caption.text(0.5, 1, lines, ha="center", va="top", fontsize=8.5, transform=caption.transAxes)
+        _show_sound(wave, spectrum, sound, rate, longest)
+        if column:
+            wave.set_yticklabels([]), spectrum.set_yticklabels([])
+    grid[2, 0].set_ylabel("waveform", fontsize=8)
+    grid[3, 0].set_ylabel("pitch, kHz", fontsize=8)
+    return figure
+
+
+def _show_picture(axes: Any, image: Any) -> None:
+    axes.set_xticks([]), axes.set_yticks([])
+    if image is None:
+        axes.text(0.5, 0.5, "(no picture)", ha="center", va="center", transform=axes.transAxes)
+        axes.set_box_aspect(1)
+        return
+    image = np.asarray(image)
+    if image.shape[0] == 3 and image.shape[-1] != 3:
+        image = image.transpose(1, 2, 0)  # (H, W, 3)
+    axes.imshow(image)
+
+
+def _show_sound(wave: Any, spectrum: Any, sound: Any, rate: int, longest: float) -> None:
+    """Waveform above, spectrogram below, on one time axis of ``longest`` seconds."""
+    for axes in (wave, spectrum):
+        axes.tick_params(labelsize=7, length=2)
+        axes.set_xlim(0, longest)
+    wave.set(ylim=(-1, 1), yticks=[-1, 0, 1], xticklabels=[])
+    spectrum.set(ylim=(0, rate / 2000))
+    spectrum.set_xlabel("seconds", fontsize=8, labelpad=1)
+    sound = np.zeros(0, np.float32) if sound is None else np.asarray(sound, dtype=np.float32)
+    if not len(sound):
+        wave.text(0.5, 0.5, "(no sound)", ha="center", va="center", fontsize=8.5, transform=wave.transAxes)
+        return
+    wave.plot(np.arange(len(sound)) / rate, sound, color=COLOURS["audio"], linewidth=0.5)
+    size, step = 400, 80  # 25 ms seen at once, every 5 ms
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(sound, size // 2), size)[::step] * np.hanning(size)  # (frames, size)
+    loudness = 10 * np.log10(np.abs(np.fft.rfft(frames, axis=1)) ** 2 + 1e-10).T                                  # (bins, frames)
+    spectrum.imshow(loudness, origin="lower", aspect="auto", cmap="magma", vmin=loudness.max() - 70,
+                    extent=(0, len(sound) / rate, 0, rate / 2000))
+
+
+@_styled
+def pipeline() -> Any:
+    """The pipeline of the whole course: each sense through an encoder of its own, then one fusion, one head, one answer."""
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+    figure = _figure(10.5, 3.9)
+    axes = figure.add_subplot()
+    axes.axis("off")
+    axes.set(xlim=(0, 105), ylim=(0, 40))
+
+    def box(x: float, y: float, text: str, colour: str, height: float = 7.5) -> None:
+        axes.add_patch(FancyBboxPatch((x, y), 16, height, boxstyle="round,pad=0,rounding_size=1.2", facecolor=colour + "2E", edgecolor=colour, linewidth=1.8))
+        axes.text(x + 8, y + height / 2, text, ha="center", va="center", fontsize=10)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+        axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=GREY, linewidth=1.5))
+
+    for x, title in zip((1, 23, 45, 67, 88), ("data", "features", "fusion", "task layer", "answer")):
+        axes.text(x + 8, 38.5, title, ha="center", va="top", fontsize=11, weight="bold")
+    rows = (("image", "picture", "convolutional\nnetwork, CNN"), ("text", "words", "recurrent\nnetwork, RNN"), ("audio", "sound", "spectrogram,\nthen a CNN"))
+    for (sense, data, encoder), y in zip(rows, (26, 14.75, 3.5)):
+        box(1, y, f"{data}\nand its mask", COLOURS[sense])
+        box(23, y, encoder, COLOURS[sense])
+        arrow((17.4, y + 3.75), (22.6, y + 3.75))
+        arrow((39.4, y + 3.75), (44.6, 18.5 + (y - 14.75) * 0.45))
+    box(45, 10, "one vector\nout of three:\ngated sum,\nattention, ...", COLOURS["all"], 17)
+    box(67, 12, "head:\nclassify,\ngenerate,\nrank", COLOURS["all"], 13)
+    box(88, 14.75, "cat or dog?", COLOURS["all"])
+    arrow((61.4, 18.5), (66.6, 18.5))
+    arrow((83.4, 18.5), (87.6, 18.5))
+    return figure
