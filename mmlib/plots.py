@@ -12,14 +12,14 @@ import numpy as np
 
 COLOURS = {"image": "#0072B2", "text": "#E69F00", "audio": "#009E73", "all": "#CC79A7"}
 GREY, INK, DPI = "#8A8A8A", "#222222", 100
-STYLE = {"figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "font.size": 10, "font.family": "DejaVu Sans",
-         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK,
-         "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": DPI}
+STYLE = {"figure.facecolor": "white", "axes.facecolor": "white", "font.size": 10, "font.family": "DejaVu Sans", "text.color": INK,
+         "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
+         "axes.spines.right": False}
 
 
 def save(figure: Any, path: str | Path) -> None:
     """Write the figure; the same figure gives the same bytes."""
-    figure.savefig(path, dpi=DPI, metadata={"Software": None} if str(path).endswith(".png") else None)
+    figure.savefig(path, dpi=DPI, bbox_inches="tight", metadata={"Software": None} if str(path).endswith(".png") else None)
 
 
 def _figure(width: float, height: float) -> Any:
@@ -56,25 +56,25 @@ def confusion(matrix: Any, names: Sequence[str]) -> Any:
     if matrix.shape != (len(names), len(names)):
         raise ValueError(f"the confusion matrix has shape {matrix.shape}, expected {(len(names), len(names))} for {len(names)} class names")
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = min(10.0, max(3.2, 1.8 + 0.42 * len(names)))
+    side = min(10.0, 2.4 + 0.42 * len(names))
     figure = _figure(side + 0.8, side)
     axes = figure.add_subplot()
     shades = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    labels = [textwrap.shorten(str(name), 24, placeholder="...") for name in names]
-    places = range(0, len(names), max(1, len(names) // 40))
-    axes.set_xticks(places, [labels[i] for i in places], rotation=45 if max(map(len, labels)) > 3 else 0, ha="right" if max(map(len, labels)) > 3 else "center")
-    axes.set_yticks(places, [labels[i] for i in places])
+    places = range(0, len(names), max(1, len(names) // 40))  # names of every class, of every second, ...
+    labels = [textwrap.shorten(str(names[i]), 24, placeholder="...") for i in places]
+    axes.set_xticks(places, labels, rotation=90 if max(map(len, labels)) > 3 and len(labels) > 3 else 0)
+    axes.set_yticks(places, labels)
     axes.set(xlabel="predicted", ylabel="true")
     if len(names) <= 20:
         for (row, column), count in np.ndenumerate(matrix):
             axes.text(column, row, f"{count:g}", ha="center", va="center", color="white" if share[row, column] > 0.5 else INK)
-    figure.colorbar(shades, ax=axes, label="share of the true class", shrink=0.85)
+    figure.colorbar(shades, ax=axes, label="share of the true class", shrink=0.9)
     return figure
 
 
 @_styled
 def bars(scores: Mapping[str, float], best: Mapping[str, float] | None = None, chance: float | None = None, label: str = "accuracy") -> Any:
-    """One bar per score (0..1), with its number; ``best`` marks the best that is possible, by the same names, ``chance`` the blind guess."""
+    """One bar per score (0..1), with its number. ``best`` marks the best that is possible, by the same names; ``chance`` a blind guess."""
     unknown = set(best or {}) - set(scores)
     if unknown:
         raise ValueError(f"best has {sorted(unknown)}, which no bar has; the bars are {list(scores)}")
@@ -82,10 +82,11 @@ def bars(scores: Mapping[str, float], best: Mapping[str, float] | None = None, c
     axes = figure.add_subplot()
     for place, (name, score) in enumerate(scores.items()):
         axes.bar(place, score, 0.62, color=COLOURS.get(name, COLOURS["all"]))
-        axes.text(place, score / 2, f"{score:.2f}", ha="center", va="center", fontsize=11, weight="bold",
+        axes.text(place, 0.1, f"{score:.2f}", ha="center", va="center", fontsize=11, weight="bold",
                   bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none"})
-        if best and name in best:
-            axes.plot([place - 0.38, place + 0.38], [best[name]] * 2, color=INK, linewidth=2.5, label="best possible" if name == next(iter(best)) else None)
+    if best:
+        places = np.array([list(scores).index(name) for name in best])
+        axes.hlines(list(best.values()), places - 0.38, places + 0.38, color=INK, linewidth=2.5, label="best possible")
     if chance is not None:
         axes.axhline(chance, color=INK, linestyle=":", linewidth=1.5, label="chance")
     axes.set_xticks(range(len(scores)), [textwrap.fill(name, 14) for name in scores])
@@ -96,15 +97,17 @@ def bars(scores: Mapping[str, float], best: Mapping[str, float] | None = None, c
 
 
 @_styled
-def samples(images: Sequence[Any], texts: Sequence[str], sounds: Sequence[Any], titles: Sequence[str] | None = None, rate: int = 16_000) -> Any:
+def samples(images: Sequence[Any], texts: Sequence[str], sounds: Sequence[Any], titles: Sequence[str] | None = None,
+            rate: int = 16_000) -> Any:
     """A column per sample: picture, caption, waveform, spectrogram (dark = soft, bright = loud). None or empty: that sense is missing.
 
     Pictures (H, W, 3) or (3, H, W), of 0..255 or 0..1; sounds (L,) at ``rate`` samples a second.
     """
     if not len(images) == len(texts) == len(sounds):
-        raise ValueError(f"got {len(images)} pictures, {len(texts)} captions and {len(sounds)} sounds, expected as many of each (None where one is missing)")
-    figure = _figure(2.25 * len(images), 5.4)
-    grid = figure.subplots(4, len(images), squeeze=False, gridspec_kw={"height_ratios": [2.3, 1.25, 0.7, 1]})
+        raise ValueError(f"got {len(images)} pictures, {len(texts)} captions and {len(sounds)} sounds, expected as many of each; "
+                         "give None where one is missing")
+    figure = _figure(2.25 * len(images), 5)
+    grid = figure.subplots(4, len(images), squeeze=False, gridspec_kw={"height_ratios": [2.3, 0.85, 0.7, 1]})
     longest = max([len(sound) for sound in sounds if sound is not None] + [1]) / rate
     for column, (image, text, sound) in enumerate(zip(images, texts, sounds)):
         picture, caption, wave, spectrum = grid[:, column]
@@ -118,7 +121,7 @@ def samples(images: Sequence[Any], texts: Sequence[str], sounds: Sequence[Any], 
         if column:
             wave.set_yticklabels([]), spectrum.set_yticklabels([])
     grid[2, 0].set_ylabel("waveform", fontsize=8)
-    grid[3, 0].set_ylabel("pitch, kHz", fontsize=8)
+    grid[3, 0].set_ylabel("kHz", fontsize=8)
     return figure
 
 
@@ -156,32 +159,37 @@ def _show_sound(wave: Any, spectrum: Any, sound: Any, rate: int, longest: float)
 
 @_styled
 def pipeline() -> Any:
-    """The pipeline of the whole course: each sense through an encoder of its own, then one fusion, one head, one answer."""
+    """The pipeline of the whole course: each sense through an encoder of its own, then one fusion, one head, one answer.
+
+    B samples, S pixels a side, T words, L samples of sound, D numbers per vector, K classes.
+    """
     from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
     figure = _figure(10.5, 3.9)
     axes = figure.add_subplot()
     axes.axis("off")
-    axes.set(xlim=(0, 105), ylim=(0, 40))
+    axes.set(xlim=(-0.5, 105.5), ylim=(0, 40))
 
-    def box(x: float, y: float, text: str, colour: str, height: float = 7.5) -> None:
-        axes.add_patch(FancyBboxPatch((x, y), 16, height, boxstyle="round,pad=0,rounding_size=1.2", facecolor=colour + "2E", edgecolor=colour, linewidth=1.8))
-        axes.text(x + 8, y + height / 2, text, ha="center", va="center", fontsize=10)
+    def box(x: float, y: float, text: str, shape: str, colour: str, height: float = 7.5) -> None:
+        axes.add_patch(FancyBboxPatch((x, y), 17, height, boxstyle="round,pad=0,rounding_size=1.2", facecolor=colour + "2E",
+                                      edgecolor=colour, linewidth=1.8))
+        axes.text(x + 8.5, y + height / 2 + 1, text, ha="center", va="center", fontsize=9.5)
+        axes.text(x + 8.5, y + 1, shape, ha="center", va="bottom", fontsize=8, color="#555555", family="DejaVu Sans Mono")
 
     def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
         axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=GREY, linewidth=1.5))
 
-    for x, title in zip((1, 23, 45, 67, 88), ("data", "features", "fusion", "task layer", "answer")):
-        axes.text(x + 8, 38.5, title, ha="center", va="top", fontsize=11, weight="bold")
-    rows = (("image", "picture", "convolutional\nnetwork, CNN"), ("text", "words", "recurrent\nnetwork, RNN"), ("audio", "sound", "spectrogram,\nthen a CNN"))
-    for (sense, data, encoder), y in zip(rows, (26, 14.75, 3.5)):
-        box(1, y, f"{data}\nand its mask", COLOURS[sense])
-        box(23, y, encoder, COLOURS[sense])
-        arrow((17.4, y + 3.75), (22.6, y + 3.75))
-        arrow((39.4, y + 3.75), (44.6, 18.5 + (y - 14.75) * 0.45))
-    box(45, 10, "one vector\nout of three:\ngated sum,\nattention, ...", COLOURS["all"], 17)
-    box(67, 12, "head:\nclassify,\ngenerate,\nrank", COLOURS["all"], 13)
-    box(88, 14.75, "cat or dog?", COLOURS["all"])
-    arrow((61.4, 18.5), (66.6, 18.5))
+    for x, title in zip((0, 22, 44, 66, 88), ("data", "feature extraction", "fusion", "task layer", "output")):
+        axes.text(x + 8.5, 39.5, title, ha="center", va="top", fontsize=11, weight="bold")
+    rows = (("image", "picture", "(B, 3, S, S)", "CNN"), ("text", "words", "(B, T)", "RNN"), ("audio", "sound", "(B, L)", "audio encoder"))
+    for (sense, data, shape, encoder), y in zip(rows, (26, 14.75, 3.5)):
+        box(0, y, data, shape, COLOURS[sense])
+        box(22, y, encoder, "(B, D)", COLOURS[sense])
+        arrow((17.4, y + 3.75), (21.6, y + 3.75))
+        arrow((39.4, y + 3.75), (43.6, 18.5 + (y - 14.75) * 0.5))
+    box(44, 9, "one vector\nout of three:\na gate,\nattention, ...", "(B, D)", COLOURS["all"], 19)
+    box(66, 11.5, "head: classify,\nwrite, rank, ...", "(B, K)", COLOURS["all"], 14)
+    box(88, 14.75, "cat or dog?", "(B,)", COLOURS["all"])
+    arrow((61.4, 18.5), (65.6, 18.5))
     arrow((83.4, 18.5), (87.6, 18.5))
     return figure

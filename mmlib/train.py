@@ -71,8 +71,7 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
     c, device = config, distributed.join(config.device)
     _check_arguments(model, train, val, c, metrics, out)
     run = Run(out, resume, c, extra, len(train))
-    model.to(device)
-    run.restore_weights(model)
+    run.restore_weights(_placed(model, device, c.channels_last))
     train, network = distributed.share(train), distributed.wrap(model, c.distributed, device)
     forward = torch.compile(network) if c.compile else network
     optimizer = adamw(model, c)
@@ -116,6 +115,14 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
     run.restore_best()
     model.eval()
     return run.history
+
+
+def _placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    model.to(device)
+    for parameter in model.parameters():
+        if channels_last and parameter.ndim == 4:   # as a module's .to does it, which also wants to change 5-D weights, and fails
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def lr_at(step: int, steps: int, config: TrainConfig) -> float:

@@ -25,8 +25,9 @@ class Log:
     def __init__(self, run: Run, steps: int, config: Any, diagnose: Callable[[int], str]):
         from tqdm.auto import tqdm
         writes = distributed.rank() == 0
+        hidden = None if config.progress and writes else True   # None: shown, but not into a file or a pipe
         self.run, self.diagnose, self.waiting, self.next = run, diagnose, [], time.perf_counter() + self.EVERY
-        self.bar = tqdm(total=steps, initial=run.step, unit="step", disable=None if config.progress and writes else True)  # None: shown, but not into a file or a pipe
+        self.bar = tqdm(total=steps, initial=run.step, unit="step", disable=hidden)
         self.board = _writer(Path(run.out) / "tensorboard", run.step) if config.tensorboard and writes else None
 
     def __enter__(self) -> "Log":
