@@ -6,6 +6,7 @@ from mmlib.encoders import (AudioConvEncoder, AudioRecurrentEncoder, ConvEncoder
 from mmlib.fusion import (AttentionFusion, BottleneckFusion, ConcatFusion, CrossFusion, GatedFusion, JoinFusion, LateFusion,
                           LowRankFusion, SumFusion, TensorFusion)
 from mmlib.heads import ClassifyHead, CTCHead, LanguageHead, RegressHead
+from mmlib.memory import keep_freed_memory
 from mmlib.models import Backbone, Model, TwoTower
 from mmlib.data import Augment, Data, Loader, Manifest, ManifestErrors, Preprocessing, Vocabulary, load_data, read_audio, read_image, read_manifest, tokenize
 from mmlib.train import History, TrainConfig, collect, evaluate, fit
@@ -19,5 +20,5 @@ __all__ = [
     "JoinFusion", "LateFusion", "LowRankFusion", "SumFusion", "TensorFusion", "ClassifyHead", "CTCHead", "LanguageHead",
     "RegressHead", "Backbone", "Model", "TwoTower", "Augment", "Data", "Loader", "Manifest", "ManifestErrors", "Preprocessing",
     "Vocabulary", "load_data", "read_audio", "read_image", "read_manifest", "tokenize", "History", "TrainConfig", "collect",
-    "evaluate", "fit", "Predictor", "Recipe", "Run", "classify", "load", "regress",
+    "evaluate", "fit", "keep_freed_memory", "Predictor", "Recipe", "Run", "classify", "load", "regress",
 ]

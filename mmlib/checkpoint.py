@@ -69,14 +69,16 @@ def load(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / NAME
     if not path.is_file():
         raise ValueError(f"{path} does not exist: give the folder that a training run wrote (out=..., --out)")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is damaged, or not a checkpoint: take a copy of it, or train again")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:   # torch.load does not compare checksums
+            damaged = archive.testzip()
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than plain data, so it is not read: mmlib writes no such file; train again") from error
     except (RuntimeError, EOFError, KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}): take a copy of it, or train again") from error
+        raise ValueError(f"{path} is damaged, or not a checkpoint ({error}): take a copy of it, or train again") from error
+    if damaged:
+        raise ValueError(f"{path} is damaged (checksum of {damaged}): take a copy of it, or train again")
     if not isinstance(state, dict) or "format" not in state:
         raise ValueError(f"{path} was not written by mmlib: it has no format number; expected a file of mmlib.checkpoint.save")
     if state["format"] != FORMAT:

@@ -79,12 +79,13 @@ def wrap(model: nn.Module, kind: str, device: torch.device) -> nn.Module:
     if world() == 1:
         return model
     if kind == "ddp":
-        return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None,
-                                                   broadcast_buffers=False, gradient_as_bucket_view=True)
+        return nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     for tensor in model.state_dict().values():
         dist.broadcast(tensor, 0)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()   # channels_last weights cannot be cut
     mesh = init_device_mesh(device.type, (world(),))
     for units in [m for m in model.modules() if isinstance(m, nn.ModuleList)]:
         for unit in units:
@@ -99,6 +100,8 @@ def is_sharded(model: nn.Module) -> bool:
 
 def synced(network: nn.Module, last: bool) -> AbstractContextManager:
     """Around forward and backward: the processes exchange gradients only in the ``last`` batch of a step."""
+    if world() == 1:
+        return nullcontext()
     if hasattr(network, "set_requires_gradient_sync"):
         network.set_requires_gradient_sync(last)
     return network.no_sync() if not last and hasattr(network, "no_sync") else nullcontext()

@@ -21,7 +21,7 @@ from mmlib.train import History, TrainConfig, collect, evaluate, fit
 FUSIONS = {name.removesuffix("Fusion").lower(): getattr(fusion, name) for name in fusion.__all__}
 DIM, DROPOUT, BATCH, LR = 64, 0.1, 32, 2e-3
 WIDTHS = {32: 32, 64: 16, 96: 12, 128: 8}  # channels of the first convolution by picture size
-BUDGET = 1e12                              # multiplications of all forward passes of a training
+BUDGET, MOST_EPOCHS = 1e12, 60             # multiplications of all forward passes of a training
 SCORES = {"classes": {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1},
           "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2}}
 
@@ -131,8 +131,8 @@ def plan(data: Data, recipe: Recipe) -> dict[str, Any]:
         else:
             encoders[name] = {"kind": "text", "vocab_size": len(fitted.vocabularies[name])}
             work += 20 * 6 * DIM**2
-    epochs = int(min(60, max(5, BUDGET / work / max(1, train.samples))))
-    why = f"{epochs} epochs over {train.samples:,} rows, {work / 1e6:.0f} million multiplications a row (at most 60 epochs, about 3 minutes of one core)"
+    epochs = int(min(MOST_EPOCHS, max(5, BUDGET / work / max(1, train.samples))))
+    why = f"{epochs} epochs over {train.samples:,} rows, {work / 1e6:.0f} million multiplications a row (at most {MOST_EPOCHS}; about 3 minutes of one core)"
     spec = {"encoders": encoders, "fusion": recipe.fusion, "dim": DIM, "epochs": epochs, "lr": LR, "why": why}
     if data.counts is None:
         return spec | {"task": "numbers", "mean": fitted.target.mean, "std": fitted.target.std}

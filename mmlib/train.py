@@ -77,7 +77,7 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
     optimizer = adamw(model, c)
     run.restore_optimizer(optimizer, device)
     parameters, classes = [p for p in model.parameters() if p.requires_grad], None
-    steps = c.epochs * math.ceil(len(train) / c.accumulate)
+    steps, casting = c.epochs * math.ceil(len(train) / c.accumulate), autocast(device, c.precision)
     with Log(run, steps, c, lambda step: _diagnose(step, run, train, c)) as log:
         while run.epoch < c.epochs and not run.is_stale(c.patience):
             torch.manual_seed(_seed(c.seed, run.epoch))
@@ -85,17 +85,17 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
             for window in _windows(train, run, c.accumulate):
                 for group in optimizer.param_groups:
                     group["lr"] = lr_at(run.step, steps, c)
-                sums = torch.zeros(2, device=device)
+                sums = 0
                 for number, (batch, weight) in enumerate(window, 1):
                     classes = _check_target(model, batch, device, classes)
                     batch = to_device(batch, device, c.channels_last)
                     with distributed.synced(network, last=number == len(window)):
-                        with autocast(device, c.precision):
+                        with casting:
                             output = forward(batch)
                         count = output.count * weight
                         loss = output.loss.float() * count  # a sum over targets; once they are all counted, it becomes a mean
                         loss.backward()
-                    sums += torch.stack([loss.detach(), count])
+                    sums = sums + torch.stack([loss.detach(), count])
                 sums = distributed.total(sums)
                 scale_and_clip(parameters, distributed.world() / sums[1].clamp(min=1e-8), c.clip)
                 optimizer.step()
@@ -145,8 +145,8 @@ def scale_and_clip(parameters: list[nn.Parameter], scale: Tensor, clip: float) -
     """Multiply all gradients by ``scale``, a scalar, or by less, so that they are no longer than ``clip`` together."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if math.isfinite(clip):
-        norm = distributed.full(torch.nn.utils.get_total_norm(gradients))
-        scale = torch.minimum(scale, clip / norm.clamp(min=1e-12))
+        norms = torch.stack([distributed.full(norm) for norm in torch._foreach_norm(gradients)])
+        scale = torch.minimum(scale, clip / torch.linalg.vector_norm(norms))    # no gradient at all: clip / 0 = inf
     torch._foreach_mul_(gradients, scale)
 
 
@@ -211,7 +211,7 @@ def _check_target(model: nn.Module, batch: Batch, device: torch.device, classes:
         return classes
     if "target_mask" in batch:
         target = target.masked_fill(~batch["target_mask"], 0)
-    low, high = target.aminmax()
+    low, high = torch.stack(target.aminmax()).tolist()
     if low < 0 or high >= classes:
         bad = (target >= classes) | ((target < 0) & (target != -100))   # -100: what F.cross_entropy leaves out
         if bad.any():

@@ -1,6 +1,6 @@
 """A model over a whole loader: its scores, or its logits."""
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -50,9 +50,9 @@ def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """bf16 where asked, or with "auto" on GPUs whose hardware has it. Weights and their updates stay float32."""
+    """bf16 where asked, or with "auto" on GPUs whose hardware has it; may be entered again and again. Weights stay float32."""
     auto = precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" or auto)
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" or auto else nullcontext()
 
 
 @torch.no_grad()
@@ -62,6 +62,7 @@ def _pass_over(model: nn.Module, loader: Iterable[Batch], device: str, precision
     shared = distributed.world() > 1 and hasattr(loader, "shard")
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(0)
+    casting = autocast(chosen, precision)
     model.to(chosen).eval()
     for number, batch in enumerate(loader.shard(distributed.rank(), distributed.world()) if shared else loader):
         if batch is None:          # no share of a short batch; fully_shard still needs this process in step
@@ -71,7 +72,7 @@ def _pass_over(model: nn.Module, loader: Iterable[Batch], device: str, precision
                 model(last)
             continue
         last = to_device(batch, chosen)
-        with autocast(chosen, precision):
+        with casting:
             output = model(last)
         if output.loss is not None:
             sums.append(torch.stack([output.loss.float() * output.count, output.count]))

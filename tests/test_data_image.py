@@ -28,8 +28,8 @@ def close(a, b, by=12) -> bool:
     return bool(((torch.as_tensor(a).float() - torch.as_tensor(b).float()).abs() <= by).all())
 
 
-@pytest.mark.parametrize("suffix, mode", [("png", "RGB"), ("png", "P"), ("jpg", "RGB"), ("jpg", "CMYK"), ("bmp", "RGB"), ("gif", "P"), ("webp", "RGB"),
-                                          ("tiff", "CMYK"), ("png", "RGBA"), ("tiff", "YCbCr")])
+@pytest.mark.parametrize("suffix, mode", [("png", "RGB"), ("png", "P"), ("jpg", "RGB"), ("jpg", "CMYK"), ("bmp", "RGB"), ("gif", "P"),
+                                          ("webp", "RGB"), ("tiff", "CMYK"), ("png", "RGBA"), ("tiff", "YCbCr")])
 def test_every_mode_keeps_its_colours(tmp_path, suffix, mode):
     two_colours().convert(mode).save(tmp_path / f"x.{suffix}")
     pixels = read_image(tmp_path / f"x.{suffix}", 32)
@@ -123,15 +123,16 @@ def test_arrays_of_every_layout_agree():
     picture = np.asarray(two_colours(50, 40))
     expected = read_image(Image.fromarray(picture), 32)
     as_float = picture.astype(np.float32) / 255
-    for source in (picture, picture.transpose(2, 0, 1), torch.from_numpy(picture.copy()).permute(2, 0, 1), as_float, torch.from_numpy(as_float),
-                   np.concatenate([picture, np.full_like(picture[..., :1], 255)], axis=2)):
+    for source in (picture, picture.transpose(2, 0, 1), torch.from_numpy(picture.copy()).permute(2, 0, 1), as_float,
+                   torch.from_numpy(as_float), np.concatenate([picture, np.full_like(picture[..., :1], 255)], axis=2)):
         assert torch.equal(read_image(source, 32), expected)
     assert torch.equal(read_image(picture[..., 0], 32), read_image(picture[..., :1], 32))
     assert read_image(np.eye(8, dtype=bool), 32).max() == 255
 
 
 @pytest.mark.parametrize("array, word", [(np.zeros((5, 5, 5), np.uint8), "shape"), (np.full((4, 4), 255.0), "0..1"),
-                                         (np.full((4, 4), np.nan), "0..1"),                                         (np.zeros((4, 4), np.int64), "int64"), (np.zeros((0, 4), np.uint8), "shape")])
+                                         (np.full((4, 4), np.nan), "0..1"),
+                                         (np.zeros((4, 4), np.int64), "int64"), (np.zeros((0, 4), np.uint8), "shape")])
 def test_an_array_that_is_no_picture_is_refused_with_the_reason(array, word):
     with pytest.raises(ValueError, match=word):
         read_image(array, 32)

@@ -142,7 +142,8 @@ def test_gated_equals_the_formula_by_loops():
             here = [m for m in range(3) if PRESENT[i, m]]
             gates = module.gate(torch.cat([features[name].pooled[i] for name in NAMES]))
             total = sum(gates[m].exp() for m in here)
-            rows.append(sum((gates[m].exp() / total * module.project[NAMES[m]](features[NAMES[m]].pooled[i]).tanh() for m in here), torch.zeros(D)))
+            parts = {m: module.project[NAMES[m]](features[NAMES[m]].pooled[i]).tanh() for m in here}
+            rows.append(sum((gates[m].exp() / total * parts[m] for m in here), torch.zeros(D)))
         return torch.stack(rows)
 
     same_with_gradients(module, live_features(), by_hand)
@@ -214,7 +215,8 @@ def test_low_rank_equals_its_full_tensor():
 
 def test_low_rank_starts_near_unit_variance_whatever_the_rank():
     """Rank, width and number of senses must not decide how large the output is before training."""
-    unit = Features(torch.zeros(200, 1, 64), torch.ones(200, 1, dtype=torch.bool), torch.randn(200, 64, generator=torch.Generator().manual_seed(0)))
+    pooled = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    unit = Features(pooled[:, None], torch.ones(200, 1, dtype=torch.bool), pooled)
     for rank, names in itertools.product([1, 16], ["ab", "abcd"]):
         torch.manual_seed(0)
         spread = LowRankFusion(64, names, rank=rank)({name: unit for name in names}).pooled.std()

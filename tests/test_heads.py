@@ -224,9 +224,21 @@ def test_generate_takes_the_likeliest_word_until_eos(head):
             row = Features(*(x[i:i + 1] for x in features))
             ids.append(int(module.logits(row, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool))[0, -1].argmax()))
         assert written[i].tolist() == (ids + [0] * 13)[:written.shape[1]]
-    with torch.no_grad():
-        module.linear.bias[EOS] = 1e3
-    assert module.generate(features, BOS, EOS, steps=12).tolist() == [[BOS, EOS]] * B     # all done: no further step
+
+
+def test_generate_stops_each_row_at_its_own_eos_and_the_batch_when_all_are_done():
+    module, _ = make("prefix")
+    script, asked = torch.tensor([[3, EOS, 5, 5, 5, 5], [EOS, 4, 4, 4, 4, 4], [3, 4, EOS, 3, 3, 3]]), []
+
+    def scripted(features: Features, ids: Tensor, mask: Tensor) -> Tensor:
+        asked.append(ids.shape[1])
+        return F.one_hot(script[:, :ids.shape[1]], K).float()
+
+    module.logits = scripted
+    features = Features(*(x[:3] for x in make_features()))
+    assert module.generate(features, BOS, EOS, steps=6).tolist() == [[BOS, 3, EOS, 0], [BOS, EOS, 0, 0], [BOS, 3, 4, EOS]]
+    assert asked == [1, 2, 3]
+    assert module.generate(features, BOS, EOS, steps=2).tolist() == [[BOS, 3, EOS], [BOS, EOS, 0], [BOS, 3, 4]]
 
 
 def test_an_odd_width_is_refused():
@@ -242,7 +254,8 @@ def test_ctc_loss_is_torchs_mean_over_the_present_rows_forward_and_gradient():
     features = make_features()
     here = features.present
     logp = module.linear(features.tokens)[here].log_softmax(-1).transpose(0, 1)
-    expected = F.ctc_loss(logp, batch["target"][here], LENGTHS[here], batch["target_mask"][here].sum(1), reduction="mean", zero_infinity=True)
+    lengths = batch["target_mask"][here].sum(1)
+    expected = F.ctc_loss(logp, batch["target"][here], LENGTHS[here], lengths, reduction="mean", zero_infinity=True)
     output = module(features, batch)
     torch.testing.assert_close(output.loss, expected)
     assert output.count == 5 and output.loss > 0

@@ -49,7 +49,8 @@ class Words(nn.Module):
 
 ENCODERS = {
     "tiny": lambda: {"audio": Linear(5, stride=5), "image": Linear(12), "text": Words()},
-    "conv": lambda: {"audio": real.AudioConvEncoder(D, mels=16, width=8), "image": real.ConvEncoder(D, width=8), "text": real.RecurrentEncoder(D, K)},
+    "conv": lambda: {"audio": real.AudioConvEncoder(D, mels=16, width=8), "image": real.ConvEncoder(D, width=8),
+                     "text": real.RecurrentEncoder(D, K)},
     "transformer": lambda: {"audio": real.AudioRecurrentEncoder(D, mels=16), "image": real.ViTEncoder(D, patch=4, depth=1),
                             "text": real.TransformerEncoder(D, K, depth=1)},
     "resnet": lambda: {"audio": Linear(5, stride=5), "image": real.ResNetEncoder(D), "text": Words()},

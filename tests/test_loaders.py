@@ -56,7 +56,8 @@ def samples(batches) -> dict[int, dict]:
     for batch in batches:
         for i, row in enumerate(batch["row"].tolist()):
             assert row not in found
-            found[row] = {name: batch[name][i][..., :int(batch[f"{name}_mask"][i].sum())] for name in SENSES} | {"target": batch["target"][i]}
+            found[row] = {name: batch[name][i][..., :int(batch[f"{name}_mask"][i].sum())] for name in SENSES}
+            found[row]["target"] = batch["target"][i]
     return found
 
 
@@ -81,7 +82,8 @@ def test_every_batch_keeps_the_contract_and_has_target_and_row(data):
 def test_the_targets_belong_to_their_rows(data):
     for loader in data.loaders.values():
         for batch in loader:
-            assert [data.preprocessing.target.classes[t] for t in batch["target"]] == ["cat" if row % 3 else "dog" for row in batch["row"].tolist()]
+            names = [data.preprocessing.target.classes[t] for t in batch["target"]]
+            assert names == ["cat" if row % 3 else "dog" for row in batch["row"].tolist()]
 
 
 def test_rows_without_a_sense_are_left_out_of_training_only_and_counted(data):
@@ -97,9 +99,9 @@ def test_nothing_is_fitted_outside_the_training_rows(data, folder):
     pixels = torch.cat([torch.from_numpy(np.array(Image.open(folder / f"{i}.png"))).reshape(-1, 3) for i in (0, 4, 5, 12, 13, 17, 20)])
     state = data.preprocessing
     assert np.allclose(state.mean["image"], pixels.double().mean(dim=0) / 255, atol=0.01)
-    other = (folder / "m.csv").read_text().splitlines()
-    (folder / "changed.csv").write_text("\n".join(line if line.endswith(("split", "train")) else line.replace(".png", ".png").replace("val0", "zzz")
-                                                  .replace("12.", "3.") for line in other if not line.startswith("3.png")) + "\n")
+    lines = (folder / "m.csv").read_text().splitlines()
+    other = [line if line.endswith(("split", "train")) else line.replace("val0", "zzz") for line in lines if not line.startswith("3.png")]
+    (folder / "changed.csv").write_text("\n".join(other) + "\n")
     changed = load_data(read_manifest(folder / "changed.csv"), memory=True).preprocessing
     assert changed.state() == state.state()
 
@@ -187,7 +189,8 @@ def test_skipping_is_the_same_as_having_iterated(data):
 
 def test_long_clips_are_cut_at_random_in_training_and_windowed_in_evaluation(data):
     assert max(batch["audio"].shape[1] for batch in data.loaders["train"]) <= WINDOW
-    windows = [batch["audio"][i][batch["audio_mask"][i]] for batch in data.loaders["test"] for i in range(len(batch["row"])) if batch["row"][i] == 7]
+    windows = [clip[mask] for batch in data.loaders["test"]
+               for clip, mask, row in zip(batch["audio"], batch["audio_mask"], batch["row"]) if row == 7]
     clip = data.loaders["test"].batches.stores["audio"].fetch(np.array([7]))[0].float() / 32767
     assert len(windows) == 3 and all(len(w) == WINDOW for w in windows)  # 9.5 s
     assert torch.equal(windows[0], clip[:WINDOW]) and torch.equal(windows[2], clip[-WINDOW:]) and data.loaders["test"].samples == 6 + 2
@@ -216,7 +219,7 @@ def test_draws_are_uniform_and_independent():
 
 
 def test_no_strength_no_change():
-    still = Augment(**dict.fromkeys(("rotate", "scale", "shift", "shear", "brightness", "contrast", "gain", "silence", "speed", "noise", "words", "hide"), 0.0))
+    still = Augment(**{name: False if name == "flip" else 0.0 for name in vars(Augment())})
     x, u = torch.randn(3, 3, 32, 32), torch.rand(3, 8)
     torch.testing.assert_close(change_pictures(x, u, still), x, atol=1e-5, rtol=0)
     y, lengths = torch.rand(3, 50) - 0.5, torch.tensor([50, 20, 0])
@@ -295,14 +298,15 @@ def test_raw_samples_give_the_batch_of_the_loader(data, folder):
     batch = data.preprocessing.batch(raw)
     assert same({k: v for k, v in batch.items() if k != "row"}, {k: v for k, v in expected.items() if k != "row"})
     assert [test[i] for i in batch["row"].tolist()] == expected["row"].tolist()
-    opened = [dict(s, image=Image.open(s["image"]) if s["image"] else None, audio=soundfile.read(s["audio"]) if s["audio"] else None) for s in raw]
+    opened = [dict(s, image=s["image"] and Image.open(s["image"]), audio=s["audio"] and soundfile.read(s["audio"])) for s in raw]
     torch.testing.assert_close(data.preprocessing.batch(opened), batch, atol=1e-4, rtol=0)
 
 
 def test_one_raw_sample_with_any_sense_left_out(data):
     batch = data.preprocessing.batch([{"text": "train0 什么"}])
     check_batch(batch, SENSES)
-    assert batch["text"].tolist()[0][1:] == [1, 1] and not batch["image_mask"].any() and not batch["audio_mask"].any() and "target" not in batch
+    assert batch["text"].tolist()[0][1:] == [1, 1] and "target" not in batch
+    assert not batch["image_mask"].any() and not batch["audio_mask"].any()
     check_batch(data.preprocessing.batch([{}, {"image": np.zeros((9, 9), np.uint8)}]), SENSES)
     for wrong, word in (({"sound": 1}, "sound"), ({"text": 5}, "sample 0, text"), ({"image": "nowhere.png"}, "sample 0, image"),
                         ({"audio": np.zeros(0)}, "sample 0, audio")):
@@ -334,7 +338,8 @@ def test_evaluation_on_another_manifest_uses_what_was_fitted(data, folder):
 def bad_manifest(folder):
     (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:300])
     (folder / "text.wav").write_text("hello")
-    rows = ["0.png,0.wav,a,train", "1.png,1.wav,b,train", "torn.png,2.wav,a,train", "3.png,text.wav,b,train", "none.png,none.wav,a,val", "4.png,3.wav,,val",
+    rows = ["0.png,0.wav,a,train", "1.png,1.wav,b,train", "torn.png,2.wav,a,train", "3.png,text.wav,b,train", "none.png,none.wav,a,val",
+            "4.png,3.wav,,val",
             "../m.csv,5.wav,a,test", "5.png,5.wav,b,val", "torn.png,6.wav,b,test", "6.png,7.wav,a,test", "7.png,8.wav,a,"]
     (folder / "bad.csv").write_text("image,audio,label,split\n" + "\n".join(rows) + "\n")
     return read_manifest(folder / "bad.csv")
@@ -345,10 +350,11 @@ def test_all_bad_cells_are_reported_together(folder, memory):
     with pytest.raises(ManifestErrors) as error:
         load_data(bad_manifest(folder), memory=memory, workers=0)
     found = [(p.row, p.column) for p in error.value.problems]
-    assert found == [("line 4", "image"), ("line 5", "audio"), ("line 6", "audio"), ("line 6", "image"), ("line 7", "label"), ("line 8", "image"),
-                     ("line 10", "image"), ("line 12", "split")]
+    assert found == [("line 4", "image"), ("line 5", "audio"), ("line 6", "audio"), ("line 6", "image"), ("line 7", "label"),
+                     ("line 8", "image"), ("line 10", "image"), ("line 12", "split")]
     text = str(error.value)
-    assert all(word in text for word in ("bad.csv", "torn.png", "none.wav", "../m.csv", "cannot be decoded", "no such file", "leads out", "--on-error skip"))
+    for word in ("bad.csv", "torn.png", "none.wav", "../m.csv", "cannot be decoded", "no such file", "leads out", "--on-error skip"):
+        assert word in text
 
 
 @pytest.mark.parametrize("memory", [True, False])

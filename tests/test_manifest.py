@@ -66,7 +66,8 @@ def test_columns_are_mapped_and_two_views_get_their_own_names(tmp_path):
     assert m.cells["text"] == ["c"] and m.group == ["p"]
     assert list(read_manifest(path, target="y", columns={"image": "xray, ct"}, use=["ct"]).senses) == ["ct"]
     assert list(read_manifest(path, target=None, columns={"image": "xray"}).senses) == ["image", "text"]
-    for wrong, word in [({"columns": {"image": "xry"}}, "did you mean 'xray'"), ({"columns": {"picture": "xray"}}, "kinds"), ({"use": ["sound"]}, "'sound'"),
+    for wrong, word in [({"columns": {"image": "xry"}}, "did you mean 'xray'"), ({"columns": {"picture": "xray"}}, "kinds"),
+                        ({"use": ["sound"]}, "'sound'"),
                         ({"use": []}, "empty"), ({"group": "hospital"}, "'hospital'"), ({"columns": {"text": "y"}}, "answer"),
                         ({"columns": {"image": "ct,ct"}}, "named")]:
         with pytest.raises(ValueError, match=word):
@@ -118,7 +119,8 @@ def test_paths_stay_inside_the_folder_unless_allowed(tmp_path):
 def test_many_errors_are_shown_up_to_twenty_and_all_are_kept(tmp_path):
     with pytest.raises(ManifestErrors) as error:
         read_manifest(write(tmp_path, "text,label\n" + "a\n" * 25))
-    assert len(error.value.problems) == 25 and "... and 5 more" in str(error.value) and "line 21" in str(error.value) and "line 22" not in str(error.value)
+    assert len(error.value.problems) == 25 and "... and 5 more" in str(error.value)
+    assert "line 21" in str(error.value) and "line 22" not in str(error.value)
 
 
 # ---- targets
@@ -135,7 +137,8 @@ def test_classes_and_numbers_are_told_apart():
 
 def test_encoding_a_target():
     numbers = read_target(["1.5", "2.5", "5"])
-    assert numbers.encode(["2.5"]).tolist() == [2.5] and numbers.mean == pytest.approx(3) and numbers.std == pytest.approx(np.std([1.5, 2.5, 5]))
+    assert numbers.encode(["2.5"]).tolist() == [2.5]
+    assert numbers.mean == pytest.approx(3) and numbers.std == pytest.approx(np.std([1.5, 2.5, 5]))
     assert read_target(["b", "a"]).encode(["b", "a", "b"]).tolist() == [1, 0, 1]
 
 
@@ -168,7 +171,8 @@ def table(names, target):
 def test_a_stratified_split_keeps_the_share_of_every_class():
     target = ["a"] * 200 + ["b"] * 40 + ["c"] * 3 + ["d"] * 2 + ["e"]
     counts = table(choose_splits(None, target, None, len(target)), target)
-    assert [counts["a", s] for s in ("train", "val", "test")] == [140, 30, 30] and [counts["b", s] for s in ("train", "val", "test")] == [28, 6, 6]
+    assert [counts["a", s] for s in ("train", "val", "test")] == [140, 30, 30]
+    assert [counts["b", s] for s in ("train", "val", "test")] == [28, 6, 6]
     assert all(counts["c", s] == 1 for s in ("train", "val", "test")) and counts["d", "train"] == 2 and counts["e", "train"] == 1
 
 

@@ -68,7 +68,8 @@ def same_with_gradients(model: nn.Module, got: Tensor, expected: Tensor) -> None
 def test_missing_keys_are_named_with_what_is_there():
     model, batch = Backbone({"image": Pooled(), "text": Pooled()}, GatedFusion(D, ["image", "text"])), make_batch()
     del batch["text"], batch["image_mask"]
-    with pytest.raises(ValueError, match=r"lacks \['image_mask', 'text'\]; the model reads \['image', 'text'\].*'image', 'target', 'text_mask'"):
+    expected = r"lacks \['image_mask', 'text'\]; the model reads \['image', 'text'\].*'image', 'target', 'text_mask'"
+    with pytest.raises(ValueError, match=expected):
         model(batch)
 
 
@@ -79,7 +80,8 @@ def test_a_fusion_of_other_names_is_named():
 
 def test_a_model_is_its_parts_in_a_row():
     torch.manual_seed(0)
-    backbone, head, batch = Backbone({"image": Pooled(), "text": Pooled()}, SumFusion(D, ["text", "image"])), ClassifyHead(D, 2), make_batch([1], [2])
+    backbone, head = Backbone({"image": Pooled(), "text": Pooled()}, SumFusion(D, ["text", "image"])), ClassifyHead(D, 2)
+    batch = make_batch([1], [2])
     output = Model(backbone, head)(batch)
     features = {name: backbone.encoders[name](batch[name], batch[f"{name}_mask"]) for name in ("image", "text")}
     expected = head(backbone.fusion(features), batch)

@@ -61,12 +61,13 @@ class AudioConvEncoder(nn.Module):
         super().__init__()
         self.mel = LogMel(sample_rate, mels)
         self.stack = ConvStack(1, width, stages, dropout)
-        self.project, self.norm = nn.Linear(self.stack.out_channels, dim), nn.LayerNorm(dim)
+        self.project = nn.Linear(self.stack.out_channels * -(-mels // self.stack.stride), dim)
+        self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
         x, mask = self.mel(x, mask)
         x, mask = self.stack(x[:, None], mask)                                # (B, C, F', T)
-        x = self.project(x.mean(dim=2).transpose(1, 2))                       # (B, T, D)
+        x = self.project(x.flatten(1, 2).transpose(1, 2))                     # (B, T, D); no mean over F': pitch is not position-free
         return from_tokens(self.norm(x), mask)
 
 

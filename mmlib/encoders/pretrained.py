@@ -188,7 +188,8 @@ class TimmEncoder(nn.Module):
 
 
 def _read_timm(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    x = net.forward_features(_resize(x, getattr(getattr(net, "patch_embed", None), "img_size", None)))
+    entry = getattr(net, "patch_embed", getattr(net, "stem", None))
+    x = net.forward_features(_resize(x, getattr(entry, "img_size", None)))
     if x.ndim == 4:                                                           # a map: (B, C, H, W), or (B, H, W, C) as of Swin
         return (x.flatten(2).transpose(1, 2) if x.shape[1] == net.num_features else x.flatten(1, 2)), None
     prefix = getattr(net, "num_prefix_tokens", 0)                             # class token and registers stand before the patches

@@ -1,0 +1,198 @@
+"""Two processes that share each batch train as one: ragged targets, an uneven last batch, accumulation, resume, fully_shard."""
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_train import CPU, Tiny, cut, sample_batch, without_seconds
+from torch import nn
+
+from mmlib import checkpoint, distributed
+from mmlib.core import Batch, Output
+from mmlib.train import collect, evaluate, fit
+
+CONFIG = replace(CPU, epochs=3, clip=0.5, accumulate=2)
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+pytestmark = pytest.mark.skipif(not dist.is_available() or sys.platform == "win32", reason="this torch has no gloo")
+
+
+class Shared:
+    """A loader with ``shard``. The last of its four batches has a single sample: the second process has no share of it."""
+
+    def __init__(self, words: bool, rank: int = 0, world: int = 1):
+        self.words, self.rank, self.world, self.skip = words, rank, world, 0
+
+    def __len__(self) -> int:
+        return 4
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        self.skip = skip
+
+    def shard(self, rank: int, world: int) -> "Shared":
+        return Shared(self.words, rank, world)
+
+    def __iter__(self):
+        batches, self.skip = cut(sample_batch(22, words=self.words), 7)[self.skip:], 0
+        for batch in batches:
+            part = {key: value[self.rank::self.world] for key, value in batch.items()}
+            yield part if len(part["text"]) else None
+
+
+class Blocks(nn.Module):
+    """With an nn.ModuleList, for fully_shard to cut, and an odd number of weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.tiny = Tiny(words=True)
+        self.blocks = nn.ModuleList([nn.Linear(3, 3) for _ in range(2)])
+
+    def forward(self, batch: Batch) -> Output:
+        logits = self.tiny({key: value for key, value in batch.items() if key != "target"}).logits
+        for block in self.blocks:
+            logits = logits + block(logits).tanh()
+        if "target" not in batch:
+            return Output(logits, None, None)
+        mask = batch["target_mask"]
+        count = mask.sum().float()
+        loss = nn.functional.cross_entropy(logits[mask], batch["target"][mask], reduction="sum")
+        return Output(logits, loss / count.clamp(min=1), count)
+
+
+def answers(logits, target) -> float:
+    return float(logits.double().square().sum() + target.sum())
+
+
+def run(kind: str, out: Path | None = None) -> dict:
+    """One training run, alone or in company: history, weights, evaluation of each kind."""
+    torch.set_num_threads(1)
+    config = replace(CONFIG, distributed="fsdp" if kind == "fsdp" else "ddp")
+    words = kind != "classes"
+    model = Blocks() if kind in ("fsdp", "blocks") else Tiny(words)
+    if distributed.rank() or int(os.environ.get("RANK", 0)):
+        for parameter in model.parameters():
+            parameter.data += 1.0           # the first process's weights are those that count
+    train = cut(sample_batch(22, words=words), 7) if kind == "list" else Shared(words)
+    history = fit(model, train, Shared(words), config, {"answers": answers}, out, extra={"kind": kind})
+    logits, target, _ = collect(model, Shared(words), "cpu")
+    return {"history": without_seconds(history), "weights": checkpoint.weights(model), "logits": logits, "target": target,
+            "whole": evaluate(model, cut(sample_batch(22, words=words), 7), device="cpu"), "shared": evaluate(model, Shared(words), device="cpu")}
+
+
+class Stop(Exception):
+    pass
+
+
+def resumed(kind: str, out: Path) -> dict:
+    """Stopped after the third step, within the second epoch, by both processes; then resumed with fresh models."""
+    config, saves = replace(CONFIG, distributed=kind, checkpoint_every=1), []
+    real = checkpoint.random_state
+
+    def counted(device):
+        saves.append(1)
+        if len(saves) == 4:
+            raise Stop
+        return real(device)
+    checkpoint.random_state = counted
+    try:
+        fit(Blocks(), Shared(True), Shared(True), config, None, out)
+    except Stop:
+        pass
+    checkpoint.random_state = real
+    dist.barrier()
+    batch = checkpoint.load(out)["batch"]
+    dist.barrier()
+    model = Blocks()
+    history = fit(model, Shared(True), Shared(True), config, None, out, resume=True)
+    return {"history": without_seconds(history), "weights": checkpoint.weights(model), "batch": batch}
+
+
+def one_of_two(rank: int, port: int, folder: str) -> None:
+    """All that two processes do together, in one go: starting them is what takes time."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    out = Path(folder)
+    results = {kind: run(kind, out / kind) for kind in ("classes", "words", "list", "blocks", "fsdp")}
+    results |= {f"resumed {kind}": resumed(kind, out / f"resumed {kind}") for kind in ("ddp", "fsdp")}
+    try:
+        fit(Tiny(), torch.utils.data.DataLoader([1, 2]), config=CONFIG)
+    except ValueError as error:
+        results["error"] = str(error)
+    torch.save(results, out / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("pair")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "mmlib.train", "test_train", "test_distributed"])
+    processes = [context.Process(target=one_of_two, args=(rank, port, str(folder)), daemon=True) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) | {"folder": folder} for rank in range(2)]
+
+
+def alike(a: dict, b: dict) -> None:
+    assert [list(row) for row in a["history"]] == [list(row) for row in b["history"]]
+    for mine, theirs in zip(a["history"], b["history"]):
+        torch.testing.assert_close(mine, theirs, **CLOSE)
+    torch.testing.assert_close(a["weights"], b["weights"], **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["classes", "words", "list", "blocks", "fsdp"])
+def test_two_processes_are_one(pair, kind):
+    alone = run(kind)
+    alike(pair[0][kind], alone)
+    torch.testing.assert_close(pair[0][kind]["logits"], alone["logits"], **CLOSE)      # the whole set, in its order
+    assert torch.equal(pair[0][kind]["target"], alone["target"])
+    assert pair[0][kind]["shared"]["loss"] == pytest.approx(pair[0][kind]["whole"]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["classes", "words", "list", "blocks", "fsdp"])
+def test_both_processes_have_the_same_numbers(pair, kind):
+    a, b = (results[kind] for results in pair)
+    assert a["history"] == b["history"] and a["shared"] == b["shared"] and torch.equal(a["logits"], b["logits"])
+    assert all(torch.equal(value, b["weights"][name]) for name, value in a["weights"].items())
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_run_of_two_processes_is_resumed_from_within_an_epoch(pair, kind):
+    result, straight = pair[0][f"resumed {kind}"], pair[0]["blocks" if kind == "ddp" else "fsdp"]
+    assert result["batch"] == 2
+    assert [{k: v for k, v in row.items() if k != "val_answers"} for row in straight["history"]] == result["history"]
+    assert all(torch.equal(value, straight["weights"][name]) for name, value in result["weights"].items())
+
+
+@pytest.mark.parametrize("kind", ["words", "fsdp"])
+def test_the_checkpoint_of_many_is_a_plain_one_that_one_process_reads(pair, kind):
+    state = checkpoint.load(pair[0]["folder"] / kind)
+    model = Blocks() if kind == "fsdp" else Tiny(words=True)
+    model.load_state_dict(state["best"])
+    assert evaluate(model, Shared(True), device="cpu")["loss"] == pytest.approx(pair[0][kind]["shared"]["loss"], rel=1e-5)
+    with pytest.raises(ValueError, match="processes was 2 and is now 1"):
+        fit(model, Shared(True), Shared(True), replace(CONFIG, distributed="fsdp" if kind == "fsdp" else "ddp"),
+            out=pair[0]["folder"] / kind, resume=True, extra={"kind": kind})
+
+
+def test_a_loader_that_cannot_be_shared_out_is_an_error(pair):
+    assert all("shard(rank, world)" in results["error"] for results in pair)
+
+
+@pytest.mark.long
+def test_the_same_under_torchrun(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport torch\nfrom pathlib import Path\n"
+                      "from test_distributed import distributed, run\nresult = run('words')\n"
+                      f"if distributed.rank() == 0:\n    torch.save(result, {str(tmp_path / 'result.pt')!r})\n", encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", str(script)], check=True, timeout=300)
+    alike(torch.load(tmp_path / "result.pt", weights_only=True), run("words"))

@@ -1,0 +1,186 @@
+"""From files to a saved model and back: what `train` decides, what `load` brings back, and the errors on the way."""
+import csv
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmlib import Recipe, classify, load, recipes, regress
+from mmlib.worlds import pets
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """48 pets on disk, and a model trained on them for one epoch."""
+    folder = tmp_path_factory.mktemp("small")
+    pets.write(pets.draw(48), folder)
+    recipe = Recipe(folder / "manifest.csv", out=folder / "run", epochs=1, device="cpu", log=lambda line: None)
+    return folder, recipe, classify(recipe)
+
+
+def rewrite(source, target, change):
+    """A copy of a manifest with ``change(row)`` applied to every row."""
+    with open(source, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    rows = [row | change(row) for row in rows]
+    with open(target, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return target
+
+
+def test_the_loaded_model_answers_as_the_trained_one(small):
+    folder, recipe, run = small
+    senses = {"image": folder / "images/00000.png", "text": "It purrs.", "audio": folder / "audio/00000.flac"}
+    assert load(folder / "run", "cpu").predict(**senses) == run.predictor.predict(**senses)
+
+
+def test_evaluate_after_loading_repeats_the_scores_of_training(small):
+    folder, recipe, run = small
+    for split in ("val", "test"):
+        assert load(folder / "run", "cpu").evaluate(recipe.manifest, split) == run.metrics[split]
+
+
+def test_probabilities_are_by_class_name_and_sum_to_one(small):
+    answer = small[2].predictor.predict(text="It purrs.")
+    assert set(answer["probabilities"]) == {"cat", "dog"} and sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert answer["class"] == max(answer["probabilities"], key=answer["probabilities"].get)
+    assert answer["senses"] == ["text"]
+
+
+def test_one_or_many_paths_arrays_or_pictures_give_the_same_answer(small):
+    folder, _, run = small
+    path = folder / "images/00001.png"
+    picture = Image.open(path).convert("RGB")
+    one = run.predictor.predict(image=path)
+    for value in (str(path), picture, np.asarray(picture), torch.from_numpy(np.array(picture)).permute(2, 0, 1)):
+        assert run.predictor.predict(image=value) == one
+    many = run.predictor.predict(image=[path, None, path], text=[None, "It barks at nothing.", ""])
+    assert [answer["senses"] for answer in many] == [["image"], ["text"], ["image"]]
+    assert many[0]["probabilities"] == pytest.approx(one["probabilities"], abs=1e-6)
+
+
+def test_without_any_sense_the_shares_of_the_training_rows_answer(small):
+    run = small[2]
+    answer = run.predictor.predict()
+    counts = np.array(run.data.counts)
+    assert answer["senses"] == []
+    assert list(answer["probabilities"].values()) == pytest.approx((counts / counts.sum()).tolist(), abs=1e-6)
+
+
+def test_rows_without_senses_are_left_out_of_training_and_counted_in_evaluation(small, tmp_path):
+    folder, recipe, _ = small
+    shutil.copytree(folder / "images", tmp_path / "images"), shutil.copytree(folder / "audio", tmp_path / "audio")
+    empty = {"image": "", "text": "", "audio": ""}
+    seen = {"train": 0, "test": 0}
+
+    def change(row):
+        if row["split"] in seen and seen[row["split"]] < 2:
+            seen[row["split"]] += 1
+            return empty
+        return {}
+
+    lines = []
+    run = classify(replace(recipe, manifest=rewrite(recipe.manifest, tmp_path / "m.csv", change), out=None, log=lines.append))
+    assert run.data.loaders["train"].dropped == 2 and any("2 training rows" in line for line in lines)
+    assert run.metrics["test"]["without_senses"] == 2
+
+
+def test_a_manifest_to_predict_needs_no_target_and_not_every_sense(small, tmp_path):
+    folder, recipe, run = small
+    with open(folder / "manifest.csv", encoding="utf-8") as file:
+        texts = [row["text"] for row in csv.DictReader(file)][:5]
+    with open(folder / "new.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text"], *[[text] for text in texts]])
+    answers = run.predictor.predict_manifest(folder / "new.csv")
+    expected = run.predictor.predict(text=texts)
+    assert [answer["senses"] for answer in answers] == [["text"]] * 5
+    for answer, wanted in zip(answers, expected):
+        assert answer["probabilities"] == pytest.approx(wanted["probabilities"], abs=1e-6)
+
+
+def test_numbers_are_told_from_the_target_and_come_back_in_its_units(small, tmp_path):
+    folder, recipe, _ = small
+    manifest = rewrite(recipe.manifest, folder / "numbers.csv", lambda row: {"label": f"{1000 + 100.5 * (row['label'] == 'cat')}"})
+    run = recipes.train(replace(recipe, manifest=manifest, out=tmp_path / "run", use=("text",), epochs=3))
+    assert run.confusion is None and {"mean_absolute_error", "r2"} < set(run.metrics["test"])
+    assert 900 < load(tmp_path / "run", "cpu").predict(text="It purrs.")["value"] < 1200
+    with pytest.raises(ValueError, match="expected numbers only"):
+        regress(replace(recipe, out=None))
+
+
+def test_chinese_text_is_a_column_like_any_other(small):
+    recipe = replace(small[1], out=None, columns={"text": "text_zh"}, use=("text",))
+    run = classify(recipe)
+    assert len(run.data.preprocessing.vocabularies["text"]) > 50
+    assert run.predictor.predict(text="它很安静。")["senses"] == ["text"]
+
+
+@pytest.mark.parametrize("name", sorted(recipes.FUSIONS))
+def test_every_fusion_trains(small, name):
+    run = classify(replace(small[1], out=None, fusion=name))
+    assert np.isfinite(run.metrics["test"]["loss"])
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(small):
+    _, recipe, run = small
+    again, other = classify(replace(recipe, out=None)), classify(replace(recipe, out=None, seed=1))
+    assert again.metrics["test"] == run.metrics["test"] != other.metrics["test"]
+
+
+def test_rare_classes_weigh_more_and_balanced_ones_alike():
+    assert recipes.class_weights([10, 14]) == [1.0, 1.0]
+    weights = recipes.class_weights([10, 30])
+    assert weights[0] * 10 == pytest.approx(weights[1] * 30)
+
+
+def test_the_plan_gives_more_epochs_to_fewer_rows_and_smaller_models_to_larger_pictures(small):
+    _, recipe, run = small
+    plan = recipes.plan(run.data, recipe)
+    assert 5 <= plan["epochs"] <= recipes.MOST_EPOCHS
+    model = recipes.build(plan)
+    assert sum(p.numel() for p in model.parameters()) == run.metrics["parameters"]
+    widths = [recipes.WIDTHS[size] for size in (32, 64, 96, 128)]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_a_finished_run_is_not_overwritten(small):
+    before = (small[0] / "run" / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match="already holds a run.*--resume"):
+        classify(small[1])
+    assert (small[0] / "run" / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_finished_run_resumed_is_the_same(small):
+    run = classify(replace(small[1], resume=True))
+    assert run.metrics == small[2].metrics
+    rows = [json.loads(line) for line in (small[0] / "run" / "history.jsonl").read_text().splitlines()]
+    assert rows == list(small[2].history)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"fusion": "blend"}, "fusion is 'blend', expected one of"),
+    ({"target": "lable"}, "no column 'lable'.*did you mean 'label'"),
+    ({"use": ("smell",)}, "asks for 'smell'"),
+    ({"manifest": "nowhere.csv"}, "nowhere.csv: no such manifest"),
+])
+def test_a_wrong_setting_says_what_is_there(small, change, message):
+    with pytest.raises(ValueError, match=message):
+        classify(replace(small[1], out=None, **change))
+
+
+def test_predict_names_the_wrong_sample_and_sense(small):
+    predictor = small[2].predictor
+    with pytest.raises(ValueError, match="smell"):
+        predictor.predict(smell="a")
+    with pytest.raises(ValueError, match="sample 1, image"):
+        predictor.predict(image=[small[0] / "images/00000.png", small[0] / "manifest.csv"])
+    with pytest.raises(ValueError, match="all of one length"):
+        predictor.predict(image=[None], text=["a", "b"])
+    with pytest.raises(ValueError, match="does not exist"):
+        load(small[0])
