@@ -42,7 +42,9 @@ def _styled(draw: Any) -> Any:
         with mpl.rc_context():
             mpl.rcdefaults()
             mpl.rcParams.update(STYLE)
-            return draw(*arguments, **options)
+            figure = draw(*arguments, **options)
+            figure.draw_without_rendering()  # ticks are made when first drawn, in the style of that moment
+            return figure
     return styled
 
 

@@ -187,21 +187,21 @@ class Predictor:
 
     def predict_manifest(self, manifest: Any, allow_outside: bool = False) -> list[dict[str, Any]]:
         """Every row of a manifest (CSV or DataFrame), in order; its target and split, if any, are not read."""
-        rows = read_manifest(manifest, None, self._columns(), allow_outside=allow_outside)
+        rows = read_manifest(manifest, None, self._columns(), allow_outside=allow_outside, partial=True)
         rows = replace(rows, split=["all"] * len(rows))
         loader = load_data(rows, self.preprocessing, batch_size=BATCH).loaders["all"]
         stores, every = loader.batches.stores, np.arange(len(rows))
         return self._answers(collect(self.model, loader, self.device)[0], {name: stores[name].row_present(every) for name in stores})
 
     def _columns(self) -> dict[str, str]:
-        """Which columns a manifest must have: those of training, by kind."""
+        """The columns of training, by kind."""
         kinds = {sense.kind for sense in self.preprocessing.senses.values()}
         return {kind: ",".join(sense.column for sense in self.preprocessing.senses.values() if sense.kind == kind) for kind in kinds}
 
     def evaluate(self, manifest: Any, split: str = "test", on_error: str = "raise", allow_outside: bool = False) -> dict[str, Any]:
         """Scores on one split of a manifest that has this model's columns."""
         rows = read_manifest(manifest, self.preprocessing.target_name, self._columns(), allow_outside=allow_outside)
-        data = load_data(rows, self.preprocessing, splits=[split], batch_size=BATCH, on_error=on_error)
+        data = load_data(rows, self.preprocessing, splits=[split], batch_size=BATCH, on_error=on_error, augment=None)
         return self.score(data.loaders[split])
 
     def score(self, loader: Loader) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_train_leaves_everything_in_its_folder(trained):
 
 def test_evaluate_prints_the_scores_of_training(trained, capsys):
     code, out, _ = run(capsys, "evaluate", trained / "run", trained / "manifest.csv", "--split", "test")
-    assert code == 0 and json.loads(out) == json.loads((trained / "run/metrics.json").read_text())["test"]
+    assert code == 0 and json.loads(out) == pytest.approx(json.loads((trained / "run/metrics.json").read_text())["test"], abs=1e-6)
 
 
 def test_predict_prints_json_for_one_sample_and_for_a_manifest(trained, capsys):

@@ -128,6 +128,9 @@ def build(name: str, frozen: bool = True) -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
     make, batch, _ = CASES[name]
     encoder = make(frozen=frozen)
+    with torch.no_grad():
+        for p in encoder.parameters():                                        # a bias of zero, as at the start, would hide mistakes
+            p.add_(0.05 * torch.randn_like(p))
     return encoder.train(), *batch()
 
 

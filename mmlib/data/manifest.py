@@ -66,12 +66,14 @@ class Manifest:
 
 
 def read_manifest(source: Any, target: str | None = "label", columns: dict[str, str] | None = None, group: str | None = None,
-                  use: Iterable[str] | None = None, allow_outside: bool = False, root: str | Path | None = None) -> Manifest:
+                  use: Iterable[str] | None = None, allow_outside: bool = False, root: str | Path | None = None,
+                  partial: bool = False) -> Manifest:
     """Read a CSV file (UTF-8, with a header) or a pandas DataFrame; every cell is text, so ``007`` and ``NA`` are words.
 
     ``columns`` maps a kind to its column, {"image": "photo"}; with commas to several senses named by their columns, {"image": "xray,ct"}.
     Kinds not mapped are read from the columns image, text and audio, where there are such. ``use`` keeps some of the senses.
     ``group`` names a column whose rows must stay in one split (a patient, a speaker). ``target=None``: no target, as for prediction.
+    ``partial``: a column of ``columns`` that is not there is no error; that sense is missing in every row.
     Paths are relative to ``root``: the file's folder, or for a DataFrame the current one; ``allow_outside`` lets them leave it.
     Raises ValueError (ManifestErrors where rows are at fault) that says what was found and what to do.
     """
@@ -83,7 +85,10 @@ def read_manifest(source: Any, target: str | None = "label", columns: dict[str, 
         header, table, rows = _from_csv(Path(source))
     if not table:
         raise ValueError(f"{name}: no rows below the header, expected one row a sample")
-    senses = _choose_senses(name, header, columns or {}, use)
+    columns = columns or {}
+    if partial:
+        columns = {kind: ",".join(c for c in names.split(",") if c.strip() in header) for kind, names in columns.items()}
+    senses = _choose_senses(name, header, columns, use)
     for sense_name, sense in senses.items():
         if target is not None and sense.column == target:
             raise ValueError(f"{name}: column {target!r} is the target and also the sense {sense_name!r}: "
