@@ -82,7 +82,8 @@ def load(folder: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "format" not in state:
         raise ValueError(f"{path} was not written by mmlib: it has no format number; expected a file of mmlib.checkpoint.save")
     if state["format"] != FORMAT:
-        raise ValueError(f"{path} has format {state['format']}, this mmlib reads format {FORMAT}: use the mmlib that wrote it, or train again")
+        raise ValueError(f"{path} has format {state['format']}, this mmlib reads format {FORMAT}: "
+                         "use the mmlib that wrote it, or train again")
     return state
 
 

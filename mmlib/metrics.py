@@ -28,7 +28,8 @@ def auroc(logits: Tensor, target: Tensor) -> float:
     _check_classes(logits, target)
     there = target.unique().tolist()
     if len(there) < 2:
-        raise ValueError(f"auroc needs samples of two classes or more, all {len(target)} targets are {there[0]}; use accuracy, or other rows")
+        raise ValueError(f"auroc needs samples of two classes or more, all {len(target)} targets are {there[0]}; "
+                         "use accuracy, or other rows")
     shares = logits.double().softmax(dim=-1).numpy()
     return sum(float(roc_auc_score((target == label).numpy(), shares[:, label])) for label in there) / len(there)
 
@@ -68,7 +69,8 @@ def r2(logits: Tensor, target: Tensor) -> float:
 
 def _check_classes(logits: Tensor, target: Tensor) -> None:
     if logits.ndim != 2 or target.shape != logits.shape[:1] or target.is_floating_point():
-        raise ValueError(f"expected logits (N, K) and an int64 target (N,), got {tuple(logits.shape)} and {target.dtype} {tuple(target.shape)}")
+        raise ValueError(f"expected logits (N, K) and an int64 target (N,), got {tuple(logits.shape)} and "
+                         f"{target.dtype} {tuple(target.shape)}")
     if len(target) == 0:
         raise ValueError("there are no samples to score")
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mmlib import distributed
 from mmlib.core import Batch, check_batch
+from mmlib.memory import keeping_freed_memory
+from mmlib.train_checks import check_arguments, check_target
 from mmlib.train_evaluate import Metric, autocast, collect, evaluate, to_device
 from mmlib.train_log import Log
 from mmlib.train_run import History, Run
@@ -39,18 +41,22 @@ class TrainConfig:
     checkpoint_every: int = 0         # steps; besides the one after each epoch
     tensorboard: bool = False         # also write events to out/tensorboard
     progress: bool = True             # a bar, in notebooks and terminals
+    keep_freed_memory: bool = True    # while fit runs on a CPU under Linux: see mmlib.memory; faster, and takes more memory
 
     def __post_init__(self) -> None:
-        good = {"epochs": self.epochs >= 1, "lr": self.lr > 0, "weight_decay": self.weight_decay >= 0, "warmup": 0 <= self.warmup <= 1,
-                "clip": self.clip > 0, "accumulate": self.accumulate >= 1, "patience": self.patience >= 0,
-                "checkpoint_every": self.checkpoint_every >= 0, "precision": self.precision in ("auto", "fp32", "bf16"),
-                "distributed": self.distributed in ("ddp", "fsdp"), "monitor": self.monitor.split(" ")[0] in ("min", "max") and " val_" in self.monitor}
-        expected = {"epochs": "1 or more", "lr": "a number above 0", "weight_decay": "0 or more", "warmup": "a share from 0 to 1",
-                    "clip": "a number above 0 (math.inf: no clipping)", "accumulate": "1 or more", "patience": "0 (never stop early) or more",
-                    "checkpoint_every": "0 (each epoch) or more", "precision": "'auto', 'fp32' or 'bf16'", "distributed": "'ddp' or 'fsdp'",
-                    "monitor": "'min val_loss', 'max val_accuracy' or the like"}
-        for name in [name for name, fine in good.items() if not fine]:
-            raise ValueError(f"TrainConfig: {name} is {getattr(self, name)!r}, expected {expected[name]}")
+        direction, _, score = self.monitor.partition(" ")
+        rules = [
+            ("epochs", self.epochs >= 1, "1 or more"), ("lr", self.lr > 0, "a number above 0"), ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("warmup", 0 <= self.warmup <= 1, "a share from 0 to 1"), ("clip", self.clip > 0, "a number above 0 (math.inf: no clipping)"),
+            ("accumulate", self.accumulate >= 1, "1 or more"), ("patience", self.patience >= 0, "0 (never stop early) or more"),
+            ("precision", self.precision in ("auto", "fp32", "bf16"), "'auto', 'fp32' or 'bf16'"),
+            ("distributed", self.distributed in ("ddp", "fsdp"), "'ddp' or 'fsdp'"),
+            ("checkpoint_every", self.checkpoint_every >= 0, "0 (only after each epoch) or more"),
+            ("monitor", direction in ("min", "max") and score.startswith("val_"), "'min val_loss', 'max val_accuracy' or the like"),
+        ]
+        for name, fine, expected in rules:
+            if not fine:
+                raise ValueError(f"TrainConfig: {name} is {getattr(self, name)!r}, expected {expected}")
 
 
 def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = None, config: TrainConfig = TrainConfig(),
@@ -69,7 +75,7 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
     target, a target that is no class, nothing to train, and a checkpoint of another run.
     """
     c, device = config, distributed.join(config.device)
-    _check_arguments(model, train, val, c, metrics, out)
+    check_arguments(model, train, val, c, metrics, out)
     run = Run(out, resume, c, extra, len(train))
     run.restore_weights(_placed(model, device, c.channels_last))
     train, network = distributed.share(train), distributed.wrap(model, c.distributed, device)
@@ -78,7 +84,8 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
     run.restore_optimizer(optimizer, device)
     parameters, classes = [p for p in model.parameters() if p.requires_grad], None
     steps, casting = c.epochs * math.ceil(len(train) / c.accumulate), autocast(device, c.precision)
-    with Log(run, steps, c, lambda step: _diagnose(step, run, train, c)) as log:
+    with (keeping_freed_memory(c.keep_freed_memory and device.type == "cpu"),
+          Log(run, steps, c, lambda step: _diagnose(step, run, train, c)) as log):
         while run.epoch < c.epochs and not run.is_stale(c.patience):
             torch.manual_seed(_seed(c.seed, run.epoch))
             network.train()
@@ -87,7 +94,7 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
                     group["lr"] = lr_at(run.step, steps, c)
                 sums = 0
                 for number, (batch, weight) in enumerate(window, 1):
-                    classes = _check_target(model, batch, device, classes)
+                    classes = check_target(model, batch, device, classes)
                     batch = to_device(batch, device, c.channels_last)
                     with distributed.synced(network, last=number == len(window)):
                         with casting:
@@ -183,56 +190,6 @@ def _first_batch(train: Iterable[Batch | None], epoch: int) -> Batch:
     if first is None:
         raise ValueError(f"process {distributed.rank()} has no sample at all: train on more rows, or with fewer processes")
     return first
-
-
-def _check_arguments(model: nn.Module, train: Any, val: Any, config: TrainConfig, metrics: Any, out: Any) -> None:
-    for name, loader in {"train": train, "val": val}.items():
-        if loader is not None and len(loader) == 0:
-            raise ValueError(f"the {name} loader is empty: no rows, or all of them were left out; look at the split column and the files")
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError("no parameter of the model needs a gradient: there is nothing to train; unfreeze a part, or use evaluate")
-    known = [f"val_{name}" for name in ("loss", *(metrics or ()))]
-    if val is not None and config.monitor.split(" ")[1] not in known:
-        raise ValueError(f"TrainConfig: monitor is {config.monitor!r}, expected 'min' or 'max' and one of {known}")
-    if val is None and metrics:
-        raise ValueError(f"the metrics {sorted(metrics)} are computed on val, and there is none: give val, or no metrics")
-    if config.tensorboard and out is None:
-        raise ValueError("TrainConfig: tensorboard=True needs a folder to write to: fit(..., out=FOLDER)")
-
-
-def _check_target(model: nn.Module, batch: Batch, device: torch.device, classes: int | None) -> int:
-    """How many classes the model tells apart (0: it does not). Raises ValueError for a target that is none of them.
-
-    The first time it asks the model about one sample. Later targets are looked at where that is free: on the CPU.
-    """
-    first, target = classes is None, batch.get("target")
-    classes = _count_classes(model, batch, device) if first else classes
-    if not classes or not (first or target.device.type == "cpu"):
-        return classes
-    if "target_mask" in batch:
-        target = target.masked_fill(~batch["target_mask"], 0)
-    low, high = torch.stack(target.aminmax()).tolist()
-    if low < 0 or high >= classes:
-        bad = (target >= classes) | ((target < 0) & (target != -100))   # -100: what F.cross_entropy leaves out
-        if bad.any():
-            sample = int(bad.nonzero()[0, 0])
-            raise ValueError(f"batch['target'], sample {sample}: class {target[bad][0]}, but the model has the classes 0 to {classes - 1}; "
-                             "give its head more classes, or number the targets from 0, the same way in every split")
-    return classes
-
-
-@torch.no_grad()
-def _count_classes(model: nn.Module, batch: Batch, device: torch.device) -> int:
-    one = {key: value[:1] for key, value in batch.items()}
-    if "target" in batch:
-        one["target"] = torch.zeros_like(one["target"])   # class 0 is there, whatever the real one is
-    output = model.eval()(to_device(one, device))
-    model.train()
-    if output.loss is None:
-        raise ValueError(f"the model gave no loss for the batch; it has {sorted(batch)}: is 'target' missing?")
-    if "target" not in batch or batch["target"].is_floating_point() or output.logits.ndim != batch["target"].ndim + 1:
-        return 0
-    return output.logits.shape[-1] if output.logits.shape[-1] > 1 else 0   # 1: a matcher, sample against sample
 
 
 def _diagnose(step: int, run: Run, train: Iterable[Batch | None], config: TrainConfig) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmlib import checkpoint, distributed
 
-FREE = ("progress", "tensorboard", "checkpoint_every", "device")          # settings that a resumed run may change
+FREE = ("progress", "tensorboard", "checkpoint_every", "device", "keep_freed_memory")   # settings that a resumed run may change
 POSITION = ("epoch", "batch", "step", "loss", "count", "best_value", "best_epoch")
 
 
@@ -80,8 +80,8 @@ class Run:
             then, now = (value if isinstance(value, dict) else {part: value} for value in (saved[part], now))
             for name in sorted(then.keys() | now.keys()):
                 if then.get(name) != now.get(name):
-                    raise ValueError(f"cannot resume the run in {self.out}: {name} was {_brief(then.get(name))} and is now {_brief(now.get(name))}; "
-                                     "give what it was, or another folder")
+                    raise ValueError(f"cannot resume the run in {self.out}: {name} was {_brief(then.get(name))} and is now "
+                                     f"{_brief(now.get(name))}; give what it was, or another folder")
 
     def _take(self, saved: dict[str, Any]) -> None:
         for name in POSITION:
@@ -126,7 +126,8 @@ class Run:
         if name in row:
             value = row[name] if goal == "max" else -row[name]
             if math.isnan(value):
-                raise ValueError(f"{name} is nan after epoch {self.epoch}, so no epoch can be the best: look at the val rows, or monitor another score")
+                raise ValueError(f"{name} is nan after epoch {self.epoch}, so no epoch can be the best: "
+                                 "look at the val rows, or monitor another score")
             if self.best_value is None or value > self.best_value:
                 self.best_value, self.best_epoch, self.best = value, self.epoch, checkpoint.weights(self.model)
         row["seconds"] = round(self.seconds + time.perf_counter() - self.began, 3)

@@ -3,7 +3,7 @@
     python tests/make_outputs.py                                  # all notebooks
     python tests/make_outputs.py notebooks/00_start_here.ipynb    # some
 
-One thread, no GPU, no timing, no widget state, cells numbered: the same notebook gives the same bytes. Errors stop it and nothing is written.
+One thread, no GPU, no timing, no widget state, cells numbered: the same notebook gives the same bytes. After an error nothing is written.
 """
 import os
 import re

@@ -38,7 +38,8 @@ class Shaken:
         order = torch.randperm(44, generator=torch.Generator().manual_seed(1000 * self.seed + self.epoch)).split(4)
         for rows in order[self.skip:]:
             time.sleep(self.pause)
-            noise = torch.stack([torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(self.epoch * 100 + row)) for row in rows.tolist()])
+            draws = [torch.Generator().manual_seed(self.epoch * 100 + row) for row in rows.tolist()]
+            noise = torch.stack([torch.randn(3, 4, 5, generator=draw) for draw in draws])
             batch = {key: value[rows] for key, value in self.whole.items()}
             yield batch | {"image": batch["image"] + noise * batch["image_mask"][:, None, None]}
 
@@ -47,7 +48,8 @@ def train(folder: str, pause: float = 0.0) -> None:
     """What the killed processes do: always with resume, as a supervisor would."""
     torch.set_num_threads(1)
     model = Tiny(dropout=0.3)
-    fit(model, Shaken(pause=pause), cut(sample_batch(13, seed=5), 4), KILLED, {"accuracy": accuracy}, folder, resume=True, extra={"words": ["cat"]})
+    val = cut(sample_batch(13, seed=5), 4)
+    fit(model, Shaken(pause=pause), val, KILLED, {"accuracy": accuracy}, folder, resume=True, extra={"words": ["cat"]})
     torch.save(model.state_dict(), Path(folder) / "final.pt")
 
 

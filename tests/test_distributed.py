@@ -81,7 +81,8 @@ def run(kind: str, out: Path | None = None) -> dict:
     history = fit(model, train, Shared(words), config, {"answers": answers}, out, extra={"kind": kind})
     logits, target, _ = collect(model, Shared(words), "cpu")
     return {"history": without_seconds(history), "weights": checkpoint.weights(model), "logits": logits, "target": target,
-            "whole": evaluate(model, cut(sample_batch(22, words=words), 7), device="cpu"), "shared": evaluate(model, Shared(words), device="cpu")}
+            "whole": evaluate(model, cut(sample_batch(22, words=words), 7), device="cpu"),
+            "shared": evaluate(model, Shared(words), device="cpu")}
 
 
 class Stop(Exception):
@@ -194,5 +195,6 @@ def test_the_same_under_torchrun(tmp_path):
     script.write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport torch\nfrom pathlib import Path\n"
                       "from test_distributed import distributed, run\nresult = run('words')\n"
                       f"if distributed.rank() == 0:\n    torch.save(result, {str(tmp_path / 'result.pt')!r})\n", encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", str(script)], check=True, timeout=300)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    subprocess.run(command, check=True, timeout=300)
     alike(torch.load(tmp_path / "result.pt", weights_only=True), run("words"))

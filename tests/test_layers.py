@@ -63,6 +63,12 @@ def test_attention_does_not_see_what_the_mask_hides(function):
     torch.testing.assert_close(other, function(q, k, v, mask))
 
 
+@pytest.mark.parametrize("function", [lambda *x: attend(*x)[0], attend_fused])
+def test_a_hidden_key_stays_hidden_however_low_the_real_scores_are(function):
+    q, k, v = torch.full((1, 1, 1, 4), 1e3), torch.full((1, 1, 2, 4), -1e3), torch.tensor([[1.0] * 4, [50.0] * 4])[None, None]
+    torch.testing.assert_close(function(q, k, v, torch.tensor([[[[True, False]]]])), v[:, :, :1])
+
+
 def test_attention_equals_torch_multihead_attention_forward_weights_and_gradient():
     torch.manual_seed(0)
     ours, theirs = Attention(8, 2), nn.MultiheadAttention(8, 2, batch_first=True)

@@ -1,10 +1,9 @@
-"""Hygiene of the notebooks, and of the script that makes their outputs. That they run and give those outputs is nbval's part (pyproject)."""
+"""Hygiene of the notebooks and of the script that makes their outputs. That they run, and give those outputs, nbval tests (pyproject)."""
 import ast
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import make_outputs
 import nbformat
@@ -171,14 +170,15 @@ def test_hygiene_sees(wrong, problem):
 def test_hygiene_lets_a_good_notebook_pass():
     assert problems_of(book("# Title 1", "![a cat](cat.png) scores 0.96 (arXiv:1702.01992, pages 3-4)",
                             cell("import os\n\ndef f():\n    print(2)", None), cell("print(0.96)", "0.96\n", 2),
-                            cell("x = 1; x;", None, 3), cell("print(3)", "3\n", 4, tags=["nbval-ignore-output"]), cell("assert 1", None, 5))) == []
+                            cell("x = 1; x;", None, 3), cell("print(3)", "3\n", 4, tags=["nbval-ignore-output"]),
+                            cell("assert 1", None, 5))) == []
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A tiny notebook, run twice by the script; before the second run an editor has left its traces."""
     path = tmp_path_factory.mktemp("notebooks") / "tiny.ipynb"
-    path.write_text(nbformat.writes(book("# Tiny", cell("import os, sys, random", None), cell("print(1)\nsys.stdout.flush()\nprint(2)", None),
+    path.write_text(nbformat.writes(book("# Tiny", cell("import os, sys", None), cell("print(1)\nsys.stdout.flush()\nprint(2)", None),
                                          cell("os.environ['OMP_NUM_THREADS'], os.getcwd().rsplit('/')[-1][:9]", None))))
     make_outputs.run(path)
     first = path.read_bytes()
@@ -226,6 +226,6 @@ def test_the_test_command_compares_outputs(made):
     """Plain `pytest FOLDER`, with the options of pyproject, runs notebooks and fails one whose committed output is wrong."""
     folder = made[0].parent
     (folder / "stale.ipynb").write_text(made[0].read_text().replace('"2\\n"', '"3\\n"'))
-    result = subprocess.run([sys.executable, "-m", "pytest", "-c", str(Path(__file__).parents[1] / "pyproject.toml"), "--rootdir", str(folder),
-                             "-p", "no:cacheprovider", "-q", str(folder)], capture_output=True, text=True, cwd=folder)
+    settings = ["-c", str(make_outputs.ROOT / "pyproject.toml"), "--rootdir", str(folder), "-p", "no:cacheprovider", "-q"]
+    result = subprocess.run([sys.executable, "-m", "pytest", *settings, str(folder)], capture_output=True, text=True, cwd=folder)
     assert "stale.ipynb::Cell 1" in result.stdout and "1 failed, 5 passed" in result.stdout, result.stdout + result.stderr

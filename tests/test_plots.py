@@ -18,8 +18,8 @@ TONE = 0.5 * np.sin(2 * np.pi * 2000 * np.arange(8000) / 16000).astype(np.float3
 FIGURES = {
     "confusion": lambda: plots.confusion([[90, 3], [5, 88]], ["cat", "dog"]),
     "many classes": lambda: plots.confusion(np.eye(50, dtype=int), [f"a class with a long name {i}" for i in range(50)]),
-    "bars": lambda: plots.bars({"image": 0.8, "text": 0.7, "all senses together": 0.9}, {"text": 0.75, "all senses together": 0.95}, chance=0.5),
-    "samples": lambda: plots.samples([PICTURE, None, PICTURE], ["It purrs. " * 30, "", "a"], [TONE, TONE[:100], None], ["cat", "dog", "dog"]),
+    "bars": lambda: plots.bars({"image": 0.8, "text": 0.7, "all senses together": 0.9}, {"text": 0.75, "all senses together": 1}, chance=0.5),
+    "samples": lambda: plots.samples([PICTURE, None, PICTURE], ["It purrs. " * 30, "", "a"], [TONE, TONE[:99], None], ["cat", "dog", "dog"]),
     "one sample": lambda: plots.samples([PICTURE], ["a"], [np.zeros(3, np.float32)]),
     "pipeline": plots.pipeline,
 }
@@ -47,7 +47,7 @@ def test_nothing_is_cut_off_and_nothing_is_warned_of(draw):
         assert box.x0 >= -2 and box.y0 >= -2 and box.x1 <= width + 2 and box.y1 <= height + 2, f"{text.get_text()!r} leaves the figure"
 
 
-@every_figure
+@pytest.mark.parametrize("draw", [FIGURES[name] for name in ("confusion", "bars", "one sample", "pipeline")])
 def test_the_ground_is_white_and_no_style_of_the_caller_matters(draw, tmp_path):
     plots.save(draw(), tmp_path / "plain.png")
     before = dict(matplotlib.rcParams)
@@ -131,8 +131,8 @@ def test_samples_must_be_as_many_of_each():
 
 def test_the_pipeline_names_every_stage_and_every_sense():
     shown = " ".join(text.get_text() for text in texts(plots.pipeline()))
-    for word in ("data", "feature extraction", "fusion", "task layer", "output", "picture", "words", "sound", "CNN", "RNN", "audio encoder"):
-        assert word in shown
+    stages = ("data", "feature extraction", "fusion", "task layer", "output")
+    assert [word for word in (*stages, "picture", "words", "sound", "CNN", "RNN", "audio encoder") if word not in shown] == []
 
 
 def test_matplotlib_loads_when_the_first_figure_is_drawn():

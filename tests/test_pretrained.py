@@ -87,6 +87,7 @@ class TextLike(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         x = self.embed(input_ids)
         y, _ = self.attention(x, x, x, key_padding_mask=attention_mask == 0, need_weights=False)
+        y = y / (attention_mask.sum(dim=1) > 0)[:, None, None]                # as a softmax over nothing
         return SimpleNamespace(last_hidden_state=x + y, pooler_output=self.pooler(y[:, 0]))
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib import checkpoint, train_log
+from mmlib import checkpoint, memory, train_log
 from mmlib.core import Batch, Output, masked_mean
 from mmlib.memory import keep_freed_memory
 from mmlib.train import TrainConfig, adamw, collect, evaluate, fit, lr_at
@@ -226,8 +226,8 @@ def message(error: type[Exception], call) -> str:
 
 
 @pytest.mark.parametrize("name, value", [
-    ("epochs", 0), ("lr", 0.0), ("lr", math.nan), ("weight_decay", -1.0), ("warmup", 1.5), ("clip", 0.0), ("accumulate", 0), ("patience", -1),
-    ("checkpoint_every", -1), ("precision", "fp16"), ("distributed", "dp"), ("monitor", "val_loss"), ("monitor", "max accuracy")])
+    ("epochs", 0), ("lr", 0.0), ("lr", math.nan), ("weight_decay", -1.0), ("warmup", 1.5), ("clip", 0.0), ("accumulate", 0),
+    ("patience", -1), ("checkpoint_every", -1), ("precision", "fp16"), ("distributed", "dp"), ("monitor", "val_loss"), ("monitor", "max accuracy")])
 def test_a_wrong_setting_is_named_with_its_value(name, value):
     text = message(ValueError, lambda: TrainConfig(**{name: value}))
     assert name in text and repr(value) in text and "expected" in text
@@ -241,7 +241,8 @@ def test_a_loss_that_is_not_finite_is_named_by_step_batch_and_key(every, once_a_
     batches = cut(sample_batch(24), 4)
     batches[4]["image"][1, 0, 0, 0] = math.nan
     text = message(ValueError, lambda: fit(Tiny(), batches, config=replace(CPU, accumulate=every)))
-    assert f"step {5 if every == 1 else 3} " in text and "epoch 1, batch 4" in text and "['image'], sample 1" in text and "learning rate" in text
+    assert f"step {5 if every == 1 else 3} " in text
+    assert "epoch 1, batch 4" in text and "['image'], sample 1" in text and "learning rate" in text
 
 
 def test_a_target_that_is_not_finite_is_found_and_a_large_lr_is_suspected():
@@ -268,9 +269,11 @@ def test_each_mistake_says_what_to_do(tmp_path):
     cases = [
         ("train loader is empty", lambda: fit(Tiny(), [], config=CPU)), ("val loader is empty", lambda: fit(Tiny(), good, [], CPU)),
         ("unfreeze", lambda: fit(frozen, good, config=CPU)), ("sample 2: class 3", lambda: fit(Tiny(), [wrong], config=CPU)),
-        ("sample 2: class 3", lambda: fit(Tiny(), good + [wrong], config=CPU)), ("sample 1: class -1", lambda: fit(Tiny(), [negative], config=CPU)),
+        ("sample 2: class 3", lambda: fit(Tiny(), good + [wrong], config=CPU)),
+        ("sample 1: class -1", lambda: fit(Tiny(), [negative], config=CPU)),
         ("'target' missing", lambda: fit(Tiny(), [blind], config=CPU)), ("out=FOLDER", lambda: fit(Tiny(), good, config=CPU, resume=True)),
-        ("out=FOLDER", lambda: fit(Tiny(), good, config=replace(CPU, tensorboard=True))), ("give val", lambda: fit(Tiny(), good, config=CPU, metrics={"accuracy": accuracy})),
+        ("out=FOLDER", lambda: fit(Tiny(), good, config=replace(CPU, tensorboard=True))),
+        ("give val", lambda: fit(Tiny(), good, config=CPU, metrics={"accuracy": accuracy})),
         ("['val_loss', 'val_accuracy']", lambda: fit(Tiny(), good, good, replace(CPU, monitor="max val_f1"), {"accuracy": accuracy})),
         ("plain data", lambda: fit(Tiny(), good, config=CPU, out=tmp_path, extra={"vocabulary": {1, 2}})),
         ("val_odd is nan", lambda: fit(Tiny(), good, good, replace(CPU, monitor="max val_odd"), {"odd": lambda logits, target: math.nan})),
@@ -337,7 +340,7 @@ class Given(nn.Module):
 
 
 def test_logits_that_predict_the_next_word_stand_beside_the_next_word_and_others_are_refused():
-    target, mask = torch.tensor([[7, 1, 2], [7, 2, 0]]), torch.tensor([[True, True, True], [True, True, False]])
+    target, mask = torch.tensor([[7, 1, 2], [7, 2, 0]]), torch.tensor([[True] * 3, [True, True, False]])
     logits, words, _ = collect(Given(), [{"says": F.one_hot(target[:, 1:], 8).float(), "target": target, "target_mask": mask}], "cpu")
     assert words.tolist() == [1, 2, 2] and logits.argmax(-1).tolist() == [1, 2, 2]
     frames = {"says": torch.zeros(2, 9, 8), "target": target, "target_mask": mask}
@@ -382,7 +385,18 @@ def test_the_history_plots_every_score_and_prints_as_a_table():
 
 def test_keeping_freed_memory_says_what_it_did_and_is_undone():
     there = "nothing changed" not in keep_freed_memory()
-    assert ("by default" in keep_freed_memory(False)) == there
+    assert ("back again" in keep_freed_memory(False)) == there
+
+
+@pytest.mark.parametrize("wanted, before", [(True, False), (True, True), (False, False)])
+def test_fit_keeps_freed_memory_only_while_it_runs_and_only_if_allowed(monkeypatch, wanted, before):
+    calls = []
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda keep=True: calls.append(keep))
+    monkeypatch.setattr(memory, "_kept", before)
+    with pytest.raises(ValueError, match="'target' missing"):
+        blind = {key: value for key, value in sample_batch(4).items() if key != "target"}
+        fit(Tiny(), [blind], config=replace(CPU, keep_freed_memory=wanted))
+    assert calls == ([True, False] if wanted and not before else [])
 
 
 def test_the_bar_is_silent_in_a_pipe_and_when_asked(capfd):
