@@ -1,4 +1,10 @@
 """mmlib: models that see, read and hear. The public names, written out; libraries that are slow to import load when first used."""
+import os
+
+# Threads that wait should sleep. torch's spin instead, and where another program holds a core, training is ten times slower for it.
+# It counts only if torch is not loaded yet; whoever has set it keeps what they set (OMP_WAIT_POLICY=active: spin).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from mmlib.core import Batch, Features, Output, check_batch, from_pooled, from_tokens, masked_mean
 from mmlib.layers import Attention, Block, Recurrent, Transformer, attend, attend_fused, recording
 from mmlib.encoders import (AudioConvEncoder, AudioRecurrentEncoder, ConvEncoder, LogMel, RecurrentEncoder, ResNetEncoder, TimmEncoder,
@@ -8,7 +14,8 @@ from mmlib.fusion import (AttentionFusion, BottleneckFusion, ConcatFusion, Cross
 from mmlib.heads import ClassifyHead, CTCHead, LanguageHead, RegressHead
 from mmlib.memory import keep_freed_memory
 from mmlib.models import Backbone, Model, TwoTower
-from mmlib.data import Augment, Data, Loader, Manifest, ManifestErrors, Preprocessing, Vocabulary, load_data, read_audio, read_image, read_manifest, tokenize
+from mmlib.data import (Augment, Data, Loader, Manifest, ManifestErrors, Preprocessing, Vocabulary, load_data, read_audio, read_image,
+                        read_manifest, tokenize)
 from mmlib.train import History, TrainConfig, collect, evaluate, fit
 from mmlib.recipes import Predictor, Recipe, Run, classify, load, regress
 

@@ -189,7 +189,7 @@ def pipeline() -> Any:
         box(22, y, encoder, "(B, D)", COLOURS[sense])
         arrow((17.4, y + 3.75), (21.6, y + 3.75))
         arrow((39.4, y + 3.75), (43.6, 18.5 + (y - 14.75) * 0.5))
-    box(44, 9, "one vector\nout of three:\na gate,\nattention, ...", "(B, D)", COLOURS["all"], 19)
+    box(44, 9, "one vector\nout of three:\na sum, a gate,\nattention, ...", "(B, D)", COLOURS["all"], 19)
     box(66, 11.5, "head: classify,\nwrite, rank, ...", "(B, K)", COLOURS["all"], 14)
     box(88, 14.75, "cat or dog?", "(B,)", COLOURS["all"])
     arrow((61.4, 18.5), (65.6, 18.5))

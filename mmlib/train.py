@@ -46,7 +46,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         direction, _, score = self.monitor.partition(" ")
         rules = [
-            ("epochs", self.epochs >= 1, "1 or more"), ("lr", self.lr > 0, "a number above 0"), ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("epochs", self.epochs >= 1, "1 or more"), ("lr", self.lr > 0, "a number above 0"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
             ("warmup", 0 <= self.warmup <= 1, "a share from 0 to 1"), ("clip", self.clip > 0, "a number above 0 (math.inf: no clipping)"),
             ("accumulate", self.accumulate >= 1, "1 or more"), ("patience", self.patience >= 0, "0 (never stop early) or more"),
             ("precision", self.precision in ("auto", "fp32", "bf16"), "'auto', 'fp32' or 'bf16'"),

@@ -51,7 +51,8 @@ def test_calibration_error_is_zero_where_confidence_is_accuracy_and_the_gap_else
     mixed = torch.cat([chance, torch.tensor([[0.05, 0.95]] * 4)])
     target = torch.tensor([0, 0, 1, 1, 1, 1, 1, 1])
     assert calibration_error(mixed.log(), target) == pytest.approx((0.25 * 4 + 0.05 * 4) / 8, abs=1e-6)
-    assert calibration_error(torch.tensor([[99.0, -99.0], [0.0, 0.0]]), torch.tensor([0, 0])) == pytest.approx(0.25)   # on the edges of bins
+    edges = torch.tensor([[99.0, -99.0], [0.0, 0.0]])
+    assert calibration_error(edges, torch.tensor([0, 0])) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("metric", [accuracy, macro_f1, auroc, confusion, calibration_error])

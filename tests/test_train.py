@@ -227,7 +227,8 @@ def message(error: type[Exception], call) -> str:
 
 @pytest.mark.parametrize("name, value", [
     ("epochs", 0), ("lr", 0.0), ("lr", math.nan), ("weight_decay", -1.0), ("warmup", 1.5), ("clip", 0.0), ("accumulate", 0),
-    ("patience", -1), ("checkpoint_every", -1), ("precision", "fp16"), ("distributed", "dp"), ("monitor", "val_loss"), ("monitor", "max accuracy")])
+    ("patience", -1), ("checkpoint_every", -1), ("precision", "fp16"), ("distributed", "dp"),
+    ("monitor", "val_loss"), ("monitor", "max accuracy")])
 def test_a_wrong_setting_is_named_with_its_value(name, value):
     text = message(ValueError, lambda: TrainConfig(**{name: value}))
     assert name in text and repr(value) in text and "expected" in text
@@ -357,8 +358,8 @@ def test_windows_of_a_row_are_averaged_as_probabilities_and_weigh_once():
     torch.testing.assert_close(logits.softmax(-1), torch.stack([chance[4], chance[[0, 2, 3]].mean(0), chance[1]]))
     assert evaluate(Given(), batches, {"accuracy": accuracy}, "cpu")["accuracy"] == pytest.approx(2 / 3)
     torch.testing.assert_close(logits[0], batches[1]["says"][1])       # a row of one window is left as it is
-    numbers = collect(Given(), [{"says": torch.tensor([1.0, 4.0, 2.0]), "row": torch.tensor([3, 1, 3]), "target": torch.zeros(3)}], "cpu")[0]
-    assert numbers.tolist() == [4.0, 1.5]
+    numbers = {"says": torch.tensor([1.0, 4.0, 2.0]), "row": torch.tensor([3, 1, 3]), "target": torch.zeros(3)}
+    assert collect(Given(), [numbers], "cpu")[0].tolist() == [4.0, 1.5]
     certain = {"says": torch.tensor([[200.0, -200.0], [200.0, -200.0]]), "row": torch.tensor([0, 0])}
     assert collect(Given(), [certain], "cpu")[0].isfinite().all()
 
