@@ -48,8 +48,9 @@ def test_from_pooled_gives_one_token_a_sample_and_zero_where_it_is_absent():
 
 def good() -> dict[str, torch.Tensor]:
     full, none = [True] * 4, [False] * 4
-    return {"image": torch.randn(4, 3, 2, 4), "image_mask": torch.tensor([full, full, none, none]), "text": torch.ones(4, 5, dtype=torch.int64),
-            "text_mask": MASK, "audio": torch.randn(4, 5), "audio_mask": MASK.flip(0), "target": torch.zeros(4)}
+    return {"image": torch.randn(4, 3, 2, 4), "image_mask": torch.tensor([full, full, none, none]),
+            "text": torch.ones(4, 5, dtype=torch.int64), "text_mask": MASK,
+            "audio": torch.randn(4, 5), "audio_mask": MASK.flip(0), "target": torch.zeros(4)}
 
 
 def test_a_good_batch_passes_also_with_rubbish_under_its_masks():
@@ -79,7 +80,7 @@ HOLES = torch.tensor([[True] * 5, [True] * 5, [True, False, True, False, False],
     (spoil("text_mask", None), "the batch has no key 'text_mask'"),
     (spoil("text", torch.ones(3, 5, dtype=torch.int64)), "batch['text'] has 3 samples, expected 4 as in batch['image']"),
     (spoil("target", torch.zeros(5)), "batch['target'] has 5 samples, expected 4 as in batch['image']"),
-    (spoil("audio", torch.zeros(4, 5, dtype=torch.float64)), "batch['audio'] is torch.float64, expected float32 (pictures, sound) or int64 (ids)"),
+    (spoil("audio", torch.zeros(4, 5).double()), "batch['audio'] is torch.float64, expected float32 (pictures, sound) or int64 (ids)"),
     (spoil("text", torch.ones(4, 5, dtype=torch.int32)), "batch['text'] is torch.int32, expected float32"),
     (spoil("text_mask", MASK.long()), "batch['text_mask'] is torch.int64 (4, 5), expected torch.bool (4, 5)"),
     (spoil("image_mask", MASK), "batch['image_mask'] is torch.bool (4, 5), expected torch.bool (4, 4)"),

@@ -53,7 +53,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, Tenso
 }
 RAGGED = [name for name in CASES if "photos" not in name]                     # a photo's mask row is full or empty
 every = pytest.mark.parametrize("name", CASES)
-once = pytest.mark.parametrize("name", [name for name in CASES if name not in ("conv-lines", "vit-lines", "rnn", "gru")])  # one a class: it is slow
+ONE_A_CLASS = [name for name in CASES if name not in ("conv-lines", "vit-lines", "rnn", "gru")]
 
 
 def build(name: str) -> tuple[nn.Module, Tensor, Tensor]:
@@ -137,7 +137,7 @@ def test_the_gradient_reaches_the_input_where_it_is_real_and_nowhere_else(name):
     assert x.grad.isfinite().all() and x.grad[0].any() and not hide(x.grad, ~mask, 0).any()
 
 
-@once
+@pytest.mark.parametrize("name", ONE_A_CLASS)                                 # exporting is slow
 @pytest.mark.filterwarnings("ignore:The tensor attributes")                  # torch on its own LSTM
 def test_every_encoder_exports_and_the_program_gives_the_same(name):
     encoder, x, mask = build(name)

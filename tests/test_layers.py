@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.layers import Attention, Recurrent, Transformer, VariationalDropout, attend, attend_fused, recording, reverse_within, sine_positions
+from mmlib.layers import (Attention, Recurrent, Transformer, VariationalDropout, attend, attend_fused, recording, reverse_within,
+                          sine_positions)
 
 LENGTHS = [7, 4, 1, 0]                                                        # full, ragged, a single token, absent
 MASK = torch.arange(7) < torch.tensor(LENGTHS)[:, None]                       # (4, 7)

@@ -1,4 +1,5 @@
-"""Networks made elsewhere, small and with random numbers: nothing is downloaded, and timm and transformers are stood in for by what they promise."""
+"""Networks made elsewhere, small and with random numbers. Nothing is downloaded; small modules that keep what timm and transformers
+promise stand in for them, and the real ones are tried where they are installed."""
 import sys
 import warnings
 from types import SimpleNamespace
@@ -47,7 +48,8 @@ def tiny_vit() -> nn.Module:
 def tiny_wav2vec2(mode: str = "group_norm") -> nn.Module:
     torch.manual_seed(0)
     return torchaudio.models.wav2vec2_model(
-        extractor_mode=mode, extractor_conv_layer_config=[(8, 10, 5), (8, 3, 2), (8, 2, 2)], extractor_conv_bias=False, encoder_embed_dim=16,
+        extractor_mode=mode, extractor_conv_layer_config=[(8, 10, 5), (8, 3, 2), (8, 2, 2)], extractor_conv_bias=False,
+        encoder_embed_dim=16,
         encoder_projection_dropout=0.1, encoder_pos_conv_kernel=8, encoder_pos_conv_groups=2, encoder_num_layers=2, encoder_num_heads=2,
         encoder_attention_dropout=0.1, encoder_ff_interm_features=32, encoder_ff_interm_dropout=0.1, encoder_dropout=0.1,
         encoder_layer_norm_first=False, encoder_layer_drop=0.1, aux_num_out=5)
@@ -237,7 +239,8 @@ def test_pretrained_encoders_stay_finite_in_bfloat16(name):
     assert features.tokens.isfinite().all() and all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("make,package", [(lambda: TimmEncoder(D, "resnet18"), "timm"), (lambda: TransformersEncoder(D, "bert-base-uncased"), "transformers")])
+@pytest.mark.parametrize("make,package", [(lambda: TimmEncoder(D, "resnet18"), "timm"),
+                                          (lambda: TransformersEncoder(D, "bert-base-uncased"), "transformers")])
 def test_a_missing_package_is_named_with_the_line_that_installs_it(make, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)                           # as if it were not installed
     with pytest.raises(ImportError, match=f"needs the package {package}, which is not installed: pip install {package}"):

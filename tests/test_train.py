@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmlib import checkpoint, memory, train_log
 from mmlib.core import Batch, Output, masked_mean
 from mmlib.memory import keep_freed_memory
-from mmlib.train import TrainConfig, adamw, collect, evaluate, fit, lr_at
+from mmlib.train import TrainConfig, adamw, collect, evaluate, fit, lr_at, scale_and_clip
 from mmlib.train_log import Log
 
 CPU = TrainConfig(epochs=3, device="cpu", progress=False, warmup=0.1, lr=1e-2)
@@ -110,6 +110,17 @@ def test_a_step_is_that_of_a_bare_loop():
         nn.utils.clip_grad_norm_(bare.parameters(), 0.3)
         optimizer.step()
     same(mine.state_dict(), bare.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("clip", [0.01, 0.5, 5.0, math.inf])
+def test_clipping_is_torchs_on_the_mean_gradient(clip):
+    """On the gradient itself: AdamW hardly sees a constant factor."""
+    mine, theirs, batch = Tiny(), Tiny(), sample_batch(12)
+    (mine(batch).loss * 12).backward()
+    theirs(batch).loss.backward()
+    scale_and_clip(list(mine.parameters()), torch.tensor(1 / 12), clip)
+    nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+    same(*({name: p.grad for name, p in model.named_parameters()} for model in (mine, theirs)), rtol=1e-5, atol=1e-7)
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():

@@ -67,7 +67,7 @@ def _resize(x: Tensor, size: int | tuple[int, int] | None) -> Tensor:
 
 def _warn_if_random(name: str, weights: str | None, frozen: bool) -> None:
     if weights is None and frozen:
-        warnings.warn(f"{name} is frozen with random numbers and can learn nothing: pass weights='DEFAULT' (it downloads them) or frozen=False")
+        warnings.warn(f"{name} is frozen with random numbers and can learn nothing: pass weights='DEFAULT' (a download) or frozen=False")
 
 
 class TorchvisionEncoder(nn.Module):
@@ -91,8 +91,8 @@ class TorchvisionEncoder(nn.Module):
         elif hasattr(net, "features") and not isinstance(net, models.SwinTransformer):
             read = _read_features
         else:
-            raise ValueError(f"{type(net).__name__} is not read by TorchvisionEncoder, expected a VisionTransformer, a ResNet, a RegNet or a "
-                             f"network with .features (ConvNeXt, EfficientNet, MobileNet, DenseNet, VGG); TimmEncoder reads many others")
+            raise ValueError(f"{type(net).__name__} is not read by TorchvisionEncoder, expected a VisionTransformer, a ResNet, a RegNet or "
+                             f"a network with .features (ConvNeXt, EfficientNet, MobileNet, DenseNet, VGG); TimmEncoder reads many others")
         self.trunk = Trunk(net, read, (torch.zeros(1, 3, 64, 64),), frozen)
         self.project = nn.Linear(self.trunk.width, dim)
 
@@ -197,7 +197,7 @@ def _read_timm(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 class TransformersEncoder(nn.Module):
-    """Any ``AutoModel`` of transformers for text (ids) or pictures, by name, by folder, or ready-made. A name needs ``pip install transformers``.
+    """Any ``AutoModel`` of transformers, for text (ids) or pictures, by name, folder or ready-made. Names need ``pip install transformers``.
 
     A name is looked for on this disk only, unless ``weights="DEFAULT"``. Ids must come from the network's own tokenizer.
     Text: a token per id, pooled is their mean. Pictures: a token per patch or cell, pooled is the class token where there is one.
