@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     for kind in ("image", "text", "audio"):
         train.add_argument(f"--{kind}", metavar="COL", help=f"the {kind} column (default: {kind}); two columns, A,B, are two senses of those names")
     train.add_argument("--group", metavar="COL", help="rows of one group (a patient, a speaker) never stand in two splits")
-    train.add_argument("--fusion", choices=sorted(recipes.FUSIONS), default="gated", help="how the senses are brought together (default: gated)")
+    train.add_argument("--fusion", choices=sorted(recipes.FUSIONS), default="sum", help="how the senses are brought together (default: sum, their evidence adds up)")
     train.add_argument("--epochs", type=count, metavar="N", help="passes over the training rows (default: a printed rule)")
     train.add_argument("--out", type=Path, metavar="DIR", help="where the run goes (default: runs/1, runs/2, ...)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out where it was stopped")

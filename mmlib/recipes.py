@@ -33,6 +33,10 @@ class Recipe:
     ``manifest`` is a CSV file or a pandas DataFrame, ``out`` the folder for checkpoint and history (None: nothing is written).
     ``columns`` maps a kind of sense to its column, {"image": "photo"}; ``use`` keeps some senses; ``group`` names the column whose
     rows stay in one split. ``fusion`` is a key of ``FUSIONS``. See ``TrainConfig`` for device, precision and distributed.
+
+    Why "sum", and senses hidden that often: a sense that is easy to learn by heart (few voices, say) is otherwise trusted also
+    where it is wrong, and the whole does worse than its best part. Each must learn to answer alone; their evidence then adds up.
+    Where the answer lies in the senses' interplay (a question about a picture), choose another fusion.
     """
 
     manifest: Any
@@ -42,11 +46,11 @@ class Recipe:
     use: Sequence[str] | None = None
     columns: dict[str, str] = field(default_factory=dict)
     group: str | None = None
-    fusion: str = "gated"
+    fusion: str = "sum"
     epochs: int | None = None
     seed: int = 0
     resume: bool = False
-    augment: Augment = Augment()
+    augment: Augment = Augment(hide=0.5)
     on_error: str = "raise"
     allow_outside: bool = False
     device: str = "auto"

@@ -105,7 +105,8 @@ def test_the_order_of_sounds_is_heard_in_the_tokens_of_the_convolutional_encoder
 
 
 def test_the_same_shape_of_sound_at_another_pitch_is_another_sound_for_the_convolutional_encoder():
-    """A mean over mel bands would be nearly blind to pitch: convolution moves with its input. (On spoken digits it cost 20 points.)"""
+    """A mean over mel bands would be nearly blind to pitch: convolution moves with its input. On spoken digits it cost 10 points
+    on the test voice and 33 on the validation voice (one seed)."""
     torch.manual_seed(0)
     encoder, mask = AudioConvEncoder(16, width=8), torch.ones(1, 8000, dtype=torch.bool)
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """Loaders: batches keep the contract; order and changes are functions of (seed, epoch, row); nothing is fitted outside train."""
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mmlib.data.audio import RATE, WINDOW
 from mmlib.data.augment import change_pictures, change_sounds, hide_senses
 from mmlib.data.draws import draws
 from mmlib.data.loaders import Loader
+from mmlib.data.store import Sounds
 
 SENSES = ["audio", "image", "text"]
 ROWS = 24
@@ -387,3 +389,17 @@ def test_errors_of_the_whole_set(folder):
 def test_groups_across_given_splits_are_warned_of(folder):
     (folder / "g.csv").write_text("text,label,split,who\nx,a,train,p\ny,b,train,q\nz,a,test,p\n")
     assert any("1 groups" in line for line in load_data(read_manifest(folder / "g.csv", group="who")).summary)
+
+
+def test_samples_of_like_length_share_a_batch_and_every_row_still_comes_once(data):
+    part = data.loaders["train"].batches
+    lengths = np.arange(len(part.rows)) % 7 * 1000 + 100
+    sounds = Sounds(np.arange(max(part.rows) + 1), [], np.zeros(max(part.rows) + 1, dtype=np.int64))
+    sounds.lengths[part.rows] = lengths
+    batches = replace(part, stores={"audio": sounds}, batch_size=4, orders={})
+    order = batches.order(3)
+    assert sorted(order) == list(range(len(part.rows)))
+    spread = [np.ptp(lengths[order[i:i + 4]]) for i in range(0, len(order) - 3, 4)]
+    shuffled = np.random.default_rng(0).permutation(lengths)
+    assert np.mean(spread) < 0.5 * np.mean([np.ptp(shuffled[i:i + 4]) for i in range(0, len(order) - 3, 4)])
+    assert batches.order(4).tolist() != order.tolist()

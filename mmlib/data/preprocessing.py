@@ -17,7 +17,7 @@ from mmlib.data.store import Pictures, Sounds, Store, Texts, to_int16
 from mmlib.data.targets import Target
 from mmlib.data.text import Vocabulary
 
-ORDER, HIDE, SENSES = range(3)  # streams of random numbers; sense i has SENSES + i
+ORDER, BATCHES, HIDE, SENSES = range(4)  # streams of random numbers; sense i has SENSES + i
 
 
 class Chance(NamedTuple):

@@ -197,7 +197,7 @@ def _read_timm(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 class TransformersEncoder(nn.Module):
-    """Any ``AutoModel`` of transformers, for text (ids) or pictures, by name, folder or ready-made. Names need ``pip install transformers``.
+    """Any ``AutoModel`` of transformers: text (ids) or pictures, by name, folder or ready-made. Names need ``pip install transformers``.
 
     A name is looked for on this disk only, unless ``weights="DEFAULT"``. Ids must come from the network's own tokenizer.
     Text: a token per id, pooled is their mean. Pictures: a token per patch or cell, pooled is the class token where there is one.
