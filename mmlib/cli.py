@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from mmlib import distributed, plots, recipes
+from mmlib import checkpoint, distributed, plots, recipes
 
 HELP = """Models that see, read and hear, trained on files of your own.
 
@@ -33,15 +33,43 @@ def parser() -> argparse.ArgumentParser:
     style = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     main = argparse.ArgumentParser(prog="python -m mmlib", description=HELP, epilog="exit codes: 0 done, 1 failed, 2 wrong usage", **style)
     commands = main.add_subparsers(dest="command", required=True, metavar="train | evaluate | predict")
+    train = commands.add_parser("train", help="train a model on a manifest", description="Train a model on a manifest.",
+                                epilog=TRAIN, **style)
+    _add_train(train)
 
-    train = commands.add_parser("train", help="train a model on a manifest", description="Train a model on a manifest.", epilog=TRAIN, **style)
+    evaluate = commands.add_parser("evaluate", help="score a saved model", epilog=EVALUATE, **style,
+                                   description="Score a saved model on a split of a manifest; prints JSON.")
+    evaluate.add_argument("folder", type=Path, help="the folder of a run")
+    evaluate.add_argument("manifest", help="a CSV file with the same columns")
+    evaluate.add_argument("--split", default="test", metavar="NAME", help="which rows (default: test)")
+
+    predict = commands.add_parser("predict", help="ask a saved model", epilog=PREDICT, **style,
+                                  description="Ask a saved model about one sample, or every row of a manifest; prints JSON.")
+    predict.add_argument("folder", type=Path, help="the folder of a run")
+    predict.add_argument("manifest", nargs="?", help="a CSV file; its target column, if any, is not read")
+    for kind, what in (("image", "FILE"), ("text", "WORDS"), ("audio", "FILE")):
+        predict.add_argument(f"--{kind}", metavar=what)
+    predict.add_argument("--sense", action="append", default=[], type=pair, metavar="NAME=VALUE",
+                         help="a sense of another name, e.g. --sense xray=a.png")
+
+    for command in (train, evaluate):
+        command.add_argument("--on-error", choices=("raise", "skip"), default="raise",
+                             help="files that do not load: stop and list them, or go on without those rows")
+    for command in (train, evaluate, predict):
+        command.add_argument("--allow-outside", action="store_true", help="allow paths that leave the manifest's folder")
+        command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    return main
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("manifest", help="the CSV file")
     train.add_argument("--target", default="label", metavar="COL", help="the column to predict: classes or numbers (default: label)")
     train.add_argument("--use", type=names, metavar="SENSES", help="senses to use, e.g. image,audio (default: all there are)")
     for kind in ("image", "text", "audio"):
-        train.add_argument(f"--{kind}", metavar="COL", help=f"the {kind} column (default: {kind}); two columns, A,B, are two senses of those names")
+        train.add_argument(f"--{kind}", metavar="COL", help=f"the {kind} column (default: {kind}); A,B: two senses of those names")
     train.add_argument("--group", metavar="COL", help="rows of one group (a patient, a speaker) never stand in two splits")
-    train.add_argument("--fusion", choices=sorted(recipes.FUSIONS), default="sum", help="how the senses are brought together (default: sum, their evidence adds up)")
+    train.add_argument("--fusion", choices=sorted(recipes.FUSIONS), default="sum",
+                       help="how the senses are brought together (default: sum, their evidence adds up)")
     train.add_argument("--epochs", type=count, metavar="N", help="passes over the training rows (default: a printed rule)")
     train.add_argument("--out", type=Path, metavar="DIR", help="where the run goes (default: runs/1, runs/2, ...)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out where it was stopped")
@@ -50,25 +78,6 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on GPUs that have it")
     train.add_argument("--distributed", choices=("ddp", "fsdp"), default="ddp", help="how to share the work under torchrun")
     train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
-
-    evaluate = commands.add_parser("evaluate", help="score a saved model", description="Score a saved model on a split of a manifest; prints JSON.", epilog=EVALUATE, **style)
-    evaluate.add_argument("folder", type=Path, help="the folder of a run")
-    evaluate.add_argument("manifest", help="a CSV file with the same columns")
-    evaluate.add_argument("--split", default="test", metavar="NAME", help="which rows (default: test)")
-
-    predict = commands.add_parser("predict", help="ask a saved model", description="Ask a saved model about one sample, or every row of a manifest; prints JSON.", epilog=PREDICT, **style)
-    predict.add_argument("folder", type=Path, help="the folder of a run")
-    predict.add_argument("manifest", nargs="?", help="a CSV file; its target column, if any, is not read")
-    for kind, what in (("image", "FILE"), ("text", "WORDS"), ("audio", "FILE")):
-        predict.add_argument(f"--{kind}", metavar=what)
-    predict.add_argument("--sense", action="append", default=[], type=pair, metavar="NAME=VALUE", help="a sense of another name, e.g. --sense xray=a.png")
-
-    for command in (train, evaluate, predict):
-        if command is not predict:
-            command.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="files that do not load: stop and list them, or go on without those rows")
-        command.add_argument("--allow-outside", action="store_true", help="allow paths that leave the manifest's folder")
-        command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    return main
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -103,11 +112,11 @@ def train(arguments: argparse.Namespace) -> None:
     run = recipes.train(recipe)
     if distributed.rank() > 0:
         return
-    text = json.dumps(run.metrics, indent=2)
-    (recipe.out / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    run.history.plot().savefig(recipe.out / "curve.png")
+    plots.save(run.history.plot(), recipe.out / "curve.png")
     if run.confusion is not None:
-        plots.confusion(run.confusion, run.predictor.classes).savefig(recipe.out / "confusion.png")
+        plots.save(plots.confusion(run.confusion, run.predictor.classes), recipe.out / "confusion.png")
+    text = json.dumps(run.metrics, indent=2)
+    checkpoint.write_atomically(recipe.out / "metrics.json", lambda file: file.write(f"{text}\n".encode()))  # last: all is done
     print(text)
     print(f"wrote {recipe.out}")
 

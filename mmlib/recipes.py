@@ -21,7 +21,7 @@ from mmlib.train import History, TrainConfig, collect, evaluate, fit
 FUSIONS = {name.removesuffix("Fusion").lower(): getattr(fusion, name) for name in fusion.__all__}
 DIM, DROPOUT, BATCH, LR = 64, 0.1, 32, 2e-3
 WIDTHS = {32: 32, 64: 16, 96: 12, 128: 8}  # channels of the first convolution by picture size
-BUDGET, MOST_EPOCHS = 8e11, 60             # multiplications of all forward passes of a training
+BUDGET, MOST_EPOCHS = 5.5e11, 60            # multiplications of all forward passes of a training
 SCORES = {"classes": {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1},
           "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2}}
 
@@ -103,7 +103,8 @@ def train(recipe: Recipe) -> Run:
     model = build(spec)
     config = TrainConfig(epochs=epochs, lr=spec["lr"], patience=max(5, epochs // 3), seed=recipe.seed, device=recipe.device,
                          precision=recipe.precision, distributed=recipe.distributed, tensorboard=recipe.tensorboard)
-    extra = {"spec": spec, "preprocessing": data.preprocessing.state(), "rows": {name: loader.samples for name, loader in data.loaders.items()}}
+    extra = {"spec": spec, "preprocessing": data.preprocessing.state(),
+             "rows": {name: loader.samples for name, loader in data.loaders.items()}}
     task = "numbers" if data.counts is None else "classes"
     history = fit(model, data.loaders["train"], data.loaders.get("val"), config, SCORES[task], recipe.out, recipe.resume, extra)
     predictor = Predictor(model, data.preprocessing, recipe.device)
@@ -119,7 +120,7 @@ def plan(data: Data, recipe: Recipe) -> dict[str, Any]:
     """The size of the model and the number of epochs, from rows and senses: plain numbers from which ``build`` makes the model.
 
     Larger pictures get fewer channels and more stages. The epochs share out a fixed amount of arithmetic, ``BUDGET``
-    multiplications of forward passes: about three minutes of one core.
+    multiplications of forward passes: about two minutes of one core.
     """
     train, fitted = data.loaders["train"], data.preprocessing
     encoders, work = {}, 0.0
@@ -136,7 +137,8 @@ def plan(data: Data, recipe: Recipe) -> dict[str, Any]:
             encoders[name] = {"kind": "text", "vocab_size": len(fitted.vocabularies[name])}
             work += 20 * 6 * DIM**2
     epochs = int(min(MOST_EPOCHS, max(5, BUDGET / work / max(1, train.samples))))
-    why = f"{epochs} epochs over {train.samples:,} rows, {work / 1e6:.0f} million multiplications a row (at most {MOST_EPOCHS}; about 3 minutes of one core)"
+    why = (f"{epochs} epochs over {train.samples:,} rows of {work / 1e6:.0f} million multiplications each "
+           f"(about two minutes of one core, but 5 to {MOST_EPOCHS} epochs)")
     spec = {"encoders": encoders, "fusion": recipe.fusion, "dim": DIM, "epochs": epochs, "lr": LR, "why": why}
     if data.counts is None:
         return spec | {"task": "numbers", "mean": fitted.target.mean, "std": fitted.target.std}
@@ -184,8 +186,9 @@ class Predictor:
         if not lengths:
             return self._answer([senses])[0]
         if len(lengths) > 1 or not all(isinstance(value, list) or value is None for value in senses.values()):
-            raise ValueError("give either one sample, or for every sense a list, all of one length, with None where it is missing; "
-                             f"got { {name: f'list of {len(v)}' if isinstance(v, list) else type(v).__name__ for name, v in senses.items()} }")
+            given = {name: f"list of {len(v)}" if isinstance(v, list) else type(v).__name__ for name, v in senses.items()}
+            raise ValueError(f"got {given}: give either one sample, or for every sense a list, all of one length, with None where it "
+                             "is missing")
         samples = [{name: value[i] for name, value in senses.items() if value is not None} for i in range(lengths.pop())]
         return [answer for start in range(0, len(samples), BATCH) for answer in self._answer(samples[start:start + BATCH])]
 

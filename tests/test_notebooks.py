@@ -54,6 +54,8 @@ def problems_of_cell(cell: NotebookNode, number: int) -> list[str]:
         found.append(f"execution count {cell.execution_count}, expected {number}: make the outputs again")
     if len(cell.source.splitlines()) > 25:
         found.append("over 25 lines")
+    if max(map(len, cell.source.splitlines())) > 105:
+        found.append("a line over 105 characters: the page of JupyterLab cuts it off")
     if speaks(cell.source) and not cell.outputs:
         found.append("no output, though it prints or ends with an expression")
     if number > 1 and any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(tree)):
@@ -145,6 +147,7 @@ def failing() -> NotebookNode:
     (book(cell("print(1)", number=2)), "execution count"),
     (book(cell("x = 1", None, number=None)), "execution count"),
     (book(cell("x = 1\n" * 26, None)), "over 25"),
+    (book(cell(f"x = {'1' * 102}", None)), "over 105"),
     (book(cell("print(1)", None)), "no output"),
     (book(cell("for i in [1]:\n    print(i)", None)), "no output"),
     (book(cell("x = 1\nx", None)), "no output"),

@@ -18,8 +18,8 @@ TONE = 0.5 * np.sin(2 * np.pi * 2000 * np.arange(8000) / 16000).astype(np.float3
 FIGURES = {
     "confusion": lambda: plots.confusion([[90, 3], [5, 88]], ["cat", "dog"]),
     "many classes": lambda: plots.confusion(np.eye(50, dtype=int), [f"a class with a long name {i}" for i in range(50)]),
-    "bars": lambda: plots.bars({"image": 0.8, "text": 0.7, "all senses together": 0.9}, {"text": 0.75, "all senses together": 1}, chance=0.5),
-    "samples": lambda: plots.samples([PICTURE, None, PICTURE], ["It purrs. " * 30, "", "a"], [TONE, TONE[:99], None], ["cat", "dog", "dog"]),
+    "bars": lambda: plots.bars({"image": 0.8, "text": 0.7, "all senses together": 0.9}, {"text": 0.75}, chance=0.5),
+    "samples": lambda: plots.samples([PICTURE, None, PICTURE], ["It purrs. " * 30, "", "a"], [TONE, TONE[:99], None], list("abc")),
     "one sample": lambda: plots.samples([PICTURE], ["a"], [np.zeros(3, np.float32)]),
     "pipeline": plots.pipeline,
 }
