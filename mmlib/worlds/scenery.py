@@ -21,11 +21,13 @@ def land(canvas: Canvas, w: list[Array], horizon: Array, sky: tuple, ground: tup
 
 
 def cloud(canvas: Canvas, x: Array, y: Array, opacity: float) -> None:
+    """A cloud centred at (x, y), as dense as ``opacity`` (0..1)."""
     for dx, dy, r in ((-5, 1, 3.2), (0, -1, 4.5), (5, 0.6, 3.6)):
         canvas.paint(ellipse(x + dx, y + dy, 1.5 * r, r), WHITE, opacity)
 
 
 def grass(canvas: Canvas, w: list[Array]) -> None:
+    """A meadow under a summer sky, with flowers."""
     land(canvas, w, 24 + 12 * w[0], ((0.53, 0.79, 0.96), (0.86, 0.95, 0.98)), ((0.53, 0.78, 0.36), (0.33, 0.60, 0.26)), "streaks", 0.5, 5)
     canvas.paint(ellipse(8 + 48 * w[3], 7 + 4 * w[4], 5, 5), (1.0, 0.88, 0.40), rim=rgb((1.0, 0.94, 0.62)), width=1.6)
     cloud(canvas, 64 * w[5], 10 + 6 * w[6], 0.85)
@@ -36,6 +38,7 @@ def grass(canvas: Canvas, w: list[Array]) -> None:
 
 
 def snow(canvas: Canvas, w: list[Array]) -> None:
+    """Snow under a grey sky, with a fir tree."""
     land(canvas, w, 28 + 10 * w[0], ((0.66, 0.77, 0.90), (0.88, 0.92, 0.97)), ((0.95, 0.97, 1.0), (0.80, 0.87, 0.95)), "clouds", 0.12, 7)
     x, foot = 6 + 52 * w[3], 33 + 6 * w[4]
     for i in range(3):
@@ -47,6 +50,7 @@ def snow(canvas: Canvas, w: list[Array]) -> None:
 
 
 def night(canvas: Canvas, w: list[Array]) -> None:
+    """A dark meadow under stars and a moon."""
     land(canvas, w, 36 + 10 * w[0], ((0.06, 0.08, 0.24), (0.20, 0.24, 0.46)), ((0.17, 0.25, 0.33), (0.10, 0.16, 0.24)), "streaks", 0.35, 8)
     for i in range(8):
         canvas.paint(ellipse(64 * w[i], 2 + 30 * w[7 - i], 0.7, 0.7), (0.95, 0.95, 0.80), 0.9)
@@ -58,6 +62,7 @@ def night(canvas: Canvas, w: list[Array]) -> None:
 
 
 def beach(canvas: Canvas, w: list[Array]) -> None:
+    """Sand before the sea, with a sail."""
     land(canvas, w, 28 + 8 * w[0], ((0.50, 0.80, 0.95), (0.93, 0.96, 0.93)), ((0.96, 0.88, 0.66), (0.87, 0.75, 0.50)), "ripples", 0.13, 3)
     shore, sea = 27 + 8 * w[0], 19 + 6 * w[0]
     water = np.clip(DOWN - sea, 0, 1) * np.clip(shore - DOWN + 2 * texture("clouds", ACROSS, 0 * ACROSS, w[1]), 0, 1)
@@ -70,6 +75,7 @@ def beach(canvas: Canvas, w: list[Array]) -> None:
 
 
 def rug(canvas: Canvas, w: list[Array]) -> None:
+    """A room with a window and a rug."""
     wall = rgb((0.93, 0.83, 0.74)) + w[4] * (rgb((0.76, 0.86, 0.84)) - rgb((0.93, 0.83, 0.74)))
     land(canvas, w, 34 + 4 * w[0], ((1.0, 1.0, 1.0), (0.95, 0.95, 0.95)), ((0.74, 0.53, 0.35), (0.60, 0.41, 0.26)), "streaks", 0.12, 0)
     stripe = np.clip(np.abs((ACROSS + 16 * w[1]) % 8 - 4) - 1.5, 0, 1)
@@ -85,6 +91,7 @@ def rug(canvas: Canvas, w: list[Array]) -> None:
 
 
 def autumn(canvas: Canvas, w: list[Array]) -> None:
+    """A brown hill under an autumn tree."""
     land(canvas, w, 30 + 8 * w[0], ((0.90, 0.80, 0.62), (0.98, 0.92, 0.78)), ((0.80, 0.56, 0.28), (0.62, 0.38, 0.20)), "patched", 0.12, 4)
     x = 5 + 54 * w[3]
     canvas.paint(polygon((x - 2, -2), (x + 2, -2), (x + 3.4, 38), (x - 3.4, 38)), (0.42, 0.29, 0.21))
@@ -96,6 +103,7 @@ def autumn(canvas: Canvas, w: list[Array]) -> None:
 
 
 def ball(canvas: Canvas, w: list[Array]) -> None:
+    """A striped ball."""
     tint = rgb((0.90, 0.25, 0.30)) + w[2] * (rgb((0.20, 0.50, 0.85)) - rgb((0.90, 0.25, 0.30)))
     canvas.paint(ellipse(0, 5.5, 6.5, 1.8), (0.0, 0.0, 0.0), 0.25)
     canvas.paint(ellipse(0, 0, 6, 6), tint, rim=tint * 0.6)
@@ -104,6 +112,7 @@ def ball(canvas: Canvas, w: list[Array]) -> None:
 
 
 def bowl(canvas: Canvas, w: list[Array]) -> None:
+    """A bowl of food."""
     tint = rgb((0.30, 0.62, 0.80)) + w[2] * (rgb((0.90, 0.60, 0.25)) - rgb((0.30, 0.62, 0.80)))
     canvas.paint(ellipse(0, 5.3, 8, 1.8), (0.0, 0.0, 0.0), 0.25)
     canvas.paint(polygon((-6, -1), (6, -1), (7.4, 4.5), (-7.4, 4.5)), tint, rim=tint * 0.6)
@@ -111,6 +120,7 @@ def bowl(canvas: Canvas, w: list[Array]) -> None:
 
 
 def plant(canvas: Canvas, w: list[Array]) -> None:
+    """A flower in a pot."""
     for dx, dy in ((-4, -8), (4, -8.5), (0, -11)):
         canvas.paint(stroke((0, 0), (dx, dy + 2), start=0.6), (0.22, 0.48, 0.24))
         canvas.paint(ellipse(dx, dy, 2.8, 2.8), (0.98, 0.72, 0.25) if dx else (0.93, 0.42, 0.55), rim=rgb((0.72, 0.35, 0.22)), width=0.7)
