@@ -21,7 +21,7 @@ from mmlib.train import History, TrainConfig, collect, evaluate, fit
 FUSIONS = {name.removesuffix("Fusion").lower(): getattr(fusion, name) for name in fusion.__all__}
 DIM, DROPOUT, BATCH, LR = 64, 0.1, 32, 2e-3
 WIDTHS = {32: 32, 64: 16, 96: 12, 128: 8}  # channels of the first convolution by picture size
-BUDGET, MOST_EPOCHS = 5.5e11, 60            # multiplications of all forward passes of a training
+BUDGET, MOST_EPOCHS = 7.5e11, 60            # multiplications of all forward passes of a training
 SCORES = {"classes": {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1},
           "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2}}
 
@@ -101,7 +101,7 @@ def train(recipe: Recipe) -> Run:
     log(f"plan: {spec['why']}" if recipe.epochs is None else f"plan: {epochs} epochs, as asked")
     torch.manual_seed(recipe.seed)
     model = build(spec)
-    config = TrainConfig(epochs=epochs, lr=spec["lr"], patience=max(5, epochs // 3), seed=recipe.seed, device=recipe.device,
+    config = TrainConfig(epochs=epochs, lr=spec["lr"], patience=max(8, epochs // 3), seed=recipe.seed, device=recipe.device,
                          precision=recipe.precision, distributed=recipe.distributed, tensorboard=recipe.tensorboard)
     extra = {"spec": spec, "preprocessing": data.preprocessing.state(),
              "rows": {name: loader.samples for name, loader in data.loaders.items()}}
@@ -120,7 +120,7 @@ def plan(data: Data, recipe: Recipe) -> dict[str, Any]:
     """The size of the model and the number of epochs, from rows and senses: plain numbers from which ``build`` makes the model.
 
     Larger pictures get fewer channels and more stages. The epochs share out a fixed amount of arithmetic, ``BUDGET``
-    multiplications of forward passes: about two minutes of one core.
+    multiplications of forward passes: about three minutes of one core.
     """
     train, fitted = data.loaders["train"], data.preprocessing
     encoders, work = {}, 0.0
@@ -138,7 +138,7 @@ def plan(data: Data, recipe: Recipe) -> dict[str, Any]:
             work += 20 * 6 * DIM**2
     epochs = int(min(MOST_EPOCHS, max(5, BUDGET / work / max(1, train.samples))))
     why = (f"{epochs} epochs over {train.samples:,} rows of {work / 1e6:.0f} million multiplications each "
-           f"(about two minutes of one core, but 5 to {MOST_EPOCHS} epochs)")
+           f"(about three minutes of one core, but 5 to {MOST_EPOCHS} epochs)")
     spec = {"encoders": encoders, "fusion": recipe.fusion, "dim": DIM, "epochs": epochs, "lr": LR, "why": why}
     if data.counts is None:
         return spec | {"task": "numbers", "mean": fitted.target.mean, "std": fitted.target.std}
