@@ -20,11 +20,12 @@ class History(list):
 
     def plot(self) -> Any:
         """A matplotlib Figure: the losses, and beside them each metric, over the epochs."""
-        from matplotlib.figure import Figure
+        import matplotlib.pyplot as plt
         if not self:
             raise ValueError("the history is empty: train for at least one epoch")
         names = [name for name in self[-1] if name.startswith("val_") and name != "val_loss"]
-        figure = Figure(figsize=(4 * (1 + len(names)), 3), layout="constrained")
+        figure = plt.figure(figsize=(4 * (1 + len(names)), 3), layout="constrained")
+        plt.close(figure)  # or a notebook would show it twice
         axes = figure.subplots(1, 1 + len(names), squeeze=False)[0]
         for axis, lines in zip(axes, [["loss", "val_loss"]] + [[name] for name in names]):
             for name in lines:

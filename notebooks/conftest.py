@@ -1,4 +1,4 @@
-"""For tests and notebooks alike: one thread a process, no GPU and no network, set before torch or a notebook's kernel starts.
+"""For nbval, as tests/conftest.py for the tests: one thread a process, no GPU and no network, set before a notebook's kernel starts.
 
 Numbers, and above all times on a busy machine, then do not depend on how many cores there are. Set MMLIB_TEST_GPU=0 to test on GPU 0.
 """
