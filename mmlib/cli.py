@@ -106,9 +106,10 @@ def train(arguments: argparse.Namespace) -> None:
     kinds = ("image", "text", "audio")
     recipe = recipes.Recipe(
         arguments.manifest, arguments.out or next_folder(Path("runs")), arguments.target, arguments.task, arguments.use,
-        {kind: getattr(arguments, kind) for kind in kinds if getattr(arguments, kind)}, arguments.group, arguments.fusion, arguments.epochs,
-        arguments.seed, arguments.resume, on_error=arguments.on_error, allow_outside=arguments.allow_outside, device=arguments.device,
-        precision=arguments.precision, distributed=arguments.distributed, tensorboard=arguments.tensorboard)
+        {kind: getattr(arguments, kind) for kind in kinds if getattr(arguments, kind)}, arguments.group, arguments.fusion,
+        epochs=arguments.epochs, seed=arguments.seed, resume=arguments.resume, on_error=arguments.on_error,
+        allow_outside=arguments.allow_outside, device=arguments.device, precision=arguments.precision,
+        distributed=arguments.distributed, tensorboard=arguments.tensorboard)
     run = recipes.train(recipe)
     if distributed.rank() > 0:
         return

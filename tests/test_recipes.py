@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlib import Recipe, classify, load, recipes, regress
+from mmlib import Recipe, classify, load, recipes, recipes_plan, regress
 from mmlib.worlds import pets
 
 
@@ -136,18 +136,18 @@ def test_the_same_seed_gives_the_same_run_and_another_another(small):
 
 
 def test_rare_classes_weigh_more_and_balanced_ones_alike():
-    assert recipes.class_weights([10, 14]) == [1.0, 1.0]
-    weights = recipes.class_weights([10, 30])
+    assert recipes_plan.class_weights([10, 14]) == [1.0, 1.0]
+    weights = recipes_plan.class_weights([10, 30])
     assert weights[0] * 10 == pytest.approx(weights[1] * 30)
 
 
 def test_the_plan_gives_more_epochs_to_fewer_rows_and_smaller_models_to_larger_pictures(small):
     _, recipe, run = small
-    plan = recipes.plan(run.data, recipe)
-    assert 5 <= plan["epochs"] <= recipes.MOST_EPOCHS
+    plan = recipes.plan(run.data)
+    assert 5 <= plan["epochs"] <= recipes_plan.MOST_EPOCHS
     model = recipes.build(plan)
     assert sum(p.numel() for p in model.parameters()) == run.metrics["parameters"]
-    widths = [recipes.WIDTHS[size] for size in (32, 64, 96, 128)]
+    widths = [recipes_plan.WIDTHS[size] for size in (32, 64, 96, 128)]
     assert widths == sorted(widths, reverse=True)
 
 

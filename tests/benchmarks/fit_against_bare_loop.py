@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmlib import Augment, Output, Recipe, TrainConfig, fit, load_data, read_manifest, recipes
+from mmlib import Augment, Output, TrainConfig, fit, load_data, read_manifest, recipes
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,7 +66,7 @@ def setting(name):
         batches = [{"x": torch.randn(32, 32), "target": torch.randint(4, (32,))} for _ in range(200)]
         return Tiny(), batches, TrainConfig(epochs=5, progress=True)
     data = load_data(read_manifest(ROOT / "data/pets/manifest.csv"), augment=Augment(), progress=False)
-    return recipes.build(recipes.plan(data, Recipe(None))), list(data.loaders["train"]), TrainConfig(epochs=1)
+    return recipes.build(recipes.plan(data)), list(data.loaders["train"]), TrainConfig(epochs=1)
 
 
 def run(which, model, batches, config):

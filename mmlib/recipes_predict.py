@@ -1,0 +1,99 @@
+"""A trained model and the preprocessing it was trained with: from files, arrays or a manifest to answers and scores."""
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmlib import checkpoint, metrics
+from mmlib.data import Loader, Preprocessing, load_data, read_manifest
+from mmlib.data.loaders import has_sense
+from mmlib.models import Model
+from mmlib.recipes_plan import build
+from mmlib.train import collect, evaluate
+
+BATCH = 32
+SCORES = {"classes": {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1},
+          "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2}}
+
+
+class Predictor:
+    """A trained model together with the preprocessing it was trained with."""
+
+    def __init__(self, model: Model, preprocessing: Preprocessing, device: str = "auto"):
+        self.model, self.preprocessing, self.device = model, preprocessing, device
+        self.classes = preprocessing.target.classes
+
+    def predict(self, **senses: Any) -> dict[str, Any] | list[dict[str, Any]]:
+        """One sample, or a list per sense for many: predict(image="cat.png"), predict(image=[a, b], text=["it purrs", None]).
+
+        Pictures: path, PIL image or array. Sound: path, samples at 16 kHz, or (samples, rate). A sense left out, None or a
+        blank text is missing. -> a dict per sample: "class" and "probabilities" by class name, or "value"; "senses" that were
+        there. Without any sense, the shares of the training rows answer. Raises ValueError naming sample and sense.
+        """
+        lengths = {len(value) for value in senses.values() if isinstance(value, list)}
+        if not lengths:
+            return self._answer([senses])[0]
+        if len(lengths) > 1 or not all(isinstance(value, list) or value is None for value in senses.values()):
+            given = {name: f"list of {len(v)}" if isinstance(v, list) else type(v).__name__ for name, v in senses.items()}
+            raise ValueError(f"got {given}: give either one sample, or for every sense a list, all of one length, with None where it "
+                             "is missing")
+        samples = [{name: value[i] for name, value in senses.items() if value is not None} for i in range(lengths.pop())]
+        return [answer for start in range(0, len(samples), BATCH) for answer in self._answer(samples[start:start + BATCH])]
+
+    def predict_manifest(self, manifest: Any, allow_outside: bool = False) -> list[dict[str, Any]]:
+        """Every row of a manifest (CSV or DataFrame), in order; its target and split, if any, are not read."""
+        rows = read_manifest(manifest, None, self._columns(), allow_outside=allow_outside, partial=True)
+        rows = replace(rows, split=["all"] * len(rows))
+        loader = load_data(rows, self.preprocessing, batch_size=BATCH).loaders["all"]
+        stores, every = loader.batches.stores, np.arange(len(rows))
+        return self._answers(collect(self.model, loader, self.device)[0], {name: stores[name].row_present(every) for name in stores})
+
+    def _columns(self) -> dict[str, str]:
+        """The columns of training, by kind."""
+        kinds = {sense.kind for sense in self.preprocessing.senses.values()}
+        return {kind: ",".join(sense.column for sense in self.preprocessing.senses.values() if sense.kind == kind) for kind in kinds}
+
+    def evaluate(self, manifest: Any, split: str = "test", on_error: str = "raise", allow_outside: bool = False) -> dict[str, Any]:
+        """Scores on one split of a manifest that has this model's columns."""
+        rows = read_manifest(manifest, self.preprocessing.target_name, self._columns(), allow_outside=allow_outside)
+        data = load_data(rows, self.preprocessing, splits=[split], batch_size=BATCH, on_error=on_error, augment=None)
+        return self.score(data.loaders[split])
+
+    def score(self, loader: Loader) -> dict[str, Any]:
+        """Loss, scores and how many rows there were, and how many of them without any sense (they get the training prior)."""
+        task = "numbers" if self.classes is None else "classes"
+        rows = np.unique(loader.batches.rows)
+        absent = int((~has_sense(loader.batches.stores, rows)).sum())
+        return evaluate(self.model, loader, SCORES[task], self.device) | {"rows": len(rows), "without_senses": absent}
+
+    def _answer(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        batch = self.preprocessing.batch(samples)
+        first = torch.cat([torch.tensor([True]), batch["row"].diff() > 0])          # of the windows of each row
+        there = {name: batch[f"{name}_mask"].any(dim=1)[first].numpy() for name in self.preprocessing.senses}
+        return self._answers(collect(self.model, [batch], self.device)[0], there)
+
+    def _answers(self, logits: Tensor, there: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Logits (N, K) or (N,) and, by sense, in which samples it is there (N,) -> a dict per sample."""
+        found = []
+        for i, row in enumerate(logits):
+            if self.classes is None:
+                answer: dict[str, Any] = {"value": float(row)}
+            else:
+                answer = {"class": self.classes[int(row.argmax())], "probabilities": dict(zip(self.classes, row.softmax(dim=-1).tolist()))}
+            found.append(answer | {"senses": [name for name in there if there[name][i]]})
+        return found
+
+
+def load(folder: str | Path, device: str = "auto") -> Predictor:
+    """The model that ``train`` saved in ``folder``, with its best weights and its preprocessing, ready to predict.
+
+    Raises ValueError when the folder has no checkpoint, or one that is damaged or of another kind.
+    """
+    state = checkpoint.load(folder)
+    extra = state["extra"]
+    model = build(extra["spec"])
+    model.load_state_dict(state["best"])
+    return Predictor(model.eval(), Preprocessing.from_state(extra["preprocessing"]), device)
