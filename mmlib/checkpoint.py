@@ -1,9 +1,12 @@
 """A training run on disk: one file, complete, written so that a kill at any moment leaves the old one or the new one."""
 import os
 import pickle
+import shutil
+import socket
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,19 +16,37 @@ from torch import Tensor, nn
 from mmlib import distributed
 
 FORMAT = 1
-NAME = "checkpoint.pt"
+NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+HISTORY, LOCK = "history.jsonl", ".lock"
 
 
 def save(folder: str | Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to checkpoint.pt in ``folder``, atomically. It may hold tensors, numbers, strings, lists, tuples and dicts."""
-    write_atomically(Path(folder) / NAME, lambda file: torch.save({"format": FORMAT, "torch": str(torch.__version__)} | state, file))
+    """Write ``state`` to checkpoint.pt in ``folder``, atomically. It may hold tensors, numbers, strings, lists, tuples and dicts.
+
+    The one before it stays as checkpoint.previous.pt, in case this one is damaged later. Raises OSError, see ``write_atomically``.
+    """
+    folder, state = Path(folder), {"format": FORMAT, "torch": str(torch.__version__)} | state
+    write_atomically(folder / NAME, lambda file: torch.save(state, file), keep=folder / PREVIOUS)
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], None], keep: Path | None = None) -> None:
     """Replace a file by what ``write`` puts into a temporary one beside it: flushed, on the disk, then renamed.
 
     Whoever reads the file, even after a power cut, finds the old content or the new. What an earlier kill left is removed.
+    With ``keep`` the old content stays under that name. Raises OSError that says what to do where the disk is full, or the
+    folder cannot be written to; nothing is left of the attempt then.
     """
+    try:
+        _write(path, write, keep)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__   # torch.save hides a full disk behind an error of its own
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, f"{path} cannot be written ({cause.strerror or cause}): make room, or allow writing there; "
+                                   "what was saved before is as it was, and a run can go on from it") from error
+
+
+def _write(path: Path, write: Callable[[BinaryIO], None], keep: Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}-*.tmp"):
         left.unlink(missing_ok=True)
@@ -36,6 +57,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private
+        if keep is not None and path.exists():
+            keep.unlink(missing_ok=True)
+            _give_second_name(path, keep)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -48,15 +72,57 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             os.close(folder)
 
 
+def _give_second_name(path: Path, name: Path) -> None:
+    try:
+        os.link(path, name)         # no copy: the name ``path`` then goes to the new file, at no moment to none
+    except OSError:                 # a file system without hard links
+        shutil.copyfile(path, name)
+
+
+@contextmanager
+def locked(folder: str | Path | None) -> Iterator[None]:
+    """While this block runs, another that asks for the same folder gets a ValueError. None: nothing is locked.
+
+    The lock is the system's (flock): it ends with its process, however that ends. Windows has no such call: there nothing is locked.
+    Raises OSError, saying what to do, where the folder cannot be made or written to: now, rather than after the first epoch.
+    """
+    if folder is None or os.name != "posix":
+        yield
+        return
+    import fcntl
+    path = Path(folder) / LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")
+    except OSError as error:
+        raise OSError(error.errno, f"a run cannot be written into {folder} ({error.strerror}): allow it there, or give another folder "
+                                   "(out=, --out)") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ValueError(f"another run is writing into {folder} now ({file.read().strip() or 'just begun'}): "
+                             "wait for it, or give another folder (out=, --out)") from error
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise ValueError(f"another run in {folder} has ended just now: start this one again")
+        file.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def exists(folder: str | Path) -> bool:
-    """Is there a checkpoint in this folder?"""
-    return (Path(folder) / NAME).is_file()
+    """Is there a checkpoint in this folder, or the one before it?"""
+    return any((Path(folder) / name).is_file() for name in (NAME, PREVIOUS))
 
 
 def clear(folder: str | Path) -> None:
-    """Make the folder, and remove the checkpoint and the history of an earlier run from it."""
+    """Make the folder, and remove the checkpoints and the history of an earlier run from it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in (NAME, "history.jsonl"):
+    for name in (PREVIOUS, NAME, HISTORY):
         (Path(folder) / name).unlink(missing_ok=True)
 
 
@@ -64,26 +130,41 @@ def load(folder: str | Path) -> dict[str, Any]:
     """What ``save`` wrote, on the CPU. "best" holds the weights to use, "extra" what the caller of ``fit`` gave.
 
     Reads data only: no code in the file is ever run. Raises ValueError naming the file when it is missing, damaged,
-    not one of mmlib's, or of a newer format.
+    not one of mmlib's, or of a newer format, and says whether the checkpoint before it can be used instead.
     """
     path = Path(folder) / NAME
-    if not path.is_file():
+    if not exists(folder):
         raise ValueError(f"{path} does not exist: give the folder that a training run wrote (out=..., --out)")
+    try:
+        return _read(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_instead(path.with_name(PREVIOUS))}") from error
+
+
+def _instead(previous: Path) -> str:
+    """What to do about a checkpoint that cannot be used."""
+    try:
+        step = _read(previous).get("step")
+    except ValueError:
+        return "take a copy of it, or train again" if not previous.exists() else f"nor can the one before it, {previous}: train again"
+    return f"the one before it is whole (step {step}): to go on from there, rename {previous.name} to {NAME}"
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:   # torch.load does not compare checksums
             damaged = archive.testzip()
         state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than plain data, so it is not read: mmlib writes no such file; train again") from error
+        raise ValueError(f"{path} holds more than plain data, so it is not read: mmlib writes no such file") from error
     except (RuntimeError, EOFError, KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged, or not a checkpoint ({error}): take a copy of it, or train again") from error
+        raise ValueError(f"{path} is damaged, or not a checkpoint ({error})") from error
     if damaged:
-        raise ValueError(f"{path} is damaged (checksum of {damaged}): take a copy of it, or train again")
+        raise ValueError(f"{path} is damaged (checksum of {damaged})")
     if not isinstance(state, dict) or "format" not in state:
         raise ValueError(f"{path} was not written by mmlib: it has no format number; expected a file of mmlib.checkpoint.save")
     if state["format"] != FORMAT:
-        raise ValueError(f"{path} has format {state['format']}, this mmlib reads format {FORMAT}: "
-                         "use the mmlib that wrote it, or train again")
+        raise ValueError(f"{path} has format {state['format']}, this mmlib reads format {FORMAT}: use the mmlib that wrote it")
     return state
 
 

@@ -1,8 +1,13 @@
-"""The process's memory: let glibc keep what is freed, so that large tensors are not paged in again at every step."""
+"""The process's memory: let glibc keep what is freed, so that large tensors are not paged in again; say what to do when it runs out."""
 import ctypes
 import platform
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
+
+from mmlib.core import Batch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3      # the names of mallopt's settings in malloc.h
 KEPT = (1 << 30, 1 << 30)                    # bytes: trim, mmap
@@ -44,3 +49,20 @@ def keeping_freed_memory(wanted: bool) -> Iterator[None]:
     finally:
         if change:
             keep_freed_memory(False)
+
+
+@contextmanager
+def enough_for(batch: Batch) -> Iterator[None]:
+    """Where memory runs out inside this block, torch.OutOfMemoryError (a RuntimeError) tells the batch's shapes and what to try."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in ("out of memory", "allocate memory")):
+            raise
+        traceback.clear_frames(error.__traceback__)     # a notebook keeps the error, and with it all tensors that the model had made
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items() if f"{name}_mask" in batch)
+        raise torch.OutOfMemoryError(
+            f"out of memory with a batch of {len(next(iter(batch.values())))} samples ({shapes}): try a smaller batch_size, in training "
+            "with TrainConfig(accumulate=...) to make up for it; precision='bf16'; smaller pictures, shorter clips or texts; "
+            f"load_data(memory=False), where the data fills the memory ({str(error).splitlines()[0] if str(error) else 'MemoryError'})"
+        ) from error

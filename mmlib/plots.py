@@ -195,3 +195,23 @@ def pipeline() -> Any:
     arrow((61.4, 18.5), (65.6, 18.5))
     arrow((83.4, 18.5), (87.6, 18.5))
     return figure
+
+
+@_styled
+def robustness(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """What ``robust.curves`` returns: a panel per fault and sense, a line per model, accuracy against the level of the fault."""
+    faults, senses, models = (list(dict.fromkeys(row[key] for row in rows)) for key in ("fault", "sense", "model"))
+    figure = _figure(1.2 + 2.6 * len(senses), 0.8 + 2 * len(faults))
+    grid = figure.subplots(len(faults), len(senses), squeeze=False, sharey=True)
+    for (i, j), axes in np.ndenumerate(grid):
+        for model, colour, style in zip(models, [*COLOURS.values(), GREY] * len(models), ["-", "--", ":", "-."] * len(models)):
+            here = (faults[i], senses[j], model)
+            points = [(row["level"], row["accuracy"]) for row in rows if (row["fault"], row["sense"], row["model"]) == here]
+            axes.plot(*zip(*points), color=colour, linestyle=style, marker="o", markersize=3.5, label=model)
+        axes.set(title=f"{senses[j]}: {faults[i]}", ylim=(0, 1.02))
+        axes.title.set_fontsize(10)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy")
+    figure.supxlabel("level", fontsize=10)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(models), frameon=False)
+    return figure

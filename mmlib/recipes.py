@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmlib import checkpoint, distributed, metrics
@@ -12,7 +13,7 @@ from mmlib.recipes_plan import DIM, DROPOUT, FUSIONS, LR, build, plan
 from mmlib.recipes_predict import BATCH, SCORES, Predictor, load
 from mmlib.train import History, TrainConfig, collect, fit
 
-__all__ = ["FUSIONS", "Predictor", "Recipe", "Run", "build", "classify", "load", "plan", "regress", "train"]
+__all__ = ["DIM", "DROPOUT", "FUSIONS", "LR", "Predictor", "Recipe", "Run", "build", "classify", "load", "plan", "regress", "train"]
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,10 @@ def train(recipe: Recipe) -> Run:
     log(f"plan: {spec['why']}" if recipe.epochs is None else f"plan: {epochs} epochs, as asked")
     torch.manual_seed(recipe.seed)
     model = build(spec)
-    config = TrainConfig(epochs=epochs, lr=spec["lr"], patience=max(8, epochs // 3), seed=recipe.seed, device=recipe.device,
-                         precision=recipe.precision, distributed=recipe.distributed, tensorboard=recipe.tensorboard)
-    extra = {"spec": spec, "preprocessing": data.preprocessing.state(),
-             "rows": {name: loader.samples for name, loader in data.loaders.items()}}
+    config = settings(recipe, epochs)
+    rows = {name: np.unique(data.loaders[name].batches.rows).tolist() for name in ("train", "val") if name in data.loaders}
+    extra = {"spec": spec, "preprocessing": data.preprocessing.state(),     # all that a resumed run must find as it was; test rows may change
+             "manifest": {f"{name} rows": manifest.checksums(places) for name, places in rows.items()}}
     task = "numbers" if data.counts is None else "classes"
     history = fit(model, data.loaders["train"], data.loaders.get("val"), config, SCORES[task], recipe.out, recipe.resume, extra)
     predictor = Predictor(model, data.preprocessing, recipe.device)
@@ -107,3 +108,9 @@ def train(recipe: Recipe) -> Run:
     last = data.loaders.get("test") or data.loaders.get("val")
     table = None if task == "numbers" or last is None else metrics.confusion(*collect(model, last, recipe.device)[:2])
     return Run(predictor, data, history, scores | {"seconds": round(seconds, 1), "parameters": parameters}, table)
+
+
+def settings(recipe: Recipe, epochs: int) -> TrainConfig:
+    """How a recipe is trained for so many epochs."""
+    return TrainConfig(epochs=epochs, lr=recipe.lr, patience=max(8, epochs // 3), seed=recipe.seed, device=recipe.device,
+                       precision=recipe.precision, distributed=recipe.distributed, tensorboard=recipe.tensorboard)

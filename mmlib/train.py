@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmlib import distributed
+from mmlib import checkpoint, distributed
 from mmlib.core import Batch, check_batch
-from mmlib.memory import keeping_freed_memory
+from mmlib.memory import enough_for, keeping_freed_memory
 from mmlib.train_checks import check_arguments, check_target
 from mmlib.train_evaluate import Metric, autocast, collect, evaluate, to_device
 from mmlib.train_log import Log
@@ -73,20 +73,23 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
 
     Under torchrun the processes share each batch, and the loss is the mean over all their targets: the same as one process.
     Raises ValueError, saying what to do, for a loss that is not finite (step, batch and key), an empty loader, a batch without
-    target, a target that is no class, nothing to train, and a checkpoint of another run.
+    target, a target that is no class, nothing to train, a checkpoint of another run, and another run at work in ``out``;
+    OSError where ``out`` cannot be written; torch.OutOfMemoryError with the batch's shapes. Whatever ends it, the model can be
+    used: eval mode, the best weights so far. A KeyboardInterrupt carries the ``history``.
     """
     c, device = config, distributed.join(config.device)
     check_arguments(model, train, val, c, metrics, out)
-    run = Run(out, resume, c, extra, len(train))
-    run.restore_weights(_placed(model, device, c.channels_last))
-    train, network = distributed.share(train), distributed.wrap(model, c.distributed, device)
-    forward = torch.compile(network) if c.compile else network
-    optimizer = adamw(model, c)
-    run.restore_optimizer(optimizer, device)
-    parameters, classes = [p for p in model.parameters() if p.requires_grad], None
-    steps, casting = c.epochs * math.ceil(len(train) / c.accumulate), autocast(device, c.precision)
-    with (keeping_freed_memory(c.keep_freed_memory and device.type == "cpu"),
+    steps = c.epochs * math.ceil(len(train) / c.accumulate)
+    with (checkpoint.locked(out if distributed.rank() == 0 else None), keeping_freed_memory(c.keep_freed_memory and device.type == "cpu"),
+          Run(out, resume, c, extra, len(train)) as run,
           Log(run, steps, c, lambda step: _diagnose(step, run, train, c)) as log):
+        run.restore_weights(_placed(model, device, c.channels_last))
+        train, network = distributed.share(train), distributed.wrap(model, c.distributed, device)
+        forward = torch.compile(network) if c.compile else network
+        optimizer = adamw(model, c)
+        run.restore_optimizer(optimizer, device)
+        parameters, classes = [p for p in model.parameters() if p.requires_grad], None
+        casting = autocast(device, c.precision)
         while run.epoch < c.epochs and not run.is_stale(c.patience):
             torch.manual_seed(_seed(c.seed, run.epoch))
             network.train()
@@ -96,8 +99,8 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
                 sums = 0
                 for number, (batch, weight) in enumerate(window, 1):
                     classes = check_target(model, batch, device, classes)
-                    batch = to_device(batch, device, c.channels_last)
-                    with distributed.synced(network, last=number == len(window)):
+                    with distributed.synced(network, last=number == len(window)), enough_for(batch):
+                        batch = to_device(batch, device, c.channels_last)
                         with casting:
                             output = forward(batch)
                         count = output.count * weight
@@ -120,8 +123,6 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
             run.end_epoch(row, c.monitor)
             log.show(row)
             run.save()
-    run.restore_best()
-    model.eval()
     return run.history
 
 

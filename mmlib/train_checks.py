@@ -4,7 +4,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlib.core import Batch
+from mmlib.core import Batch, Output
+from mmlib.trace import ERRORS, trace
 from mmlib.train_evaluate import to_device
 
 
@@ -50,10 +51,19 @@ def _count_classes(model: nn.Module, batch: Batch, device: torch.device) -> int:
     one = {key: value[:1] for key, value in batch.items()}
     if "target" in batch:
         one["target"] = torch.zeros_like(one["target"])   # class 0 is there, whatever the real one is
-    output = model.eval()(to_device(one, device))
+    output = _answer(model.eval(), to_device(one, device))
     model.train()
     if output.loss is None:
         raise ValueError(f"the model gave no loss for the batch; it has {sorted(batch)}: is 'target' missing?")
     if "target" not in batch or batch["target"].is_floating_point() or output.logits.ndim != batch["target"].ndim + 1:
         return 0
     return output.logits.shape[-1] if output.logits.shape[-1] > 1 else 0   # 1: a matcher, sample against sample
+
+
+def _answer(model: nn.Module, one: Batch) -> Output:
+    """The model's answer to one sample. Where that fails, on a shape most likely, ValueError shows the stages up to there."""
+    try:
+        return model(one)
+    except ERRORS:
+        trace(model, one)   # fails in the same place, and says where
+        raise

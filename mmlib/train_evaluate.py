@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmlib import distributed
 from mmlib.core import Batch, Output
+from mmlib.memory import enough_for
 
 Metric = Callable[[Tensor, Tensor], float]
 Part = tuple[Tensor, Tensor, Tensor | None, Tensor | None]   # places in the whole set, logits, target, rows
@@ -71,8 +72,8 @@ def _pass_over(model: nn.Module, loader: Iterable[Batch], device: str, precision
             if last is not None:
                 model(last)
             continue
-        last = to_device(batch, chosen)
-        with casting:
+        with enough_for(batch), casting:
+            last = to_device(batch, chosen)
             output = model(last)
         if output.loss is not None:
             sums.append(torch.stack([output.loss.float() * output.count, output.count]))
@@ -112,10 +113,11 @@ def _whole(parts: list[Part]) -> tuple[Tensor, Tensor | None, Tensor | None]:
     place, logits, target, row = (None if column[0] is None else torch.cat(column) for column in zip(*parts))
     order = place.argsort(stable=True)
     logits, target, row = (None if x is None else x[order] for x in (logits, target, row))
-    return (logits, target, None) if row is None else _one_per_row(logits, target, row)
+    return (logits, target, None) if row is None else one_per_row(logits, target, row)
 
 
-def _one_per_row(logits: Tensor, target: Tensor | None, row: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+def one_per_row(logits: Tensor, target: Tensor | None, row: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The windows (N, ...) of each row averaged -> one line per row, in the order of row numbers; see ``collect``."""
     rows, place, windows = row.unique(return_inverse=True, return_counts=True)
     classes = logits.ndim == 2 and not (target is not None and target.is_floating_point())
     values = F.softmax(logits.double(), dim=-1) if classes else logits.double()

@@ -2,6 +2,7 @@
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class History(list):
     def write(self, folder: str | Path) -> None:
         """history.jsonl in ``folder``, a row per line, replaced as a whole."""
         lines = "".join(json.dumps(row) + "\n" for row in self)
-        checkpoint.write_atomically(Path(folder) / "history.jsonl", lambda file: file.write(lines.encode()))
+        checkpoint.write_atomically(Path(folder) / checkpoint.HISTORY, lambda file: file.write(lines.encode()))
 
 
 def _short(value: float | None) -> str:
@@ -57,7 +58,7 @@ class Run:
 
     ``epoch`` epochs are done, and of the next one ``batch`` batches (all processes together); ``step`` optimizer steps, from
     which the learning rate follows; ``loss`` and ``count`` are the sums over the epoch so far of loss * count and count.
-    Under torchrun all processes read ``out``, the first one writes.
+    Under torchrun all processes read ``out``, the first one writes. ``with Run(...) as run`` leaves a usable model, whatever ends it.
     """
 
     def __init__(self, out: str | Path | None, resume: bool, config: Any, extra: dict[str, Any] | None, batches: int):
@@ -66,9 +67,9 @@ class Run:
         self.out, self.history, self.best, self.seconds, self.began = out, History(), None, 0.0, time.perf_counter()
         self.epoch = self.batch = self.step = self.best_epoch = 0
         self.loss = self.count = 0.0
-        self.best_value, self.random, self.saved = None, None, None
+        self.best_value, self.random, self.saved, self.model = None, None, None, None
         settings = {name: value for name, value in asdict(config).items() if name not in FREE}
-        self.identity = {"config": settings, "extra": _plain(extra), "batches": batches, "processes": distributed.world()}
+        self.identity = {"extra": _plain(extra), "config": settings, "batches": batches, "processes": distributed.world()}
         if resume and checkpoint.exists(out):
             self.saved = checkpoint.load(out)
             self._check_same(self.saved)
@@ -76,13 +77,31 @@ class Run:
         elif out is not None and distributed.rank() == 0:
             checkpoint.clear(out)
 
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """The best weights so far, in eval mode. An interrupt (Ctrl-C) goes on its way with ``history`` and a line that says where it was."""
+        if self.model is not None and (kind is None or distributed.world() == 1):   # after an error other processes do not take part
+            self.restore_best()
+            self.model.eval()
+        if kind is KeyboardInterrupt:
+            error.history, text = self.history, self._stopped()
+            error.args = (text,)
+            error._render_traceback_ = lambda: [text]     # what IPython shows in place of forty lines
+        elif isinstance(error, RuntimeError) and "DataLoader worker" in str(error):     # torch raises it wherever the program stands
+            error.args = (f"{str(error).strip()} It read the files; often memory has run out: try fewer of them, load_data(workers=...)",)
+
+    def _stopped(self) -> str:
+        weights = f"the best, those of epoch {self.best_epoch}" if self.best_epoch else "the last"
+        again = f"; fit(..., out={str(self.out)!r}, resume=True) goes on from the last checkpoint" if self.out is not None else ""
+        return f"fit was interrupted in epoch {self.epoch + 1}, at step {self.step}: the model has weights to use, {weights}{again}"
+
     def _check_same(self, saved: dict[str, Any]) -> None:
         for part, now in self.identity.items():
-            then, now = (value if isinstance(value, dict) else {part: value} for value in (saved[part], now))
-            for name in sorted(then.keys() | now.keys()):
-                if then.get(name) != now.get(name):
-                    raise ValueError(f"cannot resume the run in {self.out}: {name} was {_brief(then.get(name))} and is now "
-                                     f"{_brief(now.get(name))}; give what it was, or another folder")
+            for name, was, given in _differences(part, saved[part], now):
+                raise ValueError(f"cannot resume the run in {self.out}: {name} was {_brief(was)} and is now {_brief(given)}; "
+                                 "give what it was, or another folder")
 
     def _take(self, saved: dict[str, Any]) -> None:
         for name in POSITION:
@@ -92,13 +111,14 @@ class Run:
 
     def restore_weights(self, model: nn.Module) -> None:
         """The weights of the checkpoint, before the processes share the model out."""
-        self.model = model
         if self.saved is not None:
             checkpoint.set_weights(model, self.saved["model"])
+        self.model = model
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         """Its state in the checkpoint; from here on the run is where it was stopped, and so is its history on disk."""
         self.optimizer, self.device = optimizer, device
+        optimizer.zero_grad()       # what a backward pass left that was interrupted
         if self.saved is not None:
             checkpoint.set_optimizer_state(optimizer, self.saved["optimizer"])
             if distributed.rank() == 0:
@@ -154,6 +174,17 @@ def _plain(extra: dict[str, Any] | None) -> dict[str, Any]:
         return json.loads(json.dumps(extra or {}))
     except TypeError as error:
         raise ValueError(f"extra must be plain data (dict, list, text, numbers) to be kept in the checkpoint: {error}") from error
+
+
+def _differences(name: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Where two settings differ, at the depth where they do: ('spec, lr', 0.1, 0.2)."""
+    if not (isinstance(then, dict) and isinstance(now, dict)):
+        if then != now:
+            yield name, then, now
+        return
+    for key in sorted(then.keys() | now.keys()):
+        inner = key if name in ("config", "extra") else f"{name}, {key}"
+        yield from _differences(inner, then.get(key), now.get(key))
 
 
 def _brief(value: Any) -> str:

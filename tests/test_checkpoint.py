@@ -69,10 +69,10 @@ def started():
     """Processes that have torch loaded already, so that a kill finds them at work."""
     context = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
     if sys.platform != "win32":
-        context.set_forkserver_preload(["torch._dynamo", "mmlib.train", "test_train", "test_checkpoint"])
+        context.set_forkserver_preload(["torch._dynamo", "mmlib.train", "test_train", "test_checkpoint", "test_faults_killed"])
 
-    def start(*arguments) -> multiprocessing.Process:
-        process = context.Process(target=train, args=arguments, daemon=True)
+    def start(*arguments, target=train) -> multiprocessing.Process:
+        process = context.Process(target=target, args=arguments, daemon=True)
         process.start()
         return process
     return start

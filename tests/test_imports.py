@@ -15,8 +15,10 @@ GROUPS = {
     "layers": ["layers"],
     "parts": ["encoders", "fusion", "heads"],
     "models": ["models"],
+    "trace": ["trace"],
     "loop": ["data", "worlds", "metrics", "train", "checkpoint", "memory", "distributed"],
     "recipes": ["recipes"],
+    "judges": ["report", "leaks", "tune", "robust"],
     "plots": ["plots", "widgets"],
     "top": ["cli", "__main__", "__init__"],
 }
@@ -25,8 +27,10 @@ ALLOWED = {
     "layers": {"core", "layers"},
     "parts": {"core", "layers", "parts"},
     "models": {"core", "layers", "parts", "models"},
-    "loop": {"core", "loop"},
+    "trace": {"core", "trace"},
+    "loop": {"core", "trace", "loop"},
     "recipes": {"core", "layers", "parts", "models", "loop", "recipes"},
+    "judges": {"core", "layers", "parts", "models", "trace", "loop", "recipes", "judges", "plots"},
     "plots": {"core", "loop", "plots"},
     "top": set(GROUPS),
 }

@@ -18,7 +18,7 @@ def lines(name: str) -> list[str]:
 
 def test_requirements_are_the_package_with_course_and_test():
     assert lines("requirements.txt") == ["-e .[course,test]"]
-    assert {"course", "test", "export", "tensorboard"} == set(EXTRAS)
+    assert {"course", "test", "export", "tensorboard", "tune"} == set(EXTRAS)
 
 
 def test_environment_points_to_requirements_and_the_same_python():

@@ -12,6 +12,7 @@ from mmlib.worlds import pets
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", README, re.S)
+SHORTER = {"report": ["--epochs", "1", "--seeds", "1"], "tune": ["--epochs", "1", "--trials", "2"]}   # the last of two flags counts
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +39,14 @@ def test_every_line_and_snippet_runs_in_order(folder):
             for line in code.strip().splitlines():
                 program, *arguments = re.findall(r'"[^"]*"|\S+', line)
                 assert program == "python"
-                assert run([sys.executable, *[a.strip('"') for a in arguments]], folder).strip()
+                arguments = [a.strip('"') for a in arguments]
+                assert run([sys.executable, *arguments, *SHORTER.get(arguments[2], [])], folder).strip()
     assert (folder / "runs/pets/metrics.json").exists()
 
 
 def test_every_command_of_mmlib_in_the_readme_is_understood():
     from mmlib.cli import parser
-    lines = re.findall(r"-m mmlib ((?:train|evaluate|predict)[^`\n]*)", README)
+    lines = re.findall(r"-m mmlib ((?:train|evaluate|predict|report|leaks|tune)[^`\n]*)", README)
     assert len(lines) >= 5
     for line in lines:
         parser().parse_args([a.strip('"') for a in re.findall(r'"[^"]*"|\S+', line.split("#")[0])])

@@ -10,26 +10,26 @@ from torch import Tensor
 
 RATE = 16_000
 WINDOW = 4 * RATE  # a longer clip is cut at random in training and becomes several windows in evaluation
+HOURS = 4          # a longer clip is refused: its header lies about its rate or length, or it needs gigabytes
 
 
 def read_audio(source: Any, rate: int | None = None) -> Tensor:
     """A path, or samples at ``rate`` Hz (16,000 unless told; (L,), (L, channels) or (channels, L), float or integer) -> (L,) float32.
 
     A file is opened by what it holds, not by its name: MP3 data in a .wav file is read. Channels are averaged.
-    Raises ValueError with the reason: no sound file, no samples, NaN in it.
+    Raises ValueError with the reason: no sound file, no samples, over four hours, NaN in it.
     """
     if isinstance(source, (str, Path)):
         samples, rate = _read_file(source)
     else:
         samples, rate = _from_array(source), RATE if rate is None else rate
-    if not 1 <= rate <= 10_000_000:
-        raise ValueError(f"sample rate {rate} Hz, expected 1 or more")
     if samples.size == 0:
         raise ValueError("the clip is empty: no samples")
-    if not np.isfinite(samples).all():
-        raise ValueError("the clip has NaN or infinity in it")
-    mono = samples.mean(axis=1, dtype=np.float32)  # (L, channels) -> (L,)
-    return torch.from_numpy(np.clip(_resample(mono, rate), -1, 1).astype(np.float32, copy=False))
+    _check_length(len(samples), rate)
+    mono = _resample(samples.mean(axis=1, dtype=np.float32), rate)  # (L, channels) -> (L,)
+    if not np.isfinite(mono).all():
+        raise ValueError("the clip has NaN, infinity or far too large numbers in it")
+    return torch.from_numpy(np.clip(mono, -1, 1).astype(np.float32, copy=False))
 
 
 def seconds(path: str | Path) -> float:
@@ -48,10 +48,21 @@ def _read_file(path: str | Path) -> tuple[np.ndarray, int]:
     if Path(path).stat().st_size == 0:
         raise ValueError("the file is empty (0 bytes)")
     try:
-        with open(path, "rb") as file:  # a file object has no name to be misled by
-            return soundfile.read(file, dtype="float32", always_2d=True)
+        with open(path, "rb") as file, soundfile.SoundFile(file) as sound:  # a file object has no name to be misled by
+            _check_length(sound.frames, sound.samplerate)
+            return sound.read(dtype="float32", always_2d=True), sound.samplerate
+    except MemoryError as error:
+        raise ValueError("the clip does not fit into memory") from error
     except (OSError, soundfile.SoundFileError) as error:
         raise ValueError(f"not a sound file that can be read ({str(error).rpartition(': ')[2]})") from error
+
+
+def _check_length(frames: int, rate: int) -> None:
+    if not 1 <= rate <= 10_000_000:
+        raise ValueError(f"sample rate {rate} Hz, expected 1 to 10,000,000")
+    if frames > HOURS * 3600 * rate:
+        raise ValueError(f"the clip lasts {frames / rate / 3600:,.0f} hours at {rate} Hz, expected at most {HOURS}: "
+                         "correct the rate or the length in its header, or cut it into pieces")
 
 
 def _from_array(source: Any) -> np.ndarray:

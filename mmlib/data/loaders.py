@@ -1,4 +1,5 @@
 """Batches in an order that is a function of (seed, epoch): from memory at once, or from disk through worker processes."""
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -115,13 +116,19 @@ class Loader:
     def __iter__(self) -> Iterator[Batch | None]:
         places = [(self.epoch, number) for number in range(self.skip, len(self))]
         self.skip = 0  # of one pass only
-        if not self.workers:
-            return map(self.batches.__getitem__, places)
-        if self._pool is None:
-            self._pool = DataLoader(self.batches, batch_size=None, sampler=self._ahead, num_workers=self.workers, collate_fn=_as_it_is,
-                                    persistent_workers=True, generator=torch.Generator())  # its own: the global one stays as it is
-        self._ahead[:] = places
-        return iter(self._pool)
+        return self._read_ahead(places) if self.workers else map(self.batches.__getitem__, places)
+
+    def _read_ahead(self, places: list[tuple[int, int]]) -> Iterator[Batch | None]:
+        """Through worker processes, which are kept for the next pass if this one ends well."""
+        pool = self._pool or DataLoader(self.batches, batch_size=None, sampler=self._ahead, num_workers=self.workers, collate_fn=_as_it_is,
+                                        persistent_workers=True, generator=torch.Generator())  # its own: the global one stays as it is
+        self._pool, self._ahead[:] = None, places
+        try:
+            yield from pool
+        except (ConnectionError, EOFError) as error:    # one of them died while it handed a batch over
+            time.sleep(1)                               # in this time torch raises its own error, which names the process
+            raise RuntimeError("a DataLoader worker has ended too soon.") from error
+        self._pool = pool
 
 
 def _as_it_is(batch: Batch | None) -> Batch | None:

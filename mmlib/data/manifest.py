@@ -3,8 +3,9 @@ import csv
 import difflib
 import io
 import os
+import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ class Manifest:
     split: list[str] | None       # train, val, test or other names; None without a split column
     group: list[str] | None
     allow_outside: bool = False
+    extra: dict[str, list[str]] = field(default_factory=dict)  # the other columns, which no model reads; the leak check does
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,6 +65,14 @@ class Manifest:
     def problem(self, row: int, column: str, cell: str, reason: str) -> Problem:
         """A Problem that names the row as its author would look it up."""
         return Problem(self.rows[row], column, cell, reason)
+
+    def checksums(self, rows: Iterable[int]) -> dict[str, str]:
+        """By column, in words, a checksum of the cells that these rows have in it: they tell whether, and where, one was edited since."""
+        columns = {sense.column: self.cells[name] for name, sense in self.senses.items()}
+        columns |= {} if self.target is None else {self.target_name: self.target}
+        chosen = {name: [cells[row] for row in rows] for name, cells in columns.items()}
+        return {f"column {name!r}": f"{len(cells):,} cells with checksum {zlib.crc32(chr(0).join(cells).encode()):08x}"
+                for name, cells in chosen.items()}
 
 
 def read_manifest(source: Any, target: str | None = "label", columns: dict[str, str] | None = None, group: str | None = None,
@@ -98,10 +108,12 @@ def read_manifest(source: Any, target: str | None = "label", columns: dict[str, 
         index = _find(name, header, column)
         return [row[index].strip() for row in table]
 
+    taken = {target, group, "split", *(sense.column for sense in senses.values())}
     split = [SPLIT_NAMES.get(cell.lower(), cell.lower()) for cell in cells("split")] if "split" in header else None
     return Manifest(name, folder if root is None else Path(root), rows, senses, {n: cells(sense.column) for n, sense in senses.items()},
                     target, None if target is None else cells(target), split if split and any(split) else None,
-                    None if group is None else cells(group), allow_outside)
+                    None if group is None else cells(group), allow_outside,
+                    {column: cells(column) for column in header if column and column not in taken})
 
 
 def _from_csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:

@@ -1,5 +1,4 @@
 """The target column -> classes or numbers; the split column, or none -> train, val and test."""
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+LARGEST = 1e37  # of numbers: beyond, they and their differences are infinite in float32
 SPLIT_SEED = 0  # fixed: `evaluate` must find the test rows that `train` left out, whatever seed trained
 PART = 0.15          # of the rows, for val and for test
 
@@ -44,7 +44,7 @@ def read_target(values: Sequence[str], task: str | None = None, column: str = "t
     distinct = set(values)
     strange = sorted(value for value in distinct if not _is_number(value))
     if task == "numbers" and strange:
-        raise ValueError(f"target column {column!r} has {strange[0]!r}, expected numbers only; correct it, or predict classes")
+        raise ValueError(f"target column {column!r} has {strange[0]!r}, expected numbers only, below {LARGEST:g}; correct it, or predict classes")
     whole = not strange and all(float(value).is_integer() for value in distinct)
     many = len(distinct) > max(20, 0.05 * len(values))
     if task == "numbers" or (task is None and not strange and (not whole or many)):
@@ -57,12 +57,12 @@ def read_target(values: Sequence[str], task: str | None = None, column: str = "t
 
 
 def _is_number(text: str) -> bool:
-    return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+    return _NUMBER.fullmatch(text) is not None and abs(float(text)) < LARGEST
 
 
 def _numbers(values: Sequence[str], column: str, why: str) -> Target:
     numbers = np.array([float(value) for value in values])
-    if numbers.std() == 0:
+    if np.float32(numbers.std()) == 0:
         raise ValueError(f"target column {column!r} has one value in the training rows: {values[0]!r}; there is nothing to learn")
     return Target(None, float(numbers.mean()), float(numbers.std()), f"{column}: numbers, since all are numbers and {why}")
 

@@ -1,0 +1,144 @@
+"""Columns and texts that are the answer; groups that stand in two splits. Reads no file."""
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmlib.data.manifest import Manifest
+from mmlib.data.text import tokenize
+from mmlib.leaks_score import Score, Task, bound, choose_rows, lookup, tree
+
+NEARLY_ALL = 0.1   # of the majority's errors may stay where a column is called the answer: two annotators differ by about that
+A_LITTLE = 0.9     # for what should tell nothing at all: a tenth of the majority's errors gone is enough
+REPEATS = 5        # rows per distinct text, from which on texts are a closed set, and a table of them can be checked
+PEOPLE = {"patient", "subject", "speaker", "user", "writer", "author", "person", "participant", "donor", "owner", "child", "customer",
+          "client", "session", "recording", "actor", "singer", "reader", "household"}
+
+
+def continuous(values: Sequence[str]) -> np.ndarray | None:
+    """(rows,) float64 where the non-empty values are numbers, not all whole, or whole with over 20 different ones; else None."""
+    try:
+        numbers = np.array([float(value) if value else np.nan for value in values])
+    except ValueError:
+        return None
+    there = numbers[np.isfinite(numbers)]
+    return numbers if len(there) and len(np.unique(there)) > 20 else None
+
+
+def is_identifier(values: Sequence[str], splits: np.ndarray) -> bool:
+    """Each value names a row, or a group that is kept in one split: a table of such values cannot be used on other rows."""
+    numbers = continuous(values)
+    if numbers is not None and not np.all(numbers[np.isfinite(numbers)] % 1 == 0):
+        return False   # a measurement
+    filled = [value for value in values if value]
+    return len(set(filled)) == len(filled) or not crossing(values, splits)[0].any()
+
+
+def crossing(values: Sequence[str], splits: np.ndarray) -> tuple[np.ndarray, int]:
+    """(rows,) bool: rows whose value also stands in an earlier split; and how many values stand in several. Empty cells do not count."""
+    order = {name: place for place, name in enumerate(split_order(splits))}
+    first: dict[str, int] = {}
+    for value, name in zip(values, splits):
+        first[value] = min(first.get(value, len(order)), order[name])
+    rows = np.array([bool(value) and order[name] > first[value] for value, name in zip(values, splits)])
+    return rows, len({value for value, row in zip(values, rows) if row})
+
+
+def split_order(splits: np.ndarray) -> list[str]:
+    """Split names in the order of their use: train, val, test, others."""
+    usual = ["train", "val", "test"]
+    return sorted(set(splits.tolist()), key=lambda name: (usual.index(name) if name in usual else len(usual), name))
+
+
+def tell_column(values: Sequence[str], task: Task, seed: int) -> Score | None:
+    """How well a column of the table tells the target: by intervals where it has numbers, else by a table of its values."""
+    rows = choose_rows(task, np.ones(len(values), bool), seed)
+    if not len(rows):
+        return None
+    numbers = continuous(values)
+    if numbers is None:
+        return lookup(task, rows, [values[row] for row in rows], NEARLY_ALL)
+    return tree(task, rows, np.nan_to_num(numbers[rows, None], nan=-1e30, posinf=1e30, neginf=-1e30), 4 * len(task.classes), NEARLY_ALL)
+
+
+def tell_text(texts: Sequence[str], task: Task, seed: int) -> tuple[Score, str] | None:
+    """The score and the reason where a text is the answer, not evidence; else None.
+
+    Three signs, each scored on held-out rows: a closed set of texts with one answer each; the classes' own names, right nearly
+    always and in half the rows or more; as few words as there are classes (a tree with a leaf per class on which words occur).
+    """
+    keys = [" ".join(tokenize(text)) for text in texts]
+    rows = choose_rows(task, np.array([bool(key) for key in keys]), seed)
+    if not len(rows):
+        return None
+    chosen = [keys[row] for row in rows]
+    distinct = len(set(chosen))
+    if len(rows) >= REPEATS * distinct:
+        score = lookup(task, rows, chosen, NEARLY_ALL)
+        if score.suspicious:
+            return score, f"{distinct:,} distinct texts tell the target in {score}"
+    return _names(chosen, rows, task) or _few_words(chosen, rows, task)
+
+
+def _names(keys: list[str], rows: np.ndarray, task: Task) -> tuple[Score, str] | None:
+    """The classes' own names in the texts."""
+    classes = {f" {' '.join(tokenize(name))} ": code for code, name in enumerate(task.classes)}
+    if len(classes) > 200:
+        return None
+    named = [{code for name, code in classes.items() if name in f" {key} "} for key in keys]
+    one = np.array([len(codes) == 1 for codes in named])
+    if one.mean() < 0.5 or len(np.unique(task.codes[rows[one]])) < 2:
+        return None
+    right = np.mean([task.codes[row] in codes for row, codes in zip(rows[one], (c for c in named if len(c) == 1))])
+    score = Score(float(right), *bound(task, rows[one], NEARLY_ALL))
+    return (score, f"{one.mean():.0%} of the texts name a class, the right one in {score}") if score.suspicious else None
+
+
+def _few_words(keys: list[str], rows: np.ndarray, task: Task) -> tuple[Score, str] | None:
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.tree import DecisionTreeClassifier
+    counter = CountVectorizer(tokenizer=str.split, token_pattern=None, lowercase=False, binary=True, max_features=5_000)
+    found = counter.fit_transform(keys).astype(np.float32)             # (rows, words)
+    score = tree(task, rows, found, len(task.classes), NEARLY_ALL)
+    if not score.suspicious:
+        return None
+    model = DecisionTreeClassifier(max_leaf_nodes=max(2, len(task.classes)), min_samples_leaf=2, random_state=0)
+    used = model.fit(found, task.codes[rows]).tree_.feature
+    words = [repr(str(counter.get_feature_names_out()[i])) for i in used if i >= 0]
+    shown = ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
+    return score, f"{len(words)} word(s) ({shown}) tell the target in {score}"
+
+
+def tell_missing(manifest: Manifest, task: Task, seed: int) -> Score | None:
+    """How well the target is told by which senses a row has, whatever is in them; None where every row has the same."""
+    pattern = list(zip(*[[bool(cell) for cell in cells] for cells in manifest.cells.values()]))
+    rows = choose_rows(task, np.ones(len(pattern), bool), seed)
+    if not len(rows) or len(set(pattern)) < 2:
+        return None
+    return lookup(task, rows, [pattern[row] for row in rows], A_LITTLE)
+
+
+def suspect_group(column: str, values: Sequence[str], splits: np.ndarray, task: Task | None, seed: int) -> str | None:
+    """Why a column looks like a group (patient, speaker) that stands in several splits, or None.
+
+    By its name: a person or a session, at least five of them; or an id with at most 50 rows each. By its values: twenty or more,
+    2 to 50 rows each, and the target follows the value in at least half of what the majority gets wrong. An ordinary attribute
+    (a colour, a city) has a few values with many rows each, or does not tell the target.
+    """
+    rows, several = crossing(values, splits)
+    counts = Counter(value for value in values if value)
+    numbers = continuous(values)
+    measured = numbers is not None and not np.all(numbers[np.isfinite(numbers)] % 1 == 0)
+    if not rows.any() or measured or len(counts) < 5:
+        return None
+    each = sum(counts.values()) / len(counts)
+    found = f"{several:,} of {len(counts):,} values stand in several splits ({rows.sum():,} rows repeat a value of an earlier one)"
+    words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", column).lower()))
+    if words & PEOPLE or {word.removesuffix("s") for word in words} & PEOPLE or (words & {"id", "uuid"} and each <= 50):
+        return found + ", and its name says group"
+    if len(counts) < 20 or not 2 <= each <= 50 or task is None:
+        return None
+    chosen = choose_rows(task, np.array([bool(value) for value in values]), seed)
+    score = lookup(task, chosen, [values[row] for row in chosen], 0.5) if len(chosen) else None
+    return f"{found}, and the value tells the target in {score}" if score is not None and score.suspicious else None

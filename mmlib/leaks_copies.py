@@ -1,0 +1,105 @@
+"""Copies across splits: the same bytes; pictures and sounds that are nearly the same; texts too alike for chance."""
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mmlib.data.audio import read_audio
+from mmlib.leaks_columns import split_order
+from mmlib.leaks_files import Files, Look
+
+# Distances of fingerprints within which a file is looked at as a copy, and the bounds that decide. Measured on re-encoded copies against
+# the nearest different file (tests/test_leaks_copies.py, and real data):
+PICTURE = 0.085    # JPEG at quality 50 of 64-pixel pets <= 0.084, half to twice the size <= 0.056; nearest other: pets 0.17, digits 0.093
+SOUND = 2.0        # decibels: 95% of MP3 and Ogg copies <= 0.84; then the waveforms decide:
+WAVEFORM = 0.98    # correlation at the best shift: MP3, Ogg, 8 kHz copies >= 0.982; others <= 0.975 (bouncing balls), voices <= 0.92
+NEIGHBOURS = 4
+
+
+class Copies(NamedTuple):
+    """Rows that repeat an earlier split's."""
+
+    later: np.ndarray     # (pairs,) rows
+    earlier: np.ndarray   # (pairs,) the row that each repeats
+
+    def describe(self, splits: np.ndarray, rows: Sequence[str], what: str, total: np.ndarray) -> str:
+        """'12 of 360 test rows repeat a picture of train (line 7 = line 3)'."""
+        parts = []
+        for name in dict.fromkeys(splits[self.later]):
+            mine = np.flatnonzero(splits[self.later] == name)
+            homes = " or ".join(part for part in split_order(splits) if part in set(splits[self.earlier[mine]]))
+            first = f"{rows[self.later[mine[0]]]} = {rows[self.earlier[mine[0]]]}"
+            parts.append(f"{len(mine):,} of {(total & (splits == name)).sum():,} {name} rows repeat {what} of {homes} ({first})")
+        return "; ".join(parts)
+
+
+def equal_rows(keys: Sequence[object], splits: np.ndarray) -> Copies:
+    """Rows whose key (a file's content, a text; None = missing) an earlier split has too."""
+    later, earlier, seen = [], [], {}
+    for name in split_order(splits):
+        mine = np.flatnonzero(splits == name)
+        for row in mine:
+            if keys[row] is not None and keys[row] in seen:
+                later.append(row)
+                earlier.append(seen[keys[row]])
+        for row in mine:
+            seen.setdefault(keys[row], row)
+    return Copies(np.array(later, dtype=np.int64), np.array(earlier, dtype=np.int64))
+
+
+def equal_files(files: Files, content: np.ndarray, splits: np.ndarray) -> Copies:
+    """Rows whose file has the bytes of a file of an earlier split."""
+    return equal_rows([int(content[file]) if file >= 0 else None for file in files.where], splits)
+
+
+def near_files(files: Files, looks: Sequence[Look | None], kind: str, splits: np.ndarray) -> Copies:
+    """Rows whose picture or sound is nearly that of an earlier split's row: nearest fingerprints from a k-d tree, never all pairs.
+
+    A sound's neighbours are then compared as waveforms, whatever the gain and the delay.
+    """
+    from scipy.spatial import cKDTree
+    size = next((len(look.fingerprint) for look in looks if look is not None), 0)
+    prints = np.stack([look.fingerprint if look is not None else np.full(size, np.nan) for look in looks]) if size else np.zeros((0, 1))
+    usable = np.append(np.isfinite(prints).all(axis=1), False)[files.where]   # (rows,); -1 reads the False
+    radius, same = (PICTURE, None) if kind == "image" else (SOUND, _compare(files.paths))
+    later, earlier, names = [], [], split_order(splits)
+    for place, name in enumerate(names[1:], 1):
+        rows = np.flatnonzero((splits == name) & usable)
+        before = np.flatnonzero(np.isin(splits, names[:place]) & usable)
+        old, first = np.unique(files.where[before], return_index=True)        # a file that many rows show is one point of the tree
+        if not len(rows) or not len(old):
+            continue
+        new, back = np.unique(files.where[rows], return_inverse=True)
+        count = min(NEIGHBOURS, len(old))
+        near = cKDTree(prints[old]).query(prints[new], k=np.arange(1, count + 1), distance_upper_bound=radius)[1]   # (new, count)
+        match = np.array([next((k for k in ks if k < len(old) and (same is None or same(new[i], old[k]))), -1) for i, ks in enumerate(near)])
+        hits = match[back] >= 0
+        later.append(rows[hits])
+        earlier.append(before[first[match[back[hits]]]])
+    empty = np.zeros(0, np.int64)
+    return Copies(np.concatenate([empty, *later]), np.concatenate([empty, *earlier]))
+
+
+def _compare(paths: Sequence[Path]) -> Callable[[int, int], bool]:
+    """-> whether two files are one recording."""
+    from scipy.signal import resample_poly
+
+    @lru_cache(maxsize=512)
+    def low(index: int) -> np.ndarray:
+        wave = resample_poly(read_audio(paths[index]).numpy(), 7, 16)  # 7 kHz: what an 8 kHz copy has too
+        return wave / max(float(np.sqrt((wave ** 2).sum())), 1e-9)
+
+    def same(one: int, other: int) -> bool:
+        a, b = low(int(one)), low(int(other))
+        size = 1 << int(len(a) + len(b) - 1).bit_length()
+        together = np.fft.irfft(np.fft.rfft(a, size) * np.conj(np.fft.rfft(b, size)), size)
+        return bool(np.abs(together).max() >= WAVEFORM)
+    return same
+
+
+def merge(one: Copies, other: Copies) -> Copies:
+    """Both, a row once."""
+    new = ~np.isin(other.later, one.later)
+    return Copies(np.concatenate([one.later, other.later[new]]), np.concatenate([one.earlier, other.earlier[new]]))

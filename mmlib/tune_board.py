@@ -1,0 +1,112 @@
+"""The leaderboard of a search: its trials, ranked, printed, written and read back."""
+import csv
+import io
+import json
+import math
+import shlex
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmlib import checkpoint
+from mmlib.recipes import Recipe
+
+DONE, STOPPED, FAILED = "done", "stopped", "failed"
+TRIALS, LEADERBOARD = "trials.jsonl", "leaderboard.csv"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attempt. ``epochs`` were trained; ``loss`` is the best val loss among them, ``scores`` those of that epoch."""
+
+    number: int
+    state: str                    # "done", "stopped" by successive halving, "failed" with a reason
+    settings: dict[str, Any]      # fusion, dim, lr, dropout, hide
+    loss: float | None
+    scores: dict[str, float]
+    epochs: int
+    seconds: float
+    losses: list[float]           # val loss after each epoch
+    reason: str = ""
+    marks: dict[str, Any] | None = None   # optuna's own
+
+
+@dataclass(frozen=True)
+class Search:
+    """What ``search`` returns: ``trials``, the best first, and the recipe with the best settings."""
+
+    trials: list[Trial]
+    best: Recipe
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The leaderboard: rank, state, val_loss, scores, epochs, settings, seconds and number of each trial."""
+        return [{"rank": place, "state": trial.state, "val_loss": trial.loss}
+                | {f"val_{name}": value for name, value in trial.scores.items()}
+                | {"epochs": trial.epochs} | trial.settings | {"seconds": trial.seconds, "trial": trial.number}
+                for place, trial in enumerate(self.trials, 1)]
+
+    @property
+    def command(self) -> str:
+        """The line that trains with the best settings."""
+        recipe = self.best
+        words = ["python", "-m", "mmlib", "train", str(recipe.manifest), "--target", recipe.target]
+        words += [word for kind, column in recipe.columns.items() for word in (f"--{kind}", column)]
+        for name, value in {"use": ",".join(recipe.use or ()), "group": recipe.group, "task": recipe.task, "epochs": recipe.epochs,
+                            "seed": recipe.seed or None}.items():
+            words += [f"--{name}", str(value)] if value else []
+        for name, value in self.trials[0].settings.items():
+            words += [f"--{name}", f"{value}"]
+        return shlex.join(words)
+
+    def __str__(self) -> str:
+        """The leaderboard as aligned text."""
+        rows = self.rows
+        cells = [list(rows[0]), *[[_short(row.get(name)) for name in rows[0]] for row in rows]]
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells)
+
+
+def _short(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def rank(recipe: Recipe, done: list[Trial]) -> Search:
+    """Those that were not stopped first, by val loss; then those that came furthest."""
+    order = sorted(done, key=lambda trial: ((DONE, STOPPED, FAILED).index(trial.state), -trial.epochs if trial.state != DONE else 0,
+                                            math.inf if trial.loss is None else trial.loss, trial.number))
+    return Search(order, with_settings(recipe, order[0].settings))
+
+
+def with_settings(recipe: Recipe, chosen: dict[str, Any]) -> Recipe:
+    """The recipe with these settings in place of its own."""
+    rest = {name: value for name, value in chosen.items() if name != "hide"}
+    return replace(recipe, augment=replace(recipe.augment, hide=chosen["hide"]), **rest)
+
+
+def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
+    """The trials of the search in ``out``, none where there is no search. Raises ValueError where it is another one, or damaged."""
+    path = out / TRIALS
+    if not path.is_file():
+        return []
+    try:
+        before, *trials = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        done = [Trial(**trial) for trial in trials]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged, or no search of this version: {error}; choose another folder") from error
+    for name, now in identity.items():
+        if before.get(name) != json.loads(json.dumps(now)):
+            raise ValueError(f"cannot go on with the search in {out}: {name} was {before.get(name)} and is now {now}; "
+                             "give what it was, or another folder")
+    return done
+
+
+def write(out: Path, identity: dict[str, Any], done: list[Trial], found: Search) -> None:
+    """Replace both files in ``out``, each as a whole."""
+    lines = "".join(json.dumps(part) + "\n" for part in [identity, *map(asdict, done)])
+    checkpoint.write_atomically(out / TRIALS, lambda file: file.write(lines.encode()))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(found.rows[0]), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found.rows)
+    checkpoint.write_atomically(out / LEADERBOARD, lambda file: file.write(table.getvalue().encode()))

@@ -1,0 +1,208 @@
+"""Manifests, pictures and sounds as bad as hypothesis can make them: a finite tensor, or a ValueError that says why. 300 cases; long: 10,000."""
+import csv
+import faulthandler
+import io
+import struct
+import sys
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmlib.core import check_batch
+from mmlib.data import load_data, read_audio, read_image, read_manifest
+from mmlib.data.audio import seconds
+from mmlib.data.image import image_size
+
+PATIENCE = 60   # seconds for one case, far more than any takes: then the process ends with a traceback, rather than hang
+EACH = pytest.mark.parametrize("cases", [75, pytest.param(2500, marks=pytest.mark.long)])
+
+
+def search(strategy: st.SearchStrategy, check: Callable[[Any], None], cases: int) -> None:
+    """``check`` on so many cases: always the same few in the suite, others each time in the long run."""
+    @settings(max_examples=cases, derandomize=cases < 1000, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def run(case: Any) -> None:
+        faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__)
+        try:
+            check(case)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run()
+
+
+def allowed(read: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """What it returns, or None after a ValueError with a reason in it; any other error is the test's."""
+    try:
+        return read(*arguments, **named)
+    except ValueError as error:
+        assert str(error).strip(), "an error that says nothing"
+        return None
+
+
+def damaged(files: list[bytes]) -> st.SearchStrategy[bytes]:
+    """One of the files with bytes changed, cut out, doubled or put in, or its end cut off; or two of them sewn together."""
+    place = st.floats(0, 1, exclude_max=True)
+    edit = st.one_of(st.tuples(st.just("set"), place, st.binary(min_size=1, max_size=4)),
+                     st.tuples(st.just("head"), st.floats(0, 0.2), st.sampled_from([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff", b"\1"])),
+                     st.tuples(st.just("insert"), place, st.binary(max_size=20)), st.tuples(st.just("cut"), place, st.integers(1, 50)),
+                     st.tuples(st.just("end"), place, st.none()), st.tuples(st.just("sew"), place, st.sampled_from(files)))
+
+    def apply(data: bytes, edits: list[tuple]) -> bytes:
+        for kind, where, what in edits:
+            i = int(where * len(data))
+            if kind in ("set", "head"):
+                data = data[:i] + what + data[i + len(what):]
+            elif kind == "insert":
+                data = data[:i] + what + data[i:]
+            elif kind == "cut":
+                data = data[:i] + data[i + what:]
+            else:
+                data = data[:i] + (what or b"")[i:]
+        return data
+    return st.builds(apply, st.sampled_from(files), st.lists(edit, max_size=6))
+
+
+def pictures() -> list[bytes]:
+    """A small picture in every format that people have."""
+    pixels = (np.arange(20 * 30 * 3) * 37 % 256).astype(np.uint8).reshape(20, 30, 3)
+    kinds = [("PNG", "RGB", {}), ("PNG", "P", {}), ("PNG", "LA", {}), ("PNG", "I;16", {}), ("JPEG", "RGB", {}), ("JPEG", "CMYK", {}),
+             ("JPEG", "L", {"progressive": True}), ("GIF", "P", {}), ("BMP", "RGB", {}), ("BMP", "P", {}), ("TIFF", "RGB", {}),
+             ("TIFF", "F", {}), ("TIFF", "RGB", {"compression": "tiff_lzw"}), ("TIFF", "1", {"compression": "group4"}),
+             ("WEBP", "RGBA", {"lossless": True}), ("WEBP", "RGB", {}), ("PPM", "RGB", {}), ("ICO", "RGBA", {}), ("TGA", "RGB", {})]
+    files = []
+    for name, mode, options in kinds:
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 200) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+        (exif := Image.Exif())[0x0112] = 6
+        image.save(file := io.BytesIO(), name, **options, **({"exif": exif} if name in ("PNG", "JPEG", "WEBP") else {}))
+        files.append(file.getvalue())
+    return files
+
+
+def huge_png(width: int, height: int, depth: int, colour: int, data: bytes) -> bytes:
+    """A PNG that claims any size, with right checksums: a decompression bomb, or one that ends too soon."""
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+@EACH
+def test_any_bytes_give_a_picture_or_the_reason(tmp_path, cases):
+    sides = st.one_of(st.sampled_from([0, 1, 2, 10_000, 65_535, 100_000, 2**31 - 1]), st.integers(0, 300))
+    bombs = st.builds(huge_png, sides, sides, st.sampled_from([1, 8, 16]), st.sampled_from([0, 2, 3, 4, 6]),
+                      st.integers(0, 20_000).map(bytes))
+    path = tmp_path / "picture"
+
+    def check(case: tuple[bytes, int]) -> None:
+        path.write_bytes(case[0])
+        shape, picture = allowed(image_size, path), allowed(read_image, path, case[1])
+        assert shape is None or (len(shape) == 2 and min(shape) >= 0)
+        assert picture is None or (picture.shape == (3, case[1], case[1]) and picture.dtype == torch.uint8)
+    files = st.one_of(damaged(pictures()), damaged(pictures()), bombs, st.binary(max_size=200))
+    search(st.tuples(files, st.sampled_from([32, 128])), check, cases)
+
+
+@EACH
+def test_any_bytes_give_a_sound_or_the_reason(tmp_path, cases):
+    draw = np.random.default_rng(0).uniform(-0.9, 0.9, (3000, 2))
+    kinds = [("WAV", "PCM_16"), ("WAV", "PCM_U8"), ("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAV", "ULAW"), ("WAV", "IMA_ADPCM"), ("FLAC", "PCM_24"),
+             ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"), ("CAF", "ALAC_16")]
+    files, path = [], tmp_path / "sound"
+    for name, subtype in kinds:
+        soundfile.write(file := io.BytesIO(), draw, 48_000, format=name, subtype=subtype)
+        files.append(file.getvalue())
+
+    def check(data: bytes) -> None:
+        path.write_bytes(data)
+        length, clip = allowed(seconds, path), allowed(read_audio, path)
+        assert length is None or (np.isfinite(length) and length >= 0)
+        assert_sound(clip)
+    search(st.one_of(damaged(files), damaged(files), st.binary(max_size=200)), check, cases)
+
+
+def assert_sound(clip: torch.Tensor | None) -> None:
+    if clip is not None:
+        assert clip.ndim == 1 and len(clip) and clip.dtype == torch.float32 and clip.isfinite().all() and clip.abs().max() <= 1
+
+
+@EACH
+def test_any_samples_at_any_rate_give_a_sound_or_the_reason(tmp_path, cases):
+    number = st.one_of(st.floats(), st.floats(-1, 1), st.sampled_from([3.4e38, -3.4e38, 1e308, float("nan"), float("inf")]))
+    shape = st.sampled_from([(0,), (1,), (2,), (100,), (0, 2), (2, 0), (3, 1), (100, 2), (2, 100), (1, 1, 1), ()])
+    kind = st.sampled_from(["float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool", "complex64", "U3", "object"])
+
+    def make(shape: tuple, kind: str, values: list[float]) -> np.ndarray:
+        array = np.resize(np.array(values), shape)
+        return np.nan_to_num(array).astype(kind) if "int" in kind else array.astype(kind)
+    arrays = st.builds(make, shape, kind, st.lists(number, min_size=1, max_size=5))
+    rate = st.one_of(st.sampled_from([1, 2, 7, 999, 8000, 11_127, 16_001, 44_100, 768_000, 0, -1, 10**9]), st.integers(1, 768_000))
+    path = tmp_path / "samples.wav"
+
+    def check(case: tuple[np.ndarray, int]) -> None:
+        assert_sound(allowed(read_audio, *case))
+        if case[0].dtype == np.float32 and case[0].ndim in (1, 2) and 1 <= case[1] <= 768_000 and case[0].shape[-1] in (1, 2, 100):
+            soundfile.write(path, case[0] if case[0].shape[-1] < 100 else case[0].T, case[1], subtype="FLOAT")
+            assert_sound(allowed(read_audio, path))
+    search(st.tuples(arrays, rate), check, cases)
+
+
+@EACH
+def test_any_table_gives_finite_batches_or_the_reason(tmp_path, cases):
+    (tmp_path / "folder").mkdir()
+    Image.new("RGB", (6, 9), "red").save(tmp_path / "a.png")
+    soundfile.write(tmp_path / "b.wav", np.zeros(400), 8000)
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "nan.wav").write_bytes(b"RIFF")
+    names = ["image", "text", "audio", "label", "split", "", " image ", "Image", "text_mask", "target", "row", "圖", '"', "a,b", "label"]
+    paths = ["a.png", "b.wav", "text.png", "nan.wav", "folder", "../a.png", "/etc/passwd", "C:\\a.png", "a.png\0", "x" * 5000, "~", "."]
+    words = ["cat", "dog", "train", "val", "test", "TRAINING", "=1+1", "@SUM(A1)", "nan", "1e999", "1e308", "-1e39", "1", "2", "٣", "0x1", "007", "1_0",
+             "it purrs, loud", 'a "quote"', "two\nlines", "\u202e", "\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"), "NA"]
+    cell = st.one_of(st.just(""), st.sampled_from(paths), st.sampled_from(words), st.sampled_from(words), st.text(max_size=8),
+                     st.integers(0, 300_000).filter(lambda n: n > 299_990 or n < 50).map("w".__mul__))
+    usual = st.fixed_dictionaries({"image": st.sampled_from(["a.png", ""]), "text": cell, "audio": st.sampled_from(["b.wav", ""]),
+                                   "label": st.sampled_from(["cat", "dog", "", "1.5", "1e38", "3e38"]), "split": st.sampled_from(["train", "val", "test", ""])})
+    number = st.one_of(st.floats().map(repr), st.sampled_from(["1", "2", "-1e300", "1e37", "1e36", "1e-320", "2e-320", "0.5", "٣"]))
+    numbers = st.fixed_dictionaries({"text": cell, "label": number})
+    tables = st.one_of(
+        st.lists(numbers, min_size=1, max_size=30).map(lambda rows: [list(rows[0]), *[list(row.values()) for row in rows]]),
+        st.lists(usual, min_size=1, max_size=30).map(lambda rows: [list(rows[0]), *[list(row.values()) for row in rows]]),
+        st.integers(1, 5).flatmap(lambda width: st.lists(st.lists(cell, min_size=width, max_size=width), max_size=12).flatmap(
+            lambda rows: st.lists(st.sampled_from(names), min_size=width, max_size=width).map(lambda head: [head, *rows]))),
+        st.lists(st.lists(cell, max_size=4), max_size=5))
+
+    def write(table: list[list[str]], mark: str, end: str, encoding: str) -> bytes:
+        csv.writer(text := io.StringIO(), delimiter=mark, lineterminator=end).writerows(table)
+        return text.getvalue().encode(encoding, "replace")
+    written = st.builds(write, tables, st.sampled_from(",,,;\t|"), st.sampled_from(["\n", "\r\n", "\r"]),
+                        st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1", "gb18030"]))
+    files = st.one_of(written, written, written, st.binary(max_size=300), written.flatmap(lambda file: damaged([file])))
+    path = tmp_path / "manifest.csv"
+
+    def check(case: tuple[bytes, str | None, str | None, bool]) -> None:
+        data, target, task, skip = case
+        path.write_bytes(data)
+        manifest = allowed(read_manifest, path, target)
+        if manifest is None:
+            return
+        found = allowed(load_data, manifest, task=task, on_error="skip" if skip else "raise", memory=True, progress=False, batch_size=8)
+        for loader in found.loaders.values() if found else ():
+            for batch in loader:
+                check_batch(batch, list(found.preprocessing.senses))
+                assert all(value.isfinite().all() for value in batch.values())
+        if found and found.preprocessing.target.classes is None:
+            scale = torch.tensor([found.preprocessing.target.mean, found.preprocessing.target.std])     # as the head keeps them
+            assert scale.isfinite().all() and scale[1] > 0
+    search(st.tuples(files, st.sampled_from(["label", "label", "text", None]), st.sampled_from([None, "classes", "numbers"]), st.booleans()),
+           check, cases)

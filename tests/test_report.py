@@ -1,0 +1,359 @@
+"""Does fusion help? Verdicts on made-up answers, the additive part against brute force, and the verdict that a world's dials make true."""
+import csv
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from mmlib import Recipe
+from mmlib.core import Output, from_pooled
+from mmlib.report import make_report
+from mmlib.report_measure import SHUFFLES, Encoded, project, shuffle
+from mmlib.report_verdict import gap, judge
+from mmlib.worlds import pets
+from mmlib.worlds.pets import Dials
+
+TRUTH = {"redundant": ("does not help", False), "unique": ("helps", False), "synergy": ("helps", True)}
+DIALS = {"redundant": Dials(0.3, 0.3, 0.3, structure="redundant"), "unique": Dials(1, 0.3, 0.3), "synergy": Dials(1, 0, 0, structure="synergy")}
+SPLITS = {"train": 360, "val": 90, "test": 300}
+
+
+def split_column(sizes):
+    return [name for name, size in sizes.items() for _ in range(size)]
+
+
+def quiet(line):
+    pass
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("structure", TRUTH)
+def test_on_captions_and_voices_the_verdict_is_what_the_dials_make_true(structure, seed, tmp_path):
+    world = pets.draw(sum(SPLITS.values()), seed, DIALS[structure], ("text", "audio"))
+    pets.write(world._replace(audio=[clip[:pets.RATE // 3] for clip in world.audio]), tmp_path)       # cut for speed
+    with open(tmp_path / "manifest.csv", encoding="utf-8") as file:
+        rows = [row | {"split": split} for row, split in zip(csv.DictReader(file), split_column(SPLITS))]
+    with open(tmp_path / "manifest.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader(), writer.writerows(rows)
+    recipe = Recipe(tmp_path / "manifest.csv", use=("text", "audio"), epochs=12, device="cpu", log=quiet)
+    report = make_report(recipe, seeds=(0, 1))
+    print(report)
+    assert (report.verdict.kind, report.verdict.interacts) == TRUTH[structure], report.verdict.text
+
+
+# The verdict, from made-up answers
+
+def answers(rows, seeds, accuracy, seed=0, noise=0.0):
+    """(S, N) of 0 and 1: the same rows right for each seed, but for a share ``noise`` of them."""
+    random = np.random.default_rng(seed)
+    right = np.tile(np.arange(rows) < accuracy * rows, (seeds, 1)).astype(float)
+    return torch.from_numpy(np.abs(right - (random.random((seeds, rows)) < noise)))
+
+
+def verdict(together, image=0.7, text=0.6, additive=None, rows=400, noise=0.02, validation=None):
+    alone = {"image": answers(rows, 3, image, 1, noise), "text": answers(rows, 3, text, 2, noise)}
+    additive = together if additive is None else additive
+    return judge(alone, answers(rows, 3, together, 3, noise), answers(rows, 3, additive, 4, noise), answers(rows, 1, 0.5),
+                 validation or {"image": image, "text": text})
+
+
+def test_the_verdict_says_what_clear_differences_say():
+    assert (verdict(0.8).kind, verdict(0.8).interacts) == ("helps", False)
+    assert verdict(0.8, additive=0.7).interacts
+    assert verdict(0.7).kind == "does not help"
+    assert verdict(0.6).kind == "hurts" and "Use image alone" in verdict(0.6).text
+    assert verdict(0.51, 0.5, 0.5).kind == "nothing learned"
+    assert verdict(0.5, 0.9).kind == "hurts"
+
+
+def test_interaction_counts_only_where_fusion_helps():
+    found = verdict(0.7, additive=0.5)
+    assert found.interaction.clear and not found.interacts
+
+
+def test_the_best_sense_is_chosen_on_validation_rows_not_on_the_rows_it_is_compared_on():
+    found = verdict(0.8, image=0.8, text=0.6, validation={"image": 0.6, "text": 0.7})
+    assert found.best == "text" and found.kind == "helps"
+
+
+def test_a_difference_that_few_rows_make_is_none():
+    assert verdict(0.75, rows=2000).kind == "helps"
+    assert verdict(0.75, rows=20).kind == "does not help"
+
+
+def test_the_text_names_the_sense_and_the_numbers():
+    found = verdict(0.8, additive=0.75)
+    assert "(image)" in found.text and f"{found.gain.points:+.1f}" in found.text and f"{found.interaction.points:.1f} ±" in found.text
+
+
+def test_the_error_of_one_seed_is_that_of_a_paired_mean():
+    random = np.random.default_rng(0)
+    first, second = (torch.from_numpy((random.random((1, 300)) < share).astype(float)) for share in (0.8, 0.6))
+    difference = (first - second)[0].numpy()
+    found = gap(first, second)
+    assert found.points == pytest.approx(100 * difference.mean())
+    assert found.error == pytest.approx(100 * difference.std(ddof=1) / 300 ** 0.5)
+
+
+def test_two_seeds_that_disagree_make_the_error_larger_than_two_that_agree():
+    rows = torch.arange(200) < 20
+    agree = gap(torch.stack([rows, rows]), torch.zeros(2, 200))
+    apart = gap(torch.stack([torch.arange(200) < 40, torch.zeros(200, dtype=torch.bool)]), torch.zeros(2, 200))
+    assert agree.points == apart.points and apart.error > 2 * agree.error
+
+
+def test_rows_of_one_group_count_as_one_draw():
+    one, none = (torch.rand(1, 60, generator=torch.Generator().manual_seed(0)) < 0.5).double(), torch.zeros(1, 60)
+    single, copied = gap(one, none), gap(one.repeat_interleave(5, dim=1), torch.zeros(1, 300), np.arange(60).repeat(5))
+    assert copied == pytest.approx(single)
+    assert gap(one.repeat_interleave(5, dim=1), torch.zeros(1, 300)).error < single.error / 2
+
+
+def test_the_error_is_honest():
+    """Of many pairs of equally good models, few differ by more than two errors; and the error is not far too large."""
+    random = np.random.default_rng(0)
+    draws = [gap(*(torch.from_numpy((random.random((2, 300)) < 0.7).astype(float)) for _ in range(2))) for _ in range(400)]
+    ratio = np.array([found.points / found.error for found in draws])
+    assert np.mean(np.abs(ratio) > 2) < 0.06 and ratio.std() > 0.5
+
+
+# The additive part
+
+class Made(nn.Module):
+    """A model of made features: the fusion keeps ``pooled`` side by side, the head is any function of them."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.backbone, self.rule = SimpleNamespace(fusion=self.fusion), rule
+
+    def fusion(self, features):
+        pooled = torch.cat([features[name].pooled for name in sorted(features)], dim=1)
+        return from_pooled(pooled, torch.ones(len(pooled), dtype=torch.bool))
+
+    def head(self, features, batch):
+        return Output(self.rule(features.pooled), None, None)
+
+
+def made(senses, rows, width=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    features = {name: from_pooled(torch.randn(rows, width, generator=generator), torch.ones(rows, dtype=torch.bool)) for name in senses}
+    return Encoded(features, torch.arange(rows))
+
+
+def tangled(x):
+    """Three logits in which all numbers (N, M * 2) of all senses meet."""
+    return torch.stack([x.prod(dim=1), (x.sum(dim=1)).sin(), x[:, :1].mul(x[:, 1:]).sum(dim=1).tanh()], dim=1)
+
+
+def additive(x):
+    return torch.stack([x.sin().sum(dim=1), (x ** 2).sum(dim=1)], dim=1)
+
+
+def test_the_projection_of_two_senses_equals_brute_force():
+    encoded = made("ab", 23)
+    a, b = (encoded.features[name].pooled for name in "ab")
+    table = torch.stack([torch.stack([tangled(torch.cat([x, y])[None])[0] for y in b]) for x in a]).double()       # (N, N, K)
+    expected = table.mean(dim=1) + table.mean(dim=0) - table.mean(dim=(0, 1))
+    found = project(Made(tangled), encoded)
+    assert found.combinations == 23
+    torch.testing.assert_close(found.logits.double(), expected, atol=1e-5, rtol=0)
+
+
+def test_the_projection_of_three_senses_comes_close_to_brute_force():
+    encoded = made("abc", 20)
+    rule = lambda x: torch.tanh(x[:, :2] * x[:, 2:4] + x[:, 4:] * x[:, :2] + x[:, 4:])  # noqa: E731
+    parts = [encoded.features[name].pooled for name in "abc"]
+    index = torch.cartesian_prod(*[torch.arange(20)] * 3)
+    table = rule(torch.cat([part[i] for part, i in zip(parts, index.T)], dim=1)).reshape(20, 20, 20, 2).double()
+    expected = (table.mean(dim=(1, 2)) + table.mean(dim=(0, 2)) + table.mean(dim=(0, 1)) - 2 * table.mean(dim=(0, 1, 2)))
+    found = torch.stack([project(Made(rule), encoded, seed).logits.double() for seed in range(40)]).mean(dim=0)
+    assert (found - expected).abs().max() < 0.1 * (table - table.mean(dim=(0, 1, 2))).abs().max()
+
+
+@pytest.mark.parametrize("senses, evaluations", [("ab", 500_000), ("ab", 200), ("abc", 500_000), ("abcd", 300)])
+def test_a_model_that_adds_up_is_its_own_projection_whatever_was_drawn(senses, evaluations):
+    encoded = made(senses, 30)
+    found = project(Made(additive), encoded, evaluations=evaluations)
+    whole = additive(torch.cat([encoded.features[name].pooled for name in senses], dim=1))
+    assert found.combinations == min(30, max(1, evaluations // (30 * len(senses))))
+    torch.testing.assert_close(found.logits, whole, atol=1e-4, rtol=0)
+
+
+def test_the_projection_of_an_exclusive_or_is_chance():
+    bits = torch.cartesian_prod(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0])).repeat(25, 1)                  # (100, 2)
+    there = torch.ones(100, dtype=torch.bool)
+    encoded = Encoded({"a": from_pooled(bits[:, :1], there), "b": from_pooled(bits[:, 1:], there)}, torch.arange(100))
+    rule = lambda x: torch.stack([torch.zeros(len(x)), 4.0 * (x[:, 0] != x[:, 1]) - 2], dim=1)  # noqa: E731
+    logits = project(Made(rule), encoded).logits
+    torch.testing.assert_close(logits, torch.zeros_like(logits), atol=1e-5, rtol=0)
+
+
+def test_a_shuffled_sense_comes_from_another_sample_and_the_others_stay():
+    encoded = made("ab", 12, width=1)
+    found = shuffle(Made(lambda x: x), encoded, "a")                                                               # (draws, N, 2)
+    a, b = (encoded.features[name].pooled[:, 0] for name in "ab")
+    assert found.shape == (SHUFFLES, 12, 2) and not (found[..., 0] == a).any()
+    assert (found[..., 0].sort(dim=1).values == a.sort().values).all() and (found[..., 1] == b).all()
+
+
+# A whole report
+
+def told(structure, seed, train=200, val=60, test=300):
+    """A pets world told in one word a sense: its dials still make the truth, and it trains in a second."""
+    world = pets.draw(train + val + test, seed, DIALS[structure], senses=())
+    words = {sense: np.where(world.tells[sense], np.array(["meow", "woof"])[world.shown[sense]], "quiet") for sense in ("text", "audio")}
+    return pd.DataFrame({"said": words["text"], "heard": words["audio"], "label": np.array(pets.CLASSES)[world.label],
+                         "split": split_column({"train": train, "val": val, "test": test})})
+
+
+WORDS = Recipe(None, columns={"text": "said,heard"}, epochs=6, device="cpu", log=quiet)
+
+
+@pytest.fixture(scope="module")
+def report():
+    """Of an exclusive-or."""
+    return make_report(replace(WORDS, manifest=told("synergy", 0, 100, 40, 150), epochs=10), seeds=(0, 1))
+
+
+def test_the_verdict_on_an_exclusive_or_is_that_fusion_helps_by_interaction(report):
+    assert (report.verdict.kind, report.verdict.interacts) == TRUTH["synergy"], report.verdict.text
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("structure", TRUTH)
+def test_told_in_words_the_verdict_is_what_the_dials_make_true(structure, seed):
+    found = make_report(replace(WORDS, manifest=told(structure, seed)), seeds=(0, 1)).verdict
+    assert (found.kind, found.interacts) == TRUTH[structure], found.text
+
+
+def test_the_sum_is_its_own_additive_part_and_the_exclusive_or_has_none(report):
+    summed = next(found for found in report.answers if found.name == "all, sum")
+    torch.testing.assert_close(summed.additive, summed.logits, atol=1e-3, rtol=0)
+    rows = {row["model"]: row for row in report.table}
+    assert rows["all, lowrank"]["accuracy"] > 0.95 and rows["additive part of all, lowrank"]["accuracy"] < 0.6
+    assert report.chosen == "all, lowrank"
+
+
+def test_the_table_has_every_model_and_scores_by_scikit_learn(report):
+    from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+    assert [row["model"] for row in report.table] == ["most frequent class", "heard", "said", "all, sum", "all, lowrank",
+                                                      "average of the senses' answers", f"additive part of {report.chosen}"]
+    target = report.target.numpy()
+    for row, found in zip(report.table, report.answers):
+        guesses, shares = found.logits.argmax(dim=-1).numpy(), found.logits.softmax(dim=-1)[..., 1].numpy()
+        scores = [(accuracy_score(target, guess), f1_score(target, guess, average="macro"), roc_auc_score(target, share))
+                  for guess, share in zip(guesses, shares)]
+        assert [row["accuracy"], row["macro_f1"], row["auroc"]] == pytest.approx(np.mean(scores, axis=0)), row["model"]
+    assert set(report.shuffled) == {"said", "heard"} and max(report.shuffled.values()) < 0.65
+
+
+def test_the_average_leaves_out_senses_that_are_missing():
+    from mmlib.report import _average
+    logits = [torch.tensor([[[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]]), torch.tensor([[[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]])]
+    there, prior = torch.tensor([[True, True, False], [True, False, False]]), torch.tensor([[[0.3, 0.7]] * 3]).log()
+    found = _average(logits, there, prior).exp()[0]
+    both = (logits[0][0, 0].softmax(0) + logits[1][0, 0].softmax(0)) / 2
+    torch.testing.assert_close(found, torch.stack([both, logits[0][0, 0].softmax(0), torch.tensor([0.3, 0.7])]))
+
+
+def test_the_plan_comes_first_then_a_line_per_training():
+    lines = []
+    make_report(replace(WORDS, manifest=told("unique", 0, 40, 20, 20), epochs=1, log=lines.append), seeds=(3,))
+    plan = next(i for i, line in enumerate(lines) if line.startswith("plan: 4 trainings"))
+    assert [line.split()[0] for line in lines[plan + 1:-1]] == ["1/4", "2/4", "3/4", "4/4"] and "seed 3" in lines[plan + 1]
+
+
+def test_without_test_rows_the_validation_rows_are_compared_and_that_is_said():
+    report = make_report(replace(WORDS, manifest=told("unique", 0, 40, 20, 0), epochs=1), seeds=(0,))
+    assert len(report.target) == 20 and any("no test rows" in note for note in report.notes) and any("One seed" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("change, seeds, message", [
+    ({"use": ("said",)}, (0,), "only sense is 'said'"),
+    ({"target": "number"}, (0,), "'number' holds numbers.*--task classes"),
+    ({"target": "one"}, (0,), "all test rows are of class 'a'"),
+    ({}, (), "seeds is \\[\\]"),
+    ({}, (1, 1), "each once"),
+])
+def test_what_cannot_be_compared_is_said_before_any_training(change, seeds, message):
+    frame = told("unique", 0, 40, 10, 10)
+    frame["number"], frame["one"] = [f"{i / 7:.3f}" for i in range(60)], ["ab"[i % 2] if i < 50 else "a" for i in range(60)]
+    with pytest.raises(ValueError, match=message):
+        make_report(replace(WORDS, manifest=frame, **change), seeds)
+
+
+# The page
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A tiny world of pictures, words that look like HTML, and voices: report, page and JSON."""
+    folder = tmp_path_factory.mktemp("page")
+    pets.write(pets.draw(40, 0, Dials(missing_image=0.5)), folder)
+    frame = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False)
+    frame["text"] = "<script>alert(1)</script> & " + frame["text"]
+    frame["label"] = "<" + frame["label"] + ">"
+    frame["split"] = split_column({"train": 14, "val": 6, "test": 20})
+    frame.to_csv(folder / "manifest.csv", index=False)
+    report = make_report(Recipe(folder / "manifest.csv", epochs=1, device="cpu", log=quiet), seeds=(0,))
+    return report, report.write(folder / "report").read_text(encoding="utf-8"), json.loads((folder / "report" / "report.json").read_text())
+
+
+def test_the_page_is_well_formed_escaped_and_needs_nothing_else(page):
+    import re
+    import xml.etree.ElementTree as ElementTree
+    report, html, _ = page
+    assert "<script" not in html and "&lt;script&gt;" in html and "&lt;cat&gt;" in html
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", html) and "http" not in html and "@import" not in html
+    body = html[html.index("<body>"):html.index("</html>")].replace(" controls", "")
+    assert ElementTree.fromstring(re.sub(r"<img([^>]*)>", r"<img\1/>", body)) is not None
+    assert all(row["model"].replace("'", "&#x27;") in html for row in report.table)
+
+
+def test_the_examples_show_picture_words_and_sound_as_they_are(page):
+    import base64
+    import io
+    import re
+    import soundfile
+    from PIL import Image
+    report, html, _ = page
+    assert report.mistakes
+    pictures = re.findall(r"data:image/png;base64,([^\"]+)", html)
+    sounds = re.findall(r"data:audio/flac;base64,([^\"]+)", html)
+    shown = [mistake["senses"] for mistake in report.mistakes]
+    assert len(pictures) == sum("image" in senses for senses in shown) < len(sounds) == sum("audio" in senses for senses in shown)
+    first = next(senses for senses in shown if "image" in senses)
+    assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0])))) == np.asarray(Image.open(first["image"][1]).convert("RGB"))).all()
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sounds[0])))
+    np.testing.assert_allclose(samples, soundfile.read(next(s for s in shown if "audio" in s)["audio"][1])[0], atol=1e-4)
+    assert rate == 16_000
+
+
+def test_the_mistakes_are_wrong_and_the_surest_first(page):
+    report = page[0]
+    assert all(mistake["true"] != mistake["given"] for mistake in report.mistakes)
+    sure = [mistake["probability"] for mistake in report.mistakes]
+    assert sure == sorted(sure, reverse=True)
+
+
+def test_the_json_says_the_same(page):
+    report, _, found = page
+    assert found["verdict"]["text"] == report.verdict.text and found["verdict"]["gain"]["points"] == report.verdict.gain.points
+    assert [row["accuracy"] for row in found["table"]] == [row["accuracy"] for row in report.table] and found["classes"] == ["<cat>", "<dog>"]
+
+
+def test_the_reliability_curve_makes_the_calibration_error():
+    from mmlib.metrics import calibration_error
+    from mmlib.report_page import reliability
+    generator = torch.Generator().manual_seed(0)
+    logits, target = 2 * torch.randn(1, 500, 3, generator=generator), torch.randint(3, (500,), generator=generator)
+    points = reliability(logits, target, 10)
+    assert sum(count for *_, count in points) == 500
+    assert sum(count * abs(x - y) for x, y, count in points) / 500 == pytest.approx(calibration_error(logits[0], target, 10))

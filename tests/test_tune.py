@@ -1,0 +1,279 @@
+"""The search: a fair ranking by val rows, no look at test rows, the same result whether it was interrupted or not."""
+import csv
+import json
+import logging
+import math
+import shlex
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from PIL import Image
+
+from mmlib import Recipe, read_manifest, recipes, tune, tune_board
+from mmlib.data.targets import choose_splits
+from mmlib.worlds import pets
+
+optuna = pytest.importorskip("optuna")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """48 pets on disk, test rows last, cats so rare that classes are weighed; and a column of numbers."""
+    folder = tmp_path_factory.mktemp("pets")
+    pets.write(pets.draw(48), folder)
+    rows = read(folder / "manifest.csv")
+    cats = [row for row in rows if row["label"] == "cat" and row["split"] == "train"]
+    rows = [row | {"size": f"{10.5 + 2 * (row['label'] == 'cat') + i % 3}"} for i, row in enumerate(rows) if row not in cats[8:]]
+    write(folder / "manifest.csv", sorted(rows, key=lambda row: row["split"] == "test"))
+    return folder
+
+
+def read(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path, rows):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def recipe_for(folder, **changes):
+    return Recipe(folder / "manifest.csv", use=("image", "text"), epochs=3, device="cpu", log=lambda line: None, **changes)
+
+
+@pytest.fixture(scope="module")
+def search(folder):
+    """A search of five trials, never interrupted, and the lines it said."""
+    lines = []
+    return tune.search(replace(recipe_for(folder), log=lines.append), 5, out=folder / "search"), lines
+
+
+def without_seconds(trials):
+    return [asdict(replace(trial, seconds=0.0)) for trial in trials]
+
+
+def test_the_first_trial_is_the_recipe_itself_and_every_trial_lies_in_the_space(folder, search):
+    found, _ = search
+    trials, recipe = sorted(found.trials, key=lambda trial: trial.number), recipe_for(folder)
+    assert [trial.number for trial in trials] == list(range(5))
+    assert trials[0].settings == {"fusion": recipe.fusion, "dim": recipe.dim, "lr": recipe.lr, "dropout": recipe.dropout,
+                                  "hide": recipe.augment.hide} and trials[0].state == "done"
+    for trial in trials:
+        chosen = trial.settings
+        assert chosen["fusion"] in tune.FUSIONS and chosen["dim"] in tune.DIMS and chosen["hide"] in tune.HIDE
+        assert tune.LR[0] <= chosen["lr"] <= tune.LR[1] and tune.DROPOUT[0] <= chosen["dropout"] <= tune.DROPOUT[1]
+    assert len({json.dumps(trial.settings) for trial in trials}) == 5
+
+
+def test_the_leaderboard_ranks_finished_trials_by_val_loss_and_is_written_and_printed(folder, search):
+    found, lines = search
+    rows = read(folder / "search" / "leaderboard.csv")
+    assert [int(row["rank"]) for row in rows] == [1, 2, 3, 4, 5] and [int(row["trial"]) for row in rows] == [t.number for t in found.trials]
+    assert list(rows[0]) == ["rank", "state", "val_loss", "val_accuracy", "val_macro_f1", "epochs", "fusion", "dim", "lr", "dropout", "hide",
+                             "seconds", "trial"]
+    for row, trial in zip(rows, found.trials):
+        assert float(row["val_loss"]) == trial.loss == min(trial.losses) and int(row["epochs"]) == trial.epochs == len(trial.losses)
+    done = [trial for trial in found.trials if trial.state == "done"]
+    assert found.trials[:len(done)] == done and [t.loss for t in done] == sorted(t.loss for t in done)
+    said = "\n".join(lines)
+    assert str(found) in said and found.command in said and said.index("plan: 5 trials") < said.index("trial 1/5")
+
+
+def test_a_trial_is_what_train_makes_of_its_settings_up_to_where_it_was_stopped(folder, search):
+    found = search[0]
+    other = next(trial for trial in found.trials if trial.settings["hide"] != found.trials[0].settings["hide"])
+    for trial in (found.trials[0], other):
+        recipe = tune_board.with_settings(recipe_for(folder), trial.settings)
+        assert trial is other or recipe == replace(found.best, log=recipe.log)
+        losses = [row["val_loss"] for row in recipes.train(recipe).history]
+        assert losses[:trial.epochs] == pytest.approx(trial.losses, abs=1e-5)
+
+
+def test_numbers_are_searched_by_their_val_loss_too(folder, tmp_path):
+    found = tune.search(recipe_for(folder, target="size"), 1, out=tmp_path)
+    run = recipes.train(found.best)
+    assert run.data.counts is None and set(found.trials[0].scores) == {"mean_absolute_error", "r2"}
+    assert [row["val_loss"] for row in run.history] == pytest.approx(found.trials[0].losses, abs=1e-5)
+
+
+@pytest.mark.parametrize("change", ["changed", "deleted"])
+def test_test_rows_and_files_change_nothing_and_are_not_opened(folder, search, tmp_path, monkeypatch, change):
+    rows = read(folder / "manifest.csv")
+    for row in rows:
+        source, row["image"] = folder / row["image"], row["image"].replace("/", "-")
+        if row["split"] == "test":
+            (tmp_path / row["image"]).write_bytes(b"no picture")
+            row["text"], row["label"] = "something else", "horse"
+            row["image"] = row["image"] if len(row["image"]) % 2 else "gone.png"
+        else:
+            (tmp_path / row["image"]).write_bytes(source.read_bytes())
+    used = {row["image"] for row in rows if row["split"] != "test"}
+    kept = [row for row in rows if row["split"] != "test"] if change == "deleted" else [row for row in reversed(rows) if row["split"] == "test"] + [
+        row for row in rows if row["split"] != "test"]                    # and they stand first now
+    opened, really = set(), Image.open
+    monkeypatch.setattr(Image, "open", lambda path, *rest, **options: opened.add(str(path).split("/")[-1]) or really(path, *rest, **options))
+    write(tmp_path / "manifest.csv", kept)
+    found = tune.search(recipe_for(tmp_path), 2, out=tmp_path / "search")
+    first = sorted(search[0].trials, key=lambda trial: trial.number)[:2]
+    assert without_seconds(sorted(found.trials, key=lambda trial: trial.number)) == without_seconds(first)
+    assert opened == used
+
+
+def test_without_split_or_val_the_val_rows_are_those_of_train(folder, tmp_path):
+    rows = read(folder / "manifest.csv")
+    for name, changed in {"none": [{k: v for k, v in row.items() if k != "split"} for row in rows],
+                          "no val": [row | {"split": row["split"].replace("val", "train")} for row in rows]}.items():
+        manifest = read_manifest(write(tmp_path / f"{name}.csv", changed), root=folder)
+        names = choose_splits(manifest.split, manifest.target, None, len(manifest))
+        kept = tune.without_test(manifest)
+        assert list(zip(kept.rows, kept.split)) == [(row, split) for row, split in zip(manifest.rows, names) if split != "test"]
+        assert {"train", "val"} == set(kept.split) and choose_splits(kept.split, kept.target, None, len(kept)) == kept.split
+    only = read_manifest(write(tmp_path / "only.csv", [row | {"split": "val"} for row in rows]), root=folder)
+    with pytest.raises(ValueError, match="no rows in split 'train'"):
+        tune.without_test(only)
+
+
+def test_killed_and_resumed_is_never_stopped(folder, search, tmp_path, monkeypatch):
+    calls, real = [], tune._Watch.loss
+
+    def killed(self, logits, target):
+        calls.append(1)
+        if len(calls) == 5:                                               # within the second trial or the third
+            raise KeyboardInterrupt
+        return real(self, logits, target)
+
+    recipe = recipe_for(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(tune._Watch, "loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune.search(recipe, 5, out=tmp_path)
+    begun = (tmp_path / "trials.jsonl").read_text().count("\n") - 1
+    assert 1 <= begun < 5
+    with pytest.raises(ValueError, match="already holds a search: go on with it .*--resume"):
+        tune.search(recipe, 5, out=tmp_path)
+    tune.search(recipe, 4, out=tmp_path, resume=True)
+    found = tune.search(recipe, 5, out=tmp_path, resume=True)             # more trials than before go on from there
+    assert without_seconds(found.trials) == without_seconds(search[0].trials) and found.command == search[0].command
+    before = (tmp_path / "trials.jsonl").read_bytes()
+    monkeypatch.setattr(tune, "fit", None)                                # nothing is left to train
+    assert tune.search(recipe, 5, out=tmp_path, resume=True).trials == found.trials and (tmp_path / "trials.jsonl").read_bytes() == before
+
+
+def test_a_search_goes_on_only_with_what_it_began_with(folder, search, tmp_path):
+    out = folder / "search"
+    for change, name in [({"seed": 1}, "seed"), ({"epochs": 4}, "epochs"), ({"lr": 0.003}, "own settings"), ({"use": ("text",)}, "space"),
+                         ({"columns": {"text": "text_zh"}}, "train rows")]:
+        with pytest.raises(ValueError, match=f"cannot go on .*: {name} was "):
+            tune.search(replace(recipe_for(folder), **change), 5, out=out, resume=True)
+    (tmp_path / "trials.jsonl").write_text('{"seed": 0')
+    with pytest.raises(ValueError, match="trials.jsonl is damaged"):
+        tune.search(recipe_for(folder), 5, out=tmp_path, resume=True)
+
+
+class Played:
+    """In place of ``fit``: calls the metric after each epoch, and the val losses of trial i are those given, or an error."""
+
+    def __init__(self, monkeypatch, losses):
+        self.losses, self.trial = losses, -1
+        monkeypatch.setattr(tune, "fit", self.fit)
+        monkeypatch.setattr(tune._Watch, "loss", lambda watch, logits, target: next(self.coming))
+
+    def fit(self, model, train, val, config, metrics):
+        self.trial += 1
+        given = self.losses[self.trial]
+        if isinstance(given, Exception):
+            raise given
+        self.coming = iter(given)
+        for _ in given:
+            metrics["watched"](torch.eye(2), torch.tensor([0, 1]))
+
+
+def test_after_a_quarter_and_half_of_the_epochs_only_the_better_half_goes_on(folder, tmp_path, monkeypatch):
+    g, epochs, count = torch.Generator().manual_seed(0), 8, 24
+    losses = torch.rand(count, epochs, generator=g).tolist()
+    Played(monkeypatch, losses)
+    found = tune.search(replace(recipe_for(folder), use=("text",), epochs=epochs), count, out=tmp_path)
+    reached = {2: [], 4: []}
+    for trial in sorted(found.trials, key=lambda trial: trial.number):
+        mine, stopped = losses[trial.number], None
+        for rung, others in reached.items():                              # by hand: the n // 2 best of the n that came so far, or the best
+            others.append(mine[rung - 1])
+            if mine[rung - 1] > sorted(others)[max(1, len(others) // 2) - 1]:
+                stopped = rung
+                break
+        assert (trial.state, trial.epochs) == (("stopped", stopped) if stopped else ("done", epochs))
+        assert trial.losses == mine[:trial.epochs]
+    states = [trial.state for trial in found.trials]
+    assert {"done", "stopped"} == set(states) and states == sorted(states)
+    stopped = [trial for trial in found.trials if trial.state == "stopped"]
+    assert [(-t.epochs, t.loss) for t in stopped] == sorted((-t.epochs, t.loss) for t in stopped)
+
+
+def test_settings_that_fail_are_listed_last_with_the_reason_and_the_recipe_itself_may_not(folder, tmp_path, monkeypatch):
+    recipe, lines = replace(recipe_for(folder), use=("text",)), []
+    Played(monkeypatch, [[0.5] * 3, ValueError("the loss is not finite"), torch.OutOfMemoryError("too large"), [math.nan], [0.4] * 3])
+    found = tune.search(replace(recipe, log=lines.append), 5, out=tmp_path / "a")
+    assert [(t.number, t.state) for t in found.trials] == [(4, "done"), (0, "done"), (1, "failed"), (2, "failed"), (3, "failed")]
+    assert [t.reason for t in found.trials[2:]] == ["the loss is not finite", "too large", "the val loss is nan after 1 epochs"]
+    assert any("the loss is not finite; failed after 0 epochs" in line for line in lines)
+    assert [row["val_loss"] for row in read(tmp_path / "a" / "leaderboard.csv")][2:] == ["", "", ""]
+    Played(monkeypatch, [ValueError("bad data")])
+    with pytest.raises(ValueError, match="bad data"):
+        tune.search(recipe, 5, out=tmp_path / "b")
+
+
+def test_with_one_sense_there_is_nothing_to_fuse_or_to_hide(folder, tmp_path, monkeypatch):
+    Played(monkeypatch, [[0.5] * 3] * 6)
+    found = tune.search(replace(recipe_for(folder), use=("text",)), 6, out=tmp_path)
+    assert {trial.settings["fusion"] for trial in found.trials} == {"sum"} and {trial.settings["hide"] for trial in found.trials} == {0.5}
+    assert len({trial.settings["lr"] for trial in found.trials}) == 6
+
+
+def test_settings_beyond_the_usual_are_tried_as_they_are(folder, tmp_path, monkeypatch):
+    Played(monkeypatch, [[0.5] * 3] * 4)
+    recipe = replace(recipe_for(folder, lr=0.0123456, dropout=0.61234, dim=48, fusion="late"), use=("image", "text"))
+    found = tune.search(replace(recipe, augment=replace(recipe.augment, hide=0.3)), 4, out=tmp_path)
+    assert found.trials[0].settings == {"fusion": "late", "dim": 48, "lr": 0.0123456, "dropout": 0.61234, "hide": 0.3}
+    for trial in found.trials[1:]:                                        # short enough to be typed
+        assert all(len(str(trial.settings[name])) <= 8 for name in ("lr", "dropout"))
+
+
+def test_the_command_repeats_what_the_recipe_was_given(folder, tmp_path, monkeypatch):
+    Played(monkeypatch, [[0.5] * 3])
+    recipe = replace(recipe_for(folder, seed=7, columns={"text": "text_zh"}, fusion="late", group="image"), use=("text",))
+    words = shlex.split(tune.search(recipe, 1, out=tmp_path / "a b").command)
+    assert words[:5] == ["python", "-m", "mmlib", "train", str(folder / "manifest.csv")]
+    given = dict(zip(words[5::2], words[6::2]))
+    assert given == {"--target": "label", "--text": "text_zh", "--use": "text", "--group": "image", "--epochs": "3", "--seed": "7",
+                     "--fusion": "late", "--dim": "64", "--lr": "0.002", "--dropout": "0.1", "--hide": "0.5"}
+
+
+def test_optuna_stays_quiet_and_as_it_was(folder, tmp_path, monkeypatch, capsys):
+    Played(monkeypatch, [[0.5] * 3] * 2)
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.DEBUG)
+    tune.search(replace(recipe_for(folder), use=("text",)), 2, out=tmp_path)
+    assert capsys.readouterr() == ("", "") and optuna.logging.get_verbosity() == logging.DEBUG
+    optuna.logging.set_verbosity(before)
+
+
+def test_without_optuna_the_error_says_what_to_install(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ImportError, match=r"pip install 'mmlib\[tune\]'"):
+        tune.search(recipe_for(folder), out=tmp_path)
+
+
+@pytest.mark.parametrize("trials, change, message", [
+    (0, {}, "trials is 0, expected 1 or more"),
+    (1, {"fusion": "blend"}, "fusion is 'blend', expected one of"),
+    (1, {"target": "lable"}, "no column 'lable'.*did you mean 'label'"),
+])
+def test_a_wrong_setting_says_what_is_there(folder, tmp_path, trials, change, message):
+    with pytest.raises(ValueError, match=message):
+        tune.search(replace(recipe_for(folder), **change), trials, out=tmp_path)
