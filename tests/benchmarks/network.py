@@ -74,5 +74,6 @@ class Tiny(nn.Module):
 def batches(size: int, count: int) -> list[dict[str, Tensor]]:
     """Random pictures of size x size, words and answers, the same in every process."""
     make = torch.Generator().manual_seed(0)
-    return [{"image": torch.randn(BATCH, 3, size, size, generator=make), "text": torch.randint(1, VOCABULARY, (BATCH, WORDS), generator=make),
+    return [{"image": torch.randn(BATCH, 3, size, size, generator=make),
+             "text": torch.randint(1, VOCABULARY, (BATCH, WORDS), generator=make),
              "target": torch.randint(2, (BATCH,), generator=make).float()} for _ in range(count)]

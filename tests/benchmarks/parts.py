@@ -1,6 +1,6 @@
 """The package's parts against the plain thing, by turns: encoders and fusions, pictures and sounds from files, start-up.
 
-    python tests/benchmarks/parts.py [--rounds 15] [--out FILE]
+    python tests/benchmarks/parts.py [--rounds 15]
 
 CPU time with one thread; the median over the rounds, with quartiles. BottleneckFusion has no counterpart in PyTorch, and none here.
 """
@@ -118,7 +118,8 @@ def starts(rounds: int) -> list[str]:
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
-    commands = {"import torch": ("-c", "import torch"), "import mmlib": ("-c", "import mmlib"), "python -m mmlib --help": ("-m", "mmlib", "--help")}
+    commands = {"import torch": ("-c", "import torch"), "import mmlib": ("-c", "import mmlib"),
+                "python -m mmlib --help": ("-m", "mmlib", "--help")}
     times = {name: [] for name in commands}
     for _ in range(max(3, rounds // 3)):
         for name, command in commands.items():
@@ -130,7 +131,6 @@ def starts(rounds: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -138,8 +138,6 @@ def main() -> None:
     for part in (encoders, fusions, files, starts):
         page += part(arguments.rounds)
     print("\n".join(page))
-    if arguments.out:
-        arguments.out.write_text("\n".join(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -128,7 +128,8 @@ def fusions(dim: int, senses: int) -> dict[str, nn.Module]:
         asked = p["learn"].weight.expand(len(v[0]), -1, -1)
         return p["decoder"](asked, torch.cat(t, dim=1)).mean(dim=1)
 
-    decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(dim, 4, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True), 1, nn.LayerNorm(dim))
+    layer = nn.TransformerDecoderLayer(dim, 4, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+    decoder = nn.TransformerDecoder(layer, 1, nn.LayerNorm(dim))
     return {"ConcatFusion": Fuse(lambda p, v, t: p["mlp"](torch.cat(v, dim=1)), mlp=mlp(senses * dim, dim)),
             "SumFusion": Fuse(lambda p, v, t: sum(layer(x) for layer, x in zip(p["each"], v)), each=each(linear)),
             "LateFusion": Fuse(lambda p, v, t: sum(layer(x) for layer, x in zip(p["each"], v)) / senses, each=each(lambda: mlp(dim, dim))),

@@ -1,7 +1,7 @@
 """One training step in mmlib and in other frameworks: the same network, batches and threads, by turns in one run.
 
     python -m venv peers && peers/bin/pip install -e . -r tests/benchmarks/peers.txt
-    peers/bin/python tests/benchmarks/speed.py [--rounds 5] [--sizes 4 64 224] [--threads 1 2] [--out tests/benchmarks/BENCHMARKS.md]
+    peers/bin/python tests/benchmarks/speed.py [--rounds 5] [--sizes 4 64 224] [--threads 1 2]
 
 Each contender is a process of its own (loops.py) that waits while another trains. A number is the median over all steps of all
 rounds, with quartiles; the speed is the plain loop's step of the same round divided by the contender's, the median over the rounds.
@@ -22,8 +22,8 @@ import numpy as np
 HERE = Path(__file__).parent
 CONTENDERS = ["plain", "mmlib", "mmlib bf16", "lightning-off", "lightning", "accelerate", "keras-torch", "keras-tensorflow"]
 STEPS = {4: 400, 64: 16, 224: 4}
-MEANING = """`plain` is the loop as one writes it; `mmlib` is `fit` with its defaults, on the same network run as mmlib runs one (network.py:
-`Ours`; a test holds the results equal); `lightning-off` has everything turned off that can be."""
+MEANING = """`plain` is the loop as one writes it; `mmlib` is `fit` with its defaults, on the same network run as mmlib runs one
+(network.py: `Ours`; a test holds the results equal); `lightning-off` has everything turned off that can be."""
 
 
 def start(contender: str, size: int, threads: int) -> subprocess.Popen:
@@ -56,8 +56,8 @@ def measure(size: int, threads: int, rounds: int, contenders: list[str]) -> list
     for process in processes.values():
         process.stdin.close()
         process.wait()
-    rows = [f"| {'tiny' if size == 4 else f'{size} x {size}'}, {threads} thread{'s' if threads > 1 else ''} | ms a step (quartiles) | speed (lowest to highest round) "
-            "| peak, MiB |", "|---|---|---|---|"]
+    title = f"{'tiny' if size == 4 else f'{size} x {size}'}, {threads} thread{'s' if threads > 1 else ''}"
+    rows = [f"| {title} | ms a step (quartiles) | speed (lowest to highest round) | peak, MiB |", "|---|---|---|---|"]
     base = [median(answer["seconds"]) for answer in found["plain"]]
     for name, answers in found.items():
         low, middle, high = np.percentile([second * 1e3 for answer in answers for second in answer["seconds"]], [25, 50, 75])
@@ -69,7 +69,8 @@ def measure(size: int, threads: int, rounds: int, contenders: list[str]) -> list
 
 def machine() -> str:
     """What this ran on and with."""
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
     found = []
     for name in ("torch", "lightning", "accelerate", "keras", "tensorflow-cpu"):
         try:
@@ -85,17 +86,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[4, 64, 224], choices=STEPS)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS, help="plain is always among them")
-    parser.add_argument("--out", type=Path, help="also write the page there")
     arguments = parser.parse_args()
     contenders = [name for name in CONTENDERS if name == "plain" or name in arguments.only]
     page = ["## A training step", "", machine(), "", " ".join(MEANING.split()), ""]
     for threads in arguments.threads:
         for size in arguments.sizes:
             page += measure(size, threads, arguments.rounds, contenders)
-    text = "\n".join(page)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text, encoding="utf-8")
+    print("\n".join(page))
 
 
 if __name__ == "__main__":
