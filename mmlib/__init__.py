@@ -19,6 +19,7 @@ from mmlib.data import (Augment, Data, Loader, Manifest, ManifestErrors, Preproc
 from mmlib.train import History, TrainConfig, collect, evaluate, fit
 from mmlib.recipes import Predictor, Recipe, Run, classify, load, regress
 from mmlib.trace import Trace, trace
+from mmlib import leaks, report, robust, tune
 
 __all__ = [
     "Batch", "Features", "Output", "check_batch", "from_pooled", "from_tokens", "masked_mean", "Attention", "Block", "Recurrent",
@@ -29,5 +30,5 @@ __all__ = [
     "RegressHead", "Backbone", "Model", "TwoTower", "Augment", "Data", "Loader", "Manifest", "ManifestErrors", "Preprocessing",
     "Vocabulary", "load_data", "read_audio", "read_image", "read_manifest", "tokenize", "History", "TrainConfig", "collect",
     "evaluate", "fit", "keep_freed_memory", "Predictor", "Recipe", "Run", "classify", "load", "regress",
-    "Trace", "trace",
+    "Trace", "trace", "leaks", "report", "robust", "tune",
 ]

@@ -33,7 +33,7 @@ class Finding(NamedTuple):
     cure: str
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.column}: {self.evidence}; cure: {self.cure}"
+        return " ".join(f"{self.kind}: {self.column}: {self.evidence}; cure: {self.cure}".split())
 
 
 class _Case(NamedTuple):
