@@ -22,9 +22,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     commands = [["speed.py", "--rounds", str(rounds)], ["parts.py", "--rounds", str(3 * rounds)]]
-    pages = [subprocess.run([sys.executable, str(HERE / name), *rest], check=True, stdout=subprocess.PIPE, text=True).stdout
-             for name, *rest in commands]
-    (HERE / "BENCHMARKS.md").write_text(HEAD + "\n".join(pages), encoding="utf-8")
+    page = HERE / "BENCHMARKS.md"
+    page.write_text(HEAD, encoding="utf-8")
+    for name, *rest in commands:
+        with subprocess.Popen([sys.executable, str(HERE / name), *rest], stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:                     # as it comes: what is measured is kept, also when it is stopped
+                with page.open("a", encoding="utf-8") as file:
+                    file.write(line)
+        if process.returncode:
+            raise SystemExit(f"{name} failed")
 
 
 if __name__ == "__main__":

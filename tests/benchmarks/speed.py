@@ -88,11 +88,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS, help="plain is always among them")
     arguments = parser.parse_args()
     contenders = [name for name in CONTENDERS if name == "plain" or name in arguments.only]
-    page = ["## A training step", "", machine(), "", " ".join(MEANING.split()), ""]
+    print("\n".join(["## A training step", "", machine(), "", " ".join(MEANING.split()), ""]), flush=True)
     for threads in arguments.threads:
         for size in arguments.sizes:
-            page += measure(size, threads, arguments.rounds, contenders)
-    print("\n".join(page))
+            print("\n".join(measure(size, threads, arguments.rounds, contenders)), flush=True)
 
 
 if __name__ == "__main__":
