@@ -152,7 +152,7 @@ def _looks(case: _Case, kind: str, column: str, files: Files, looks: list[Look |
                 ("encoding", encoding, "the files' format, mode and rate tell", "convert all files to one format, mode, quality and rate"),
                 ("size", size, "the files' sizes tell", "bring the files of all classes to one form by one program"),
                 ("frame", frame, f"{around} alone tell", "look whether they show the thing itself; if not, crop or mask them")):
-            if score.suspicious:
+            if score.suspicious and (score is encoding or not encoding.suspicious):  # sizes and edges follow from the encoding
                 yield Finding(name, column, f"{what} the target in {score}", cure)
     if case.manifest.split is not None:
         width = next(len(look.content) for look in looks if look is not None)
@@ -163,4 +163,4 @@ def _looks(case: _Case, kind: str, column: str, files: Files, looks: list[Look |
 def _shift(told: Told | None, column: str) -> Iterator[Finding]:
     if told is not None and told.suspicious:
         yield Finding("shift", column, f"a classifier tells the splits apart, {told}: a shift, not a leak",
-                      "if it is by design (new voices, a later year) read the test score as the score under this shift; else draw the splits anew")
+                      "if it is by design (new voices, a later year) read the test score as one under this shift; else draw the splits anew")

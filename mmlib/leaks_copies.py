@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmlib.data.audio import read_audio
+from mmlib.data.audio import RATE, read_audio
 from mmlib.leaks_columns import split_order
-from mmlib.leaks_files import Files, Look
+from mmlib.leaks_files import LOW, Files, Look
 
 # Distances of fingerprints within which a file is looked at as a copy, and the bounds that decide. Measured on re-encoded copies against
 # the nearest different file (tests/test_leaks_copies.py, and real data):
@@ -60,8 +60,10 @@ def near_files(files: Files, looks: Sequence[Look | None], kind: str, splits: np
     A sound's neighbours are then compared as waveforms, whatever the gain and the delay.
     """
     from scipy.spatial import cKDTree
-    size = next((len(look.fingerprint) for look in looks if look is not None), 0)
-    prints = np.stack([look.fingerprint if look is not None else np.full(size, np.nan) for look in looks]) if size else np.zeros((0, 1))
+    if all(look is None for look in looks):
+        return Copies(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    nothing = np.full_like(next(look.fingerprint for look in looks if look is not None), np.nan)
+    prints = np.stack([nothing if look is None else look.fingerprint for look in looks])                     # (files, P)
     usable = np.append(np.isfinite(prints).all(axis=1), False)[files.where]   # (rows,); -1 reads the False
     radius, same = (PICTURE, None) if kind == "image" else (SOUND, _compare(files.paths))
     later, earlier, names = [], [], split_order(splits)
@@ -74,7 +76,7 @@ def near_files(files: Files, looks: Sequence[Look | None], kind: str, splits: np
         new, back = np.unique(files.where[rows], return_inverse=True)
         count = min(NEIGHBOURS, len(old))
         near = cKDTree(prints[old]).query(prints[new], k=np.arange(1, count + 1), distance_upper_bound=radius)[1]   # (new, count)
-        match = np.array([next((k for k in ks if k < len(old) and (same is None or same(new[i], old[k]))), -1) for i, ks in enumerate(near)])
+        match = np.array([next((k for k in row if k < len(old) and (same is None or same(file, old[k]))), -1) for file, row in zip(new, near)])
         hits = match[back] >= 0
         later.append(rows[hits])
         earlier.append(before[first[match[back[hits]]]])
@@ -89,6 +91,9 @@ def _compare(paths: Sequence[Path]) -> Callable[[int, int], bool]:
     @lru_cache(maxsize=512)
     def low(index: int) -> np.ndarray:
         wave = resample_poly(read_audio(paths[index]).numpy(), 7, 16)  # 7 kHz: what an 8 kHz copy has too
+        spectrum = np.fft.rfft(wave)
+        spectrum[:int(LOW * len(wave) / (RATE * 7 / 16)) + 1] = 0      # hum and drift are alike in many recordings
+        wave = np.fft.irfft(spectrum, len(wave))
         return wave / max(float(np.sqrt((wave ** 2).sum())), 1e-9)
 
     def same(one: int, other: int) -> bool:

@@ -57,7 +57,8 @@ def contents(paths: Sequence[Path]) -> np.ndarray:
         shared = {key for key, count in Counter(keys).items() if count > 1}
         keys = [(key, _try(read, path) or str(path)) if key in shared else key for key, path in zip(keys, paths)]
     numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(str(path) if key in (None, 0) else key, len(numbers)) for key, path in zip(keys, paths)], dtype=np.int64)
+    names = [str(path) if key in (None, 0) else key for key, path in zip(keys, paths)]  # empty files are broken, not alike
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
 def _try(read: Callable[[Path], Any], path: Path) -> Any:

@@ -25,7 +25,8 @@ class Told(NamedTuple):
         return self.auroc >= self.bound
 
 
-def choose_sides(splits: np.ndarray, usable: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, tuple[str, str]] | None:
+def choose_sides(splits: np.ndarray, usable: np.ndarray, groups: np.ndarray,
+                 seed: int) -> tuple[np.ndarray, np.ndarray, tuple[str, str]] | None:
     """Rows of train and of test (or val, where there is no test), whether each is of test, and the names; None where there are few."""
     other = next((name for name in ("test", "val") if (splits == name).any()), None)
     if other is None:
@@ -58,9 +59,12 @@ def tell_features(features: np.ndarray | Sequence[str], splits: np.ndarray, usab
     if sides is None:
         return None
     rows, side, names = sides
-    x: Any = features[rows] if isinstance(features, np.ndarray) else HashingVectorizer(n_features=2**14).transform([features[r] for r in rows])
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200, class_weight="balanced")) \
-        if isinstance(features, np.ndarray) else LogisticRegression(max_iter=200, class_weight="balanced")
+    if isinstance(features, np.ndarray):
+        x: Any = features[rows]
+        model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200, class_weight="balanced"))
+    else:
+        x = HashingVectorizer(n_features=2**14).transform([features[row] for row in rows])
+        model = LogisticRegression(max_iter=200, class_weight="balanced")
     score = np.zeros(len(rows))
     for fold in range(FOLDS):
         held = folds[rows] == fold

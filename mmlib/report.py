@@ -13,9 +13,9 @@ from torch import Tensor
 from mmlib import metrics
 from mmlib.data import Data, Manifest, load_data, read_manifest
 from mmlib.data.manifest import resolve
-from mmlib.recipes import Recipe, train
+from mmlib.recipes import Recipe, Run, train
 from mmlib.report_measure import encode, project, shuffle
-from mmlib.report_verdict import Verdict, judge
+from mmlib.report_verdict import Verdict, gap, judge, worth_it
 from mmlib.train import collect
 
 # Measured on 420 training rows of the pets with captions and voices in exclusive-or: after 12 epochs "lowrank" is right on 1.00 of the test
@@ -27,15 +27,20 @@ MISTAKES = 12
 
 @dataclass(frozen=True)
 class Answers:
-    """What one kind of model answered, trained with S seeds: logits of its test rows (S, N, K), and its mean validation accuracy."""
+    """What one kind of model answered, trained with S seeds."""
 
     name: str
     senses: tuple[str, ...]
-    logits: Tensor
-    validation: float | None = None
+    logits: Tensor                                             # (S, N, K) of the rows compared
+    checked: Tensor | None = None                              # (S, rows) which validation rows are right
     additive: Tensor | None = None                             # (S, N, K) the additive part, of models of all senses,
     combinations: int = 0                                      # from so many combinations
     shuffled: dict[str, Tensor] = field(default_factory=dict)  # by sense: (S * SHUFFLES, N, K) when it comes from another sample
+
+    @property
+    def validation(self) -> float | None:
+        """Mean validation accuracy."""
+        return None if self.checked is None else float(self.checked.double().mean())
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ def make_report(recipe: Recipe, seeds: Sequence[int] = (0, 1, 2)) -> Report:
 
     ``recipe`` says how each of them is trained; ``out``, ``resume`` and ``seed`` are not used. ``budget`` 0.25 is enough to compare with.
     All together is trained twice: with the fusion "sum", which under a linear head can only add up, and with one that can interact
-    (``recipe.fusion``, or "lowrank" where that is "sum"); the better on validation rows is the one that counts, and makes the pairs.
+    (``recipe.fusion``, or "lowrank" where that is "sum"). That one counts, and makes the pairs, where it is better on validation rows by
+    more than a standard error (``report_verdict.worth_it``), else the sum does. ``report_verdict.judge`` says how the verdict is reached.
     Raises ValueError for numbers as target, fewer than two senses, no seed, and whatever ``train`` raises.
     """
     started = time.perf_counter()
@@ -97,7 +103,7 @@ def make_report(recipe: Recipe, seeds: Sequence[int] = (0, 1, 2)) -> Report:
     alone = {name: answers((name,), ADDITIVE, name) for name in names}
     other = INTERACTING if recipe.fusion == ADDITIVE else recipe.fusion
     both = {fusion: answers(names, fusion, f"all, {fusion}") for fusion in (ADDITIVE, other)}
-    fusion = max((ADDITIVE, other), key=lambda key: both[key].validation)        # a tie: the simpler
+    fusion = other if worth_it(both[ADDITIVE].checked, both[other].checked, _groups(data, manifest, "val")) else ADDITIVE
     paired = [answers(pair, fusion, " + ".join(pair)) for pair in pairs]
     recipe.log(f"{total} trainings in {(time.perf_counter() - started) / 60:.1f} minutes")
     return _report(manifest, data, split, alone, paired, both, fusion)
@@ -121,47 +127,61 @@ def _train(recipe: Recipe, senses: tuple[str, ...], fusion: str, name: str, seed
            log: Callable[[str], None]) -> Answers:
     """One kind of model, with every seed, on the rows of ``split`` that ``data`` has; of all senses, also its parts."""
     augment = recipe.augment if fusion == ADDITIVE else replace(recipe.augment, hide=0.0)
-    rows = torch.from_numpy(np.unique(data.loaders[split].batches.rows))
-    logits, validation, additive, shuffled, combinations = [], [], [], {sense: [] for sense in senses}, 0
+    logits, checked, additive, shuffled, combinations = [], [], [], {sense: [] for sense in senses}, 0
     for seed in seeds:
         run = train(replace(recipe, use=senses, fusion=fusion, seed=seed, augment=augment, task="classes", out=None, resume=False,
                             log=lambda line: None))
         model, loader = run.predictor.model, run.data.loaders[split]
-        answers, _, found = collect(model, loader, recipe.device)
-        keep = torch.isin(found, rows)             # a row that is skipped for a broken sense is left out of every model's score
-        logits.append(answers[keep])
-        validation.append(run.metrics["val"]["accuracy"])
+        logits.append(_logits(run, split, data))
+        checked.append(_logits(run, "val", data).argmax(dim=-1) == data.loaders["val"].batches.target[_rows(data, "val")])
         if len(senses) == len(data.preprocessing.senses):
             encoded = encode(model, loader)
             part, combinations = project(model, encoded, seed)
             additive.append(part)
             for sense in senses:
                 shuffled[sense].append(shuffle(model, encoded, sense, seed))
-        log(f"{name}, seed {seed}: validation accuracy {validation[-1]:.3f}, {run.metrics['seconds']:.0f} s")
-    return Answers(name, senses, torch.stack(logits), float(np.mean(validation)), torch.stack(additive) if additive else None,
+        log(f"{name}, seed {seed}: validation accuracy {checked[-1].double().mean():.3f}, {run.metrics['seconds']:.0f} s")
+    return Answers(name, senses, torch.stack(logits), torch.stack(checked), torch.stack(additive) if additive else None,
                    combinations, {sense: torch.cat(found) for sense, found in shuffled.items() if found})
+
+
+def _rows(data: Data, split: str) -> np.ndarray:
+    """The manifest rows of a split, each once."""
+    return np.unique(data.loaders[split].batches.rows)
+
+
+def _groups(data: Data, manifest: Manifest, split: str) -> np.ndarray | None:
+    """The group of each row of a split; a row without one is its own."""
+    return None if manifest.group is None else np.array([manifest.group[row] or f"\0{row}" for row in _rows(data, split)])
+
+
+def _logits(run: Run, split: str, data: Data) -> Tensor:
+    """Logits (N, K) of the rows that all models have: one with a broken file may be skipped where that sense is used, not elsewhere."""
+    logits, _, rows = collect(run.predictor.model, run.data.loaders[split], run.predictor.device)
+    return logits[torch.isin(rows, torch.from_numpy(_rows(data, split)))]
 
 
 def _report(manifest: Manifest, data: Data, split: str, alone: dict[str, Answers], pairs: list[Answers], both: dict[str, Answers],
             fusion: str) -> Report:
     """The answers of all models -> the table, the verdict and the mistakes."""
-    loader, chosen = data.loaders[split], both[fusion]
-    rows = np.unique(loader.batches.rows)
-    target = loader.batches.target[rows]
+    loader, rows, chosen = data.loaders[split], _rows(data, split), both[fusion]
+    target, groups = loader.batches.target[rows], _groups(data, manifest, split)
     prior = torch.tensor(data.counts).double().log().float().expand(1, len(rows), -1)
     there = torch.from_numpy(np.stack([loader.batches.stores[name].row_present(rows) for name in alone]))             # (M, N)
-    every = [Answers("most frequent class", (), prior), *alone.values(), *pairs, *both.values(),
-             Answers("average of the senses' answers", tuple(alone), _average([a.logits for a in alone.values()], there, prior)),
+    average = Answers("average of the senses' answers", tuple(alone), _average([a.logits for a in alone.values()], there, prior))
+    every = [Answers("most frequent class", (), prior), *alone.values(), *pairs, *both.values(), average,
              Answers(f"additive part of all, {fusion}", tuple(alone), chosen.additive)]
     right = {answers.name: answers.logits.argmax(dim=-1) == target for answers in every}                              # (S, N) each
-    groups = None if manifest.group is None else np.array([manifest.group[row] or f"\0{row}" for row in rows])
-    verdict = judge({name: right[name] for name in alone}, right[chosen.name], right[every[-1].name], right[every[0].name],
-                    {name: answers.validation for name, answers in alone.items()}, groups)
+    verdict = judge({name: right[name] for name in alone}, right[chosen.name], right[every[-1].name], right[both[ADDITIVE].name],
+                    right[every[0].name], {name: answers.validation for name, answers in alone.items()}, groups)
     shuffled = {sense: float((logits.argmax(dim=-1) == target).double().mean()) for sense, logits in chosen.shuffled.items()}
     other = next(answers for key, answers in both.items() if key != fusion)
-    notes = [f"Compared on {len(rows):,} {split} rows, {len(chosen.logits)} seeds. All senses together means the fusion {fusion!r}: on "
-             f"validation rows it scored {chosen.validation:.3f}, {other.name.split(', ')[1]!r} {other.validation:.3f}. Its additive part "
-             f"(EMAP): each sense of each sample with {chosen.combinations:,} of the other senses' combinations."]
+    notes = [f"Compared on {len(rows):,} {split} rows, {len(chosen.logits)} seeds. All senses together means {chosen.name!r}, chosen on "
+             f"validation rows ({chosen.validation:.3f}; {other.name!r} {other.validation:.3f}); on the rows compared the other is "
+             f"{gap(right[other.name], right[chosen.name], groups)} points from it.",
+             f"The additive part (EMAP): each sense of each sample with {chosen.combinations:,} combinations of the other senses."]
+    if (better := gap(right[average.name], right[chosen.name], groups)).clear:
+        notes.append(f"The senses trained alone, their answers averaged, do better than all trained together: {better} points.")
     if split == "val":
         notes.append("There are no test rows: the validation rows also chose among the models, so all scores are a little too good.")
     if len(chosen.logits) == 1:

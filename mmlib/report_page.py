@@ -103,7 +103,7 @@ Dashed: the most frequent class.</p>
 {bars([(row["model"], row["accuracy"], row["spread"]) for row in report.table[1:]], report.chosen, report.table[0]["accuracy"])}
 <div class="wide">{_table(report)}</div>
 <h2>One sense from another sample</h2>
-<p class="soft">The model of all senses, when one of them comes from another sample. The lower the bar, the more it relies on that sense.</p>
+<p class="soft">All senses together, when one of them comes from another sample. The lower the bar, the more it relies on that sense.</p>
 {bars([("nothing exchanged", _row(report, report.chosen)["accuracy"], 0), *((name, value, 0) for name, value in report.shuffled.items())],
       "nothing exchanged", report.table[0]["accuracy"])}
 <h2>Can its probabilities be believed?</h2>

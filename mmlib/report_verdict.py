@@ -37,6 +37,16 @@ def gap(first: Tensor, second: Tensor, groups: np.ndarray | None = None) -> Gap:
     return Gap(100 * float(mean), 100 * float(rows + seeds) ** 0.5)
 
 
+def worth_it(simple: Tensor, other: Tensor, groups: np.ndarray | None = None) -> bool:
+    """Is the richer model better on validation rows by more than one standard error? Both (S, N) of 0 and 1.
+
+    The one-standard-error rule of Breiman, Friedman, Olshen and Stone (Classification and Regression Trees, 1984): the best score among
+    several is partly luck, so the simplest model within one error of it is taken. One and not two: this only chooses, it proves nothing.
+    """
+    found = gap(other, simple, groups)
+    return found.points > found.error
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What ``judge`` found. All gaps are of accuracy, in points, with their standard errors."""
@@ -46,40 +56,38 @@ class Verdict:
     best: str              # the best single sense, chosen on validation rows
     gain: Gap              # all senses together over that sense
     interaction: Gap       # all senses together over the additive part of the same model
-
-    @property
-    def interacts(self) -> bool:
-        """Does part of the gain clearly come from the senses' interplay?"""
-        return self.kind == "helps" and self.interaction.clear
+    interacts: bool        # fusion helps, and part of that clearly comes from the senses' interplay
 
 
-def judge(alone: dict[str, Tensor], together: Tensor, additive: Tensor, blind: Tensor, validation: dict[str, float],
+def judge(alone: dict[str, Tensor], together: Tensor, additive: Tensor, summed: Tensor, blind: Tensor, validation: dict[str, float],
           groups: np.ndarray | None = None) -> Verdict:
     """The verdict, from which test rows each model answers rightly: (S, N) of 0 and 1 for S seeds and N rows.
 
-    ``alone``: the models of one sense; ``together``: that of all senses; ``additive``: its additive part; ``blind``: the majority class;
-    ``validation``: the mean validation accuracy of each sense alone. The rule:
+    ``alone``: the models of one sense; ``together``: that of all senses; ``additive``: its additive part; ``summed``: a model of all
+    senses that was trained to add up (it may be ``together`` itself); ``blind``: the majority class; ``validation``: the mean
+    validation accuracy of each sense alone. The rule:
 
     1. The best single sense is the best on validation rows: picking it on the test rows would flatter it.
     2. Differences are paired, row by row and seed by seed, and their error counts both rows and seeds: ``gap``.
     3. "nothing learned" where neither that sense nor all together beat the majority class by more than two standard errors.
     4. "helps" where all together beat the best single sense by more than two standard errors, "hurts" the other way round, else
        "does not help": a difference that chance could make is none.
-    5. Interaction is counted likewise: all together against the additive part of the same model.
+    5. Interaction is counted likewise, and claimed only where all together clearly beat both the additive part of the same model, which
+       is the number given, and ``summed``: a model may lean on products where adding up would have done as well.
     """
     best = max(sorted(validation), key=validation.__getitem__)
     gain, interaction = gap(together, alone[best], groups), gap(together, additive, groups)
-    loss = Gap(-gain.points, gain.error)
+    loss, interacts = Gap(-gain.points, gain.error), gain.clear and interaction.clear and gap(together, summed, groups).clear
     if not gap(together, blind, groups).clear and not gap(alone[best], blind, groups).clear:
         kind, text = "nothing learned", (f"Nothing was learned: neither the best single sense ({best}) nor all senses together are clearly "
                                          "better than always answering the most frequent class. Train longer, or look at the data.")
     elif gain.clear:
         kind, text = "helps", f"Fusion helps: {gain} points over the best single sense ({best}); "
-        text += (f"of that, {interaction.points:.1f} ± {interaction.error:.1f} by interaction between the senses." if interaction.clear else
-                 f"none of it clearly by interaction ({interaction}): the senses' evidence adds up.")
+        text += (f"of that, {interaction.points:.1f} ± {interaction.error:.1f} by interaction between the senses." if interacts else
+                 "none of it clearly by interaction: the senses' evidence adds up.")
     elif loss.clear:
         kind, text = "hurts", f"Fusion hurts here: {gain} points against the best single sense. Use {best} alone."
     else:
         kind, text = "does not help", (f"Fusion does not help here, use {best}: all senses together are {gain} points from it, "
                                        "which chance alone could make.")
-    return Verdict(kind, text, best, gain, interaction)
+    return Verdict(kind, text, best, gain, interaction, interacts and kind == "helps")

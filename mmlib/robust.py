@@ -31,12 +31,13 @@ def curves(models: Mapping[str, Model], batches: Iterable[Batch], faults: Sequen
     at one level is covered at the next, too. Level 0 changes nothing. Raises ValueError for an unknown fault or a level out of range.
     """
     batches, rows = _again(batches), []
+    unknown = [fault for fault in faults if fault not in levels]
+    if unknown:
+        raise ValueError(f"fault is {unknown[0]!r}, expected one of {sorted(levels)}")
     for name, model in models.items():
         for sense in sorted(model.backbone.encoders):
+            kind = kind_of(batches, sense)
             for fault in faults:
-                kind = kind_of(batches, sense)
-                if fault not in levels:
-                    raise ValueError(f"fault is {fault!r}, expected one of {sorted(levels)}")
                 for level in levels[fault][kind]:
                     score = _accuracy(model, (corrupt(batch, sense, fault, level, seed) for batch in batches), device)
                     rows.append({"model": name, "sense": sense, "fault": fault, "level": level, "accuracy": score})

@@ -1,6 +1,7 @@
 """Checkpoints: killed at any moment and resumed = never stopped, bit for bit; what is wrong with a file is said; no code is run."""
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import random
 import signal
@@ -70,6 +71,9 @@ def started():
     context = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
     if sys.platform != "win32":
         context.set_forkserver_preload(["torch._dynamo", "mmlib.train", "test_train", "test_checkpoint", "test_faults_killed"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent))      # or it silently loads no test file
+            multiprocessing.forkserver.ensure_running()
 
     def start(*arguments, target=train) -> multiprocessing.Process:
         process = context.Process(target=target, args=arguments, daemon=True)

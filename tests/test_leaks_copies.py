@@ -1,4 +1,4 @@
-"""Copies across splits: found when re-encoded, resized, resampled; different pictures, sounds and stock phrases are not taken for copies."""
+"""Copies across splits: found when re-encoded, resized, resampled; other pictures and sounds, and stock phrases, are no copies."""
 import io
 
 import numpy as np
@@ -14,7 +14,7 @@ from mmlib.data.manifest import read_manifest
 from mmlib.leaks_copies import equal_rows
 from mmlib.worlds import pets
 
-N = 60   # originals in train; as many copies in test
+N = 40   # originals in train; as many copies in test
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +104,11 @@ VARIANTS = [name for name, _ in sound_variants(np.zeros(1, np.float32))]
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_re_encoded_resampled_and_quieter_sounds_are_found(tmp_path, world, variant):
-    for i, wave in enumerate(world.audio[:30]):
+    for i, wave in enumerate(world.audio[:20]):
         soundfile.write(tmp_path / f"a{i}.flac", wave, RATE)
         (tmp_path / f"b{i}.wav").write_bytes(dict(sound_variants(wave))[variant]())
-    found = count(copies_in(tmp_path, "audio", [f"a{i}.flac" for i in range(30)], [f"b{i}.wav" for i in range(30)]))
-    assert found >= (28 if variant in ("ogg", "mp3") else 30)   # a codec changes a rustle of rain a little more
+    found = count(copies_in(tmp_path, "audio", [f"a{i}.flac" for i in range(20)], [f"b{i}.wav" for i in range(20)]))
+    assert found >= (18 if variant in ("ogg", "mp3") else 20)   # a codec changes a rustle of rain a little more
 
 
 def test_other_sounds_are_no_copies(tmp_path, world):
@@ -174,7 +174,7 @@ def test_phrases_that_chance_repeats_are_no_copies():
     random = np.random.default_rng(2)
     one_word = random.choice(["zero", "one", "two"], 300).tolist()
     questions = [f"is there a {random.choice(WORDS[:8])} {random.choice(['circle', 'square'])} in the picture?" for _ in range(600)]
-    captions = [f"a {random.choice(WORDS[:6])} pet, {random.choice(WORDS[6:12])}, sitting near the {random.choice(WORDS[12:20])}" for _ in range(600)]
+    captions = [f"a {random.choice(WORDS[:6])} pet, {random.choice(WORDS[6:12])}, near the {random.choice(WORDS[12:20])}" for _ in range(600)]
     for texts in (one_word, questions, captions):
         half = len(texts) // 2
         assert set(texts[:half]) & set(texts[half:]) and text_findings(texts[:half], texts[half:], quick=False) == []

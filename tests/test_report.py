@@ -14,12 +14,13 @@ from mmlib import Recipe
 from mmlib.core import Output, from_pooled
 from mmlib.report import make_report
 from mmlib.report_measure import SHUFFLES, Encoded, project, shuffle
-from mmlib.report_verdict import gap, judge
+from mmlib.report_verdict import gap, judge, worth_it
 from mmlib.worlds import pets
 from mmlib.worlds.pets import Dials
 
 TRUTH = {"redundant": ("does not help", False), "unique": ("helps", False), "synergy": ("helps", True)}
-DIALS = {"redundant": Dials(0.3, 0.3, 0.3, structure="redundant"), "unique": Dials(1, 0.3, 0.3), "synergy": Dials(1, 0, 0, structure="synergy")}
+DIALS = {"redundant": Dials(0.3, 0.3, 0.3, structure="redundant"), "unique": Dials(1, 0.3, 0.3),
+         "synergy": Dials(1, 0, 0, structure="synergy")}
 SPLITS = {"train": 360, "val": 90, "test": 300}
 
 
@@ -57,11 +58,12 @@ def answers(rows, seeds, accuracy, seed=0, noise=0.0):
     return torch.from_numpy(np.abs(right - (random.random((seeds, rows)) < noise)))
 
 
-def verdict(together, image=0.7, text=0.6, additive=None, rows=400, noise=0.02, validation=None):
+def verdict(together, image=0.7, text=0.6, additive=None, summed=None, rows=400, noise=0.02, validation=None):
     alone = {"image": answers(rows, 3, image, 1, noise), "text": answers(rows, 3, text, 2, noise)}
     additive = together if additive is None else additive
-    return judge(alone, answers(rows, 3, together, 3, noise), answers(rows, 3, additive, 4, noise), answers(rows, 1, 0.5),
-                 validation or {"image": image, "text": text})
+    summed = additive if summed is None else summed
+    return judge(alone, answers(rows, 3, together, 3, noise), answers(rows, 3, additive, 4, noise), answers(rows, 3, summed, 5, noise),
+                 answers(rows, 1, 0.5), validation or {"image": image, "text": text})
 
 
 def test_the_verdict_says_what_clear_differences_say():
@@ -76,6 +78,18 @@ def test_the_verdict_says_what_clear_differences_say():
 def test_interaction_counts_only_where_fusion_helps():
     found = verdict(0.7, additive=0.5)
     assert found.interaction.clear and not found.interacts
+
+
+def test_interaction_is_not_claimed_where_a_model_that_adds_up_does_as_well():
+    found = verdict(0.8, additive=0.7, summed=0.8)
+    assert found.kind == "helps" and found.interaction.clear and not found.interacts and "adds up" in found.text
+
+
+def test_the_richer_model_is_taken_only_where_it_is_better_by_more_than_chance():
+    simple = answers(100, 2, 0.80, 1, 0.1)
+    assert not worth_it(simple, simple)
+    assert not worth_it(simple, answers(100, 2, 0.81, 2, 0.1)) and worth_it(simple, answers(100, 2, 0.95, 2, 0.1))
+    assert not worth_it(answers(100, 2, 0.95, 2, 0.1), simple)
 
 
 def test_the_best_sense_is_chosen_on_validation_rows_not_on_the_rows_it_is_compared_on():
@@ -273,7 +287,7 @@ def test_the_plan_comes_first_then_a_line_per_training():
 
 def test_without_test_rows_the_validation_rows_are_compared_and_that_is_said():
     report = make_report(replace(WORDS, manifest=told("unique", 0, 40, 20, 0), epochs=1), seeds=(0,))
-    assert len(report.target) == 20 and any("no test rows" in note for note in report.notes) and any("One seed" in note for note in report.notes)
+    assert len(report.target) == 20 and "no test rows" in " ".join(report.notes) and "One seed" in " ".join(report.notes)
 
 
 @pytest.mark.parametrize("change, seeds, message", [
@@ -294,15 +308,21 @@ def test_what_cannot_be_compared_is_said_before_any_training(change, seeds, mess
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A tiny world of pictures, words that look like HTML, and voices: report, page and JSON."""
+    """A tiny world of pictures (one is broken), words that look like HTML, and voices (one is long), by owners: report, page and JSON."""
+    import soundfile
     folder = tmp_path_factory.mktemp("page")
     pets.write(pets.draw(40, 0, Dials(missing_image=0.5)), folder)
     frame = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False)
     frame["text"] = "<script>alert(1)</script> & " + frame["text"]
     frame["label"] = "<" + frame["label"] + ">"
     frame["split"] = split_column({"train": 14, "val": 6, "test": 20})
+    frame["owner"] = [f"owner {i // 2}" if i % 5 else "" for i in range(40)]
+    long = np.concatenate([soundfile.read(folder / name)[0] for name in frame["audio"][20:30]])                 # two windows
+    soundfile.write(folder / frame["audio"][25], long, 16_000)
+    broken = next(name for name in frame["image"][22:] if name)
+    (folder / broken).write_bytes(b"no picture")
     frame.to_csv(folder / "manifest.csv", index=False)
-    report = make_report(Recipe(folder / "manifest.csv", epochs=1, device="cpu", log=quiet), seeds=(0,))
+    report = make_report(Recipe(folder / "manifest.csv", group="owner", on_error="skip", epochs=1, device="cpu", log=quiet), seeds=(0,))
     return report, report.write(folder / "report").read_text(encoding="utf-8"), json.loads((folder / "report" / "report.json").read_text())
 
 
@@ -330,10 +350,17 @@ def test_the_examples_show_picture_words_and_sound_as_they_are(page):
     shown = [mistake["senses"] for mistake in report.mistakes]
     assert len(pictures) == sum("image" in senses for senses in shown) < len(sounds) == sum("audio" in senses for senses in shown)
     first = next(senses for senses in shown if "image" in senses)
-    assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0])))) == np.asarray(Image.open(first["image"][1]).convert("RGB"))).all()
+    shown_picture, original = Image.open(io.BytesIO(base64.b64decode(pictures[0]))), Image.open(first["image"][1]).convert("RGB")
+    assert (np.asarray(shown_picture) == np.asarray(original)).all()
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sounds[0])))
-    np.testing.assert_allclose(samples, soundfile.read(next(s for s in shown if "audio" in s)["audio"][1])[0], atol=1e-4)
+    whole = soundfile.read(next(senses for senses in shown if "audio" in senses)["audio"][1])[0]
+    np.testing.assert_allclose(samples, whole[:10 * rate], atol=1e-4)
     assert rate == 16_000
+
+
+def test_all_models_are_compared_on_the_rows_that_all_can_read(page):
+    report = page[0]
+    assert len(report.target) == 19 and {answers.logits.shape[1] for answers in report.answers} == {19}
 
 
 def test_the_mistakes_are_wrong_and_the_surest_first(page):
@@ -346,7 +373,8 @@ def test_the_mistakes_are_wrong_and_the_surest_first(page):
 def test_the_json_says_the_same(page):
     report, _, found = page
     assert found["verdict"]["text"] == report.verdict.text and found["verdict"]["gain"]["points"] == report.verdict.gain.points
-    assert [row["accuracy"] for row in found["table"]] == [row["accuracy"] for row in report.table] and found["classes"] == ["<cat>", "<dog>"]
+    assert [row["accuracy"] for row in found["table"]] == [row["accuracy"] for row in report.table]
+    assert found["classes"] == ["<cat>", "<dog>"] and found["verdict"]["interacts"] == report.verdict.interacts
 
 
 def test_the_reliability_curve_makes_the_calibration_error():

@@ -1,4 +1,4 @@
-"""Corrupted senses: what each fault does and leaves alone, that it is the same for every model and batch, and what curves and subsets count."""
+"""Corrupted senses: what each fault does and leaves alone, the same for every model and batch; what curves and subsets count."""
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +16,7 @@ def batch(rows=24, seed=0):
     """All kinds, ragged, with rows that lack a sense; senses named otherwise than their kinds."""
     generator = torch.Generator().manual_seed(seed)
     there = torch.rand(rows, 3, generator=generator) > 0.2
-    lengths = [torch.full((rows,), 16), torch.randint(3, 11, (rows,), generator=generator), torch.randint(50, 201, (rows,), generator=generator)]
+    lengths = [torch.full((rows,), 16), *(torch.randint(*ends, (rows,), generator=generator) for ends in ((3, 11), (50, 201)))]
     photo, voice = torch.randn(rows, 3, 16, 16, generator=generator), 0.3 * torch.randn(rows, 200, generator=generator)
     words = torch.randint(4, 50, (rows, 10), generator=generator)
     masks = [(torch.arange(x.shape[-1]) < length[:, None]) & here[:, None]
@@ -200,3 +200,15 @@ def test_the_figure_has_a_panel_per_fault_and_sense_and_a_line_per_model():
     seen = {line.get_label(): line for line in panels["photo: missing"].lines}
     wanted = [(row["level"], row["accuracy"]) for row in rows if (row["model"], row["sense"], row["fault"]) == ("sees", "photo", "missing")]
     assert list(zip(*seen["sees"].get_data())) == wanted and list(seen["hears"].get_ydata()) == [1.0] * len(wanted)
+
+
+def test_a_trained_model_and_its_loader_score_at_level_0_as_after_training(tmp_path):
+    from mmlib import Recipe, classify
+    from mmlib.worlds import pets
+    pets.write(pets.draw(40), tmp_path)
+    run = classify(Recipe(tmp_path / "manifest.csv", epochs=1, device="cpu", log=lambda line: None))
+    model, loader = run.predictor.model, run.data.loaders["test"]
+    rows = curves({"m": model}, loader, device="cpu")
+    assert {row["accuracy"] for row in rows if row["level"] == 0} == {run.metrics["test"]["accuracy"]}
+    assert {(row["sense"], row["fault"]) for row in rows} == {(sense, fault) for sense in ("audio", "image", "text") for fault in FAULTS}
+    assert subsets(model, loader, "cpu")["audio", "image", "text"] == run.metrics["test"]["accuracy"]
