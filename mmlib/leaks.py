@@ -163,4 +163,4 @@ def _looks(case: _Case, kind: str, column: str, files: Files, looks: list[Look |
 def _shift(told: Told | None, column: str) -> Iterator[Finding]:
     if told is not None and told.suspicious:
         yield Finding("shift", column, f"a classifier tells the splits apart, {told}: a shift, not a leak",
-                      "if it is by design (new voices, a later year) read the test score as one under this shift; else draw the splits anew")
+                      "if by design (new voices, a later year) read the test score as one under this shift; else draw the splits anew")

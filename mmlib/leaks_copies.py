@@ -15,7 +15,7 @@ from mmlib.leaks_files import LOW, Files, Look
 PICTURE = 0.085    # JPEG at quality 50 of 64-pixel pets <= 0.084, half to twice the size <= 0.056; nearest other: pets 0.17, digits 0.093
 SOUND = 2.0        # decibels: 95% of MP3 and Ogg copies <= 0.84; then the waveforms decide:
 WAVEFORM = 0.98    # correlation at the best shift: MP3, Ogg, 8 kHz copies >= 0.982; others <= 0.975 (bouncing balls), voices <= 0.92
-NEIGHBOURS = 4
+NEIGHBOURS, CANDIDATES, AXES = 4, 16, 16
 
 
 class Copies(NamedTuple):
@@ -55,11 +55,10 @@ def equal_files(files: Files, content: np.ndarray, splits: np.ndarray) -> Copies
 
 
 def near_files(files: Files, looks: Sequence[Look | None], kind: str, splits: np.ndarray) -> Copies:
-    """Rows whose picture or sound is nearly that of an earlier split's row: nearest fingerprints from a k-d tree, never all pairs.
+    """Rows whose picture or sound is nearly that of an earlier split's row.
 
-    A sound's neighbours are then compared as waveforms, whatever the gain and the delay.
+    A sound's nearest fingerprints are then compared as waveforms, whatever the gain and the delay.
     """
-    from scipy.spatial import cKDTree
     if all(look is None for look in looks):
         return Copies(np.zeros(0, np.int64), np.zeros(0, np.int64))
     nothing = np.full_like(next(look.fingerprint for look in looks if look is not None), np.nan)
@@ -74,14 +73,33 @@ def near_files(files: Files, looks: Sequence[Look | None], kind: str, splits: np
         if not len(rows) or not len(old):
             continue
         new, back = np.unique(files.where[rows], return_inverse=True)
-        count = min(NEIGHBOURS, len(old))
-        near = cKDTree(prints[old]).query(prints[new], k=np.arange(1, count + 1), distance_upper_bound=radius)[1]   # (new, count)
-        match = np.array([next((k for k in row if k < len(old) and (same is None or same(file, old[k]))), -1) for file, row in zip(new, near)])
+        near = neighbours(prints[old], prints[new], radius)
+        match = np.array([next((k for k in ks if same is None or same(file, old[k])), -1) for file, ks in zip(new, near)])
         hits = match[back] >= 0
         later.append(rows[hits])
         earlier.append(before[first[match[back[hits]]]])
     empty = np.zeros(0, np.int64)
     return Copies(np.concatenate([empty, *later]), np.concatenate([empty, *earlier]))
+
+
+def neighbours(old: np.ndarray, new: np.ndarray, radius: float) -> list[list[int]]:
+    """For each row of ``new`` (n, P) up to NEIGHBOURS rows of ``old`` (m, P) within ``radius``, nearest first; never all pairs.
+
+    A k-d tree works in few dimensions: on the AXES along which ``old`` spreads most. Distances only shrink there, so what is near
+    is near on the axes too; the true distance then decides among the nearest CANDIDATES.
+    """
+    from scipy.spatial import cKDTree
+    sample = old[np.linspace(0, len(old) - 1, min(len(old), 2000)).astype(int)]
+    axes = np.linalg.svd(sample - sample.mean(axis=0), full_matrices=False)[2][:AXES].T                      # (P, AXES)
+    count = min(CANDIDATES, len(old))
+    found = cKDTree(old @ axes).query(new @ axes, k=np.arange(1, count + 1), distance_upper_bound=radius)[1]  # (n, count)
+    out = []
+    for one, indices in zip(new, found):
+        indices = indices[indices < len(old)]                          # where there are fewer, the tree gives len(old)
+        distance = np.linalg.norm(old[indices] - one, axis=1)
+        order = np.argsort(distance)[:NEIGHBOURS]
+        out.append(indices[order[distance[order] <= radius]].tolist())
+    return out
 
 
 def _compare(paths: Sequence[Path]) -> Callable[[int, int], bool]:

@@ -74,7 +74,7 @@ class Report:
 def make_report(recipe: Recipe, seeds: Sequence[int] = (0, 1, 2)) -> Report:
     """Train each sense alone, all pairs and all together, with each seed, and compare them on the test rows (val where there is no test).
 
-    ``recipe`` says how each of them is trained; ``out``, ``resume`` and ``seed`` are not used. ``budget`` 0.25 is enough to compare with.
+    ``recipe`` says how each of them is trained; ``out``, ``resume`` and ``seed`` are not used. ``budget`` 0.2 is enough to compare with.
     All together is trained twice: with the fusion "sum", which under a linear head can only add up, and with one that can interact
     (``recipe.fusion``, or "lowrank" where that is "sum"). That one counts, and makes the pairs, where it is better on validation rows by
     more than a standard error (``report_verdict.worth_it``), else the sum does. ``report_verdict.judge`` says how the verdict is reached.

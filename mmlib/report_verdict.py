@@ -38,10 +38,10 @@ def gap(first: Tensor, second: Tensor, groups: np.ndarray | None = None) -> Gap:
 
 
 def worth_it(simple: Tensor, other: Tensor, groups: np.ndarray | None = None) -> bool:
-    """Is the richer model better on validation rows by more than one standard error? Both (S, N) of 0 and 1.
+    """Is the richer model better than the simple one by more than one standard error? Both (S, N) of 0 and 1.
 
     The one-standard-error rule of Breiman, Friedman, Olshen and Stone (Classification and Regression Trees, 1984): the best score among
-    several is partly luck, so the simplest model within one error of it is taken. One and not two: this only chooses, it proves nothing.
+    several is partly luck, so the simplest model within one error of it is taken. One and not two: this chooses, it proves nothing.
     """
     found = gap(other, simple, groups)
     return found.points > found.error
@@ -72,12 +72,12 @@ def judge(alone: dict[str, Tensor], together: Tensor, additive: Tensor, summed: 
     3. "nothing learned" where neither that sense nor all together beat the majority class by more than two standard errors.
     4. "helps" where all together beat the best single sense by more than two standard errors, "hurts" the other way round, else
        "does not help": a difference that chance could make is none.
-    5. Interaction is counted likewise, and claimed only where all together clearly beat both the additive part of the same model, which
-       is the number given, and ``summed``: a model may lean on products where adding up would have done as well.
+    5. Interaction is counted likewise: all together against the additive part of the same model. It is claimed only where they are also
+       better than ``summed`` by more than one standard error: a model may lean on products where adding up would have done as well.
     """
     best = max(sorted(validation), key=validation.__getitem__)
     gain, interaction = gap(together, alone[best], groups), gap(together, additive, groups)
-    loss, interacts = Gap(-gain.points, gain.error), gain.clear and interaction.clear and gap(together, summed, groups).clear
+    loss, interacts = Gap(-gain.points, gain.error), gain.clear and interaction.clear and worth_it(summed, together, groups)
     if not gap(together, blind, groups).clear and not gap(alone[best], blind, groups).clear:
         kind, text = "nothing learned", (f"Nothing was learned: neither the best single sense ({best}) nor all senses together are clearly "
                                          "better than always answering the most frequent class. Train longer, or look at the data.")

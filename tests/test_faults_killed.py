@@ -52,9 +52,11 @@ def test_killed_at_random_moments_nothing_is_lost_and_the_history_is_that_of_a_r
     within = half = 0
     for _ in range(kills):
         saving.value = 0
-        process, goal = started(str(tmp_path), epochs, saving, saved, target=train), saved.value + chance.randint(1, 3)
-        wait_for(lambda: saved.value >= goal, process)
-        time.sleep(chance.uniform(0, 0.01))
+        first, process = saved.value + 1, started(str(tmp_path), epochs, saving, saved, target=train)
+        wait_for(lambda: saved.value >= first, process)
+        began = time.monotonic()
+        wait_for(lambda: saved.value >= first + 2, process)
+        time.sleep(chance.uniform(0, time.monotonic() - began))      # about two steps: any moment of one, computing or writing
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL, "it was done before it could be killed: give it more to do"
@@ -66,7 +68,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_the_history_is_that_of_a_r
         rows_of(tmp_path)
     stopped_at, last = saved.value, started(str(tmp_path), epochs, saving, saved, target=train)
     last.join()
-    print(f"{kills} kills by step {stopped_at}, {within} of them during a save, {half} that left a half-written file behind")
+    print(f"{kills} kills by step {stopped_at}, {within} of them while the checkpoint was saved, {half} that left half a file")
     model, history = train(None, epochs, saving, saved)
     assert last.exitcode == 0 and (within or kills < 100) and rows_of(tmp_path) == without_seconds(history) and len(history) == epochs
     best = checkpoint.load(tmp_path)["best"]

@@ -27,8 +27,8 @@ PATIENCE = 60   # seconds for one case, far more than any takes: then the proces
 EACH = pytest.mark.parametrize("cases", [75, pytest.param(2500, marks=pytest.mark.long)])
 
 
-def search(strategy: st.SearchStrategy, check: Callable[[Any], None], cases: int) -> None:
-    """``check`` on so many cases: always the same few in the suite, others each time in the long run."""
+def search(strategy: st.SearchStrategy, check: Callable[[Any], None], cases: int, known: tuple = ()) -> None:
+    """``check`` on so many cases, and on those that a long run once failed on: the same few in the suite, others each time in the long run."""
     @settings(max_examples=cases, derandomize=cases < 1000, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(strategy)
     def run(case: Any) -> None:
@@ -39,6 +39,8 @@ def search(strategy: st.SearchStrategy, check: Callable[[Any], None], cases: int
             faulthandler.cancel_dump_traceback_later()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        for case in known:
+            check(case)
         run()
 
 
@@ -155,7 +157,14 @@ def test_any_samples_at_any_rate_give_a_sound_or_the_reason(tmp_path, cases):
         if case[0].dtype == np.float32 and case[0].ndim in (1, 2) and 1 <= case[1] <= 768_000 and case[0].shape[-1] in (1, 2, 100):
             soundfile.write(path, case[0] if case[0].shape[-1] < 100 else case[0].T, case[1], subtype="FLOAT")
             assert_sound(allowed(read_audio, path))
-    search(st.tuples(arrays, rate), check, cases)
+    search(st.tuples(arrays, rate), check, cases, known=((np.full((100, 2), 1.7e38, np.float32), 1),))
+
+
+def test_a_clip_of_days_by_its_rate_is_refused_before_it_takes_gigabytes(tmp_path):
+    soundfile.write(tmp_path / "slow.wav", np.zeros(100_000), 1)
+    for source in ((tmp_path / "slow.wav",), (np.zeros(100_000), 1)):
+        with pytest.raises(ValueError, match="lasts 28 hours at 1 Hz, expected at most 4: correct the rate"):
+            read_audio(*source)
 
 
 @EACH
@@ -171,7 +180,7 @@ def test_any_table_gives_finite_batches_or_the_reason(tmp_path, cases):
              "it purrs, loud", 'a "quote"', "two\nlines", "\u202e", "\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"), "NA"]
     cell = st.one_of(st.just(""), st.sampled_from(paths), st.sampled_from(words), st.sampled_from(words), st.text(max_size=8),
                      st.integers(0, 300_000).filter(lambda n: n > 299_990 or n < 50).map("w".__mul__))
-    usual = st.fixed_dictionaries({"image": st.sampled_from(["a.png", ""]), "text": cell, "audio": st.sampled_from(["b.wav", ""]),
+    usual = st.fixed_dictionaries({"image": st.sampled_from(["a.png"] * 20 + [""] * 10 + paths), "text": cell, "audio": st.sampled_from(["b.wav", ""]),
                                    "label": st.sampled_from(["cat", "dog", "", "1.5", "1e38", "3e38"]), "split": st.sampled_from(["train", "val", "test", ""])})
     number = st.one_of(st.floats().map(repr), st.sampled_from(["1", "2", "-1e300", "1e37", "1e36", "1e-320", "2e-320", "0.5", "٣"]))
     numbers = st.fixed_dictionaries({"text": cell, "label": number})
@@ -205,4 +214,5 @@ def test_any_table_gives_finite_batches_or_the_reason(tmp_path, cases):
             scale = torch.tensor([found.preprocessing.target.mean, found.preprocessing.target.std])     # as the head keeps them
             assert scale.isfinite().all() and scale[1] > 0
     search(st.tuples(files, st.sampled_from(["label", "label", "text", None]), st.sampled_from([None, "classes", "numbers"]), st.booleans()),
-           check, cases)
+           check, cases, known=tuple((f"text,label\na,{a}\nb,{b}\nc,{c}\n".encode(), "label", "numbers", False) for a, b, c in (
+               ("1e39", "-1e300", "0.5"), ("1e-320", "2e-320", "3e-320"))))

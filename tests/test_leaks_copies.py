@@ -5,16 +5,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-import torchaudio.functional
 import torch
+import torchaudio.functional
 from PIL import Image
 
 from mmlib import leaks
 from mmlib.data.manifest import read_manifest
-from mmlib.leaks_copies import equal_rows
+from mmlib.leaks_copies import equal_rows, neighbours
 from mmlib.worlds import pets
 
-N = 40   # originals in train; as many copies in test
+N = 24   # originals in train; as many copies in test
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +104,11 @@ VARIANTS = [name for name, _ in sound_variants(np.zeros(1, np.float32))]
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_re_encoded_resampled_and_quieter_sounds_are_found(tmp_path, world, variant):
-    for i, wave in enumerate(world.audio[:20]):
+    for i, wave in enumerate(world.audio[:12]):
         soundfile.write(tmp_path / f"a{i}.flac", wave, RATE)
         (tmp_path / f"b{i}.wav").write_bytes(dict(sound_variants(wave))[variant]())
-    found = count(copies_in(tmp_path, "audio", [f"a{i}.flac" for i in range(20)], [f"b{i}.wav" for i in range(20)]))
-    assert found >= (18 if variant in ("ogg", "mp3") else 20)   # a codec changes a rustle of rain a little more
+    found = count(copies_in(tmp_path, "audio", [f"a{i}.flac" for i in range(12)], [f"b{i}.wav" for i in range(12)]))
+    assert found >= (11 if variant in ("ogg", "mp3") else 12)   # a codec changes a rustle of rain a little more
 
 
 def test_other_sounds_are_no_copies(tmp_path, world):
@@ -143,6 +143,15 @@ def test_every_later_row_is_paired_with_a_row_of_an_earlier_split():
     assert len(equal_rows(["a", "a", None, None], np.array(["train", "train", "train", "test"])).later) == 0
 
 
+def test_neighbours_are_those_of_all_pairs():
+    random = np.random.default_rng(0)
+    old = random.normal(size=(300, 40))
+    new = np.concatenate([old[:50] + .02 * random.normal(size=(50, 40)), random.normal(size=(50, 40))])
+    distance = np.linalg.norm(new[:, None] - old, axis=2)
+    assert neighbours(old, new, 0.5) == [[i] if i < 50 else [] for i in range(100)]
+    assert neighbours(old[:6], new[:6], 99) == np.argsort(distance[:6, :6], axis=1)[:, :4].tolist()
+
+
 # ---- texts
 
 WORDS = [f"{a}{b}{c}" for a in ("ka", "mo", "ti", "lu", "pe") for b in ("r", "n", "sh", "v") for c in ("ol", "im", "ath", "une", "ex")]
@@ -174,7 +183,7 @@ def test_phrases_that_chance_repeats_are_no_copies():
     random = np.random.default_rng(2)
     one_word = random.choice(["zero", "one", "two"], 300).tolist()
     questions = [f"is there a {random.choice(WORDS[:8])} {random.choice(['circle', 'square'])} in the picture?" for _ in range(600)]
-    captions = [f"a {random.choice(WORDS[:6])} pet, {random.choice(WORDS[6:12])}, near the {random.choice(WORDS[12:20])}" for _ in range(600)]
+    captions = [f"a {random.choice(WORDS[:6])} pet, {random.choice(WORDS[6:12])}, near {random.choice(WORDS[12:20])}" for _ in range(600)]
     for texts in (one_word, questions, captions):
         half = len(texts) // 2
         assert set(texts[:half]) & set(texts[half:]) and text_findings(texts[:half], texts[half:], quick=False) == []

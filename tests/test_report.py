@@ -222,7 +222,9 @@ def test_a_shuffled_sense_comes_from_another_sample_and_the_others_stay():
 def told(structure, seed, train=200, val=60, test=300):
     """A pets world told in one word a sense: its dials still make the truth, and it trains in a second."""
     world = pets.draw(train + val + test, seed, DIALS[structure], senses=())
-    words = {sense: np.where(world.tells[sense], np.array(["meow", "woof"])[world.shown[sense]], "quiet") for sense in ("text", "audio")}
+    random, names = np.random.default_rng(seed), np.array([["meow", "purr", "hiss", "mew"], ["woof", "bark", "growl", "howl"]])
+    words = {sense: np.where(world.tells[sense], names[world.shown[sense], random.integers(4, size=len(world.label))], "quiet")
+             for sense in ("text", "audio")}
     return pd.DataFrame({"said": words["text"], "heard": words["audio"], "label": np.array(pets.CLASSES)[world.label],
                          "split": split_column({"train": train, "val": val, "test": test})})
 
@@ -233,7 +235,7 @@ WORDS = Recipe(None, columns={"text": "said,heard"}, epochs=6, device="cpu", log
 @pytest.fixture(scope="module")
 def report():
     """Of an exclusive-or."""
-    return make_report(replace(WORDS, manifest=told("synergy", 0, 100, 40, 150), epochs=10), seeds=(0, 1))
+    return make_report(replace(WORDS, manifest=told("synergy", 0, 120, 30, 120), epochs=10), seeds=(0, 1))
 
 
 def test_the_verdict_on_an_exclusive_or_is_that_fusion_helps_by_interaction(report):
@@ -252,7 +254,7 @@ def test_the_sum_is_its_own_additive_part_and_the_exclusive_or_has_none(report):
     summed = next(found for found in report.answers if found.name == "all, sum")
     torch.testing.assert_close(summed.additive, summed.logits, atol=1e-3, rtol=0)
     rows = {row["model"]: row for row in report.table}
-    assert rows["all, lowrank"]["accuracy"] > 0.95 and rows["additive part of all, lowrank"]["accuracy"] < 0.6
+    assert rows["all, lowrank"]["accuracy"] > 0.9 and rows["additive part of all, lowrank"]["accuracy"] < 0.75
     assert report.chosen == "all, lowrank"
 
 
