@@ -97,7 +97,7 @@ def train(recipe: Recipe) -> Run:
     model = build(spec)
     config = settings(recipe, epochs)
     rows = {name: np.unique(data.loaders[name].batches.rows).tolist() for name in ("train", "val") if name in data.loaders}
-    extra = {"spec": spec, "preprocessing": data.preprocessing.state(),     # all that a resumed run must find as it was; test rows may change
+    extra = {"spec": spec, "preprocessing": data.preprocessing.state(),     # what a resumed run must find as it was; test rows may change
              "manifest": {f"{name} rows": manifest.checksums(places) for name, places in rows.items()}}
     task = "numbers" if data.counts is None else "classes"
     history = fit(model, data.loaders["train"], data.loaders.get("val"), config, SCORES[task], recipe.out, recipe.resume, extra)

@@ -81,7 +81,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        """The best weights so far, in eval mode. An interrupt (Ctrl-C) goes on its way with ``history`` and a line that says where it was."""
+        """The best weights so far, in eval mode. An interrupt (Ctrl-C) goes on its way with ``history``, and a line on where it was."""
         if self.model is not None and (kind is None or distributed.world() == 1):   # after an error other processes do not take part
             self.restore_best()
             self.model.eval()

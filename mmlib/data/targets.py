@@ -44,7 +44,8 @@ def read_target(values: Sequence[str], task: str | None = None, column: str = "t
     distinct = set(values)
     strange = sorted(value for value in distinct if not _is_number(value))
     if task == "numbers" and strange:
-        raise ValueError(f"target column {column!r} has {strange[0]!r}, expected numbers only, below {LARGEST:g}; correct it, or predict classes")
+        raise ValueError(f"target column {column!r} has {strange[0]!r}, expected numbers only, below {LARGEST:g}; "
+                         "correct it, or predict classes")
     whole = not strange and all(float(value).is_integer() for value in distinct)
     many = len(distinct) > max(20, 0.05 * len(values))
     if task == "numbers" or (task is None and not strange and (not whole or many)):
