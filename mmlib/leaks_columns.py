@@ -17,13 +17,13 @@ PEOPLE = {"patient", "subject", "speaker", "user", "writer", "author", "person",
 
 
 def continuous(values: Sequence[str]) -> np.ndarray | None:
-    """(rows,) float64 where the non-empty values are numbers, not all whole, or whole with over 20 different ones; else None."""
+    """(rows,) float64, NaN where there is none, if all non-empty values are numbers and over 20 are different; else None."""
     try:
         numbers = np.array([float(value) if value else np.nan for value in values])
     except ValueError:
         return None
-    there = numbers[np.isfinite(numbers)]
-    return numbers if len(there) and len(np.unique(there)) > 20 else None
+    numbers = np.where(np.isfinite(numbers), np.clip(numbers, -1e30, 1e30), np.nan)  # single precision holds these
+    return numbers if len(np.unique(numbers[np.isfinite(numbers)])) > 20 else None
 
 
 def is_identifier(values: Sequence[str], splits: np.ndarray) -> bool:
@@ -59,7 +59,7 @@ def tell_column(values: Sequence[str], task: Task, seed: int) -> Score | None:
     numbers = continuous(values)
     if numbers is None:
         return lookup(task, rows, [values[row] for row in rows], NEARLY_ALL)
-    return tree(task, rows, np.nan_to_num(numbers[rows, None], nan=-1e30, posinf=1e30, neginf=-1e30), 4 * len(task.classes), NEARLY_ALL)
+    return tree(task, rows, np.nan_to_num(numbers[rows, None], nan=-1e30), 4 * len(task.classes), NEARLY_ALL)
 
 
 def tell_text(texts: Sequence[str], task: Task, seed: int) -> tuple[Score, str] | None:

@@ -234,6 +234,18 @@ def test_unreadable_files_and_targets_are_somebody_elses_matter(tmp_path):
         leaks.find(read_manifest(frame.assign(split="test"), root=tmp_path), quick)
 
 
+def test_strange_cells_are_only_cells():
+    strange = ["", "nan", "inf", "-inf", "1e300", "-1e300", "1_0", "\u0661", "猫", "a\nb", " ", "0x1", "\x00", "!", "💥"]
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        numbers = np.where(random.random(90) < .3, random.choice(strange[:7], 90), random.normal(size=90).astype(str))
+        frame = table(n=90, seed=seed, a=random.choice(strange, 90), b=numbers, text=random.choice(strange, 90), patient=random.choice(strange, 90),
+                      label=random.choice(strange[8:], 90))
+        for quick in (True, False):
+            for group in (None, "a"):
+                assert all("\n" not in str(finding) for finding in find(frame, quick, group=group))
+
+
 def test_quick_decodes_nothing(tmp_path, monkeypatch):
     path = pets.write(pets.draw(40), tmp_path / "w")
 
