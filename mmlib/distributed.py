@@ -1,7 +1,7 @@
 """Several processes as one: under torchrun batches are shared out and sums added up; in a single process nothing happens."""
 import atexit
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -107,11 +107,13 @@ def synced(network: nn.Module, last: bool) -> AbstractContextManager:
     return network.no_sync() if not last and hasattr(network, "no_sync") else nullcontext()
 
 
-def total(sums: Tensor) -> Tensor:
-    """The sum of a tensor over all processes."""
-    if world() > 1:
-        dist.all_reduce(sums)
-    return sums
+def total(sums: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The sums of some scalars over all processes."""
+    if world() == 1:
+        return sums
+    together = torch.stack(tuple(sums))
+    dist.all_reduce(together)
+    return together.unbind()
 
 
 def gather(value: Any) -> list:

@@ -51,18 +51,24 @@ def keeping_freed_memory(wanted: bool) -> Iterator[None]:
             keep_freed_memory(False)
 
 
-@contextmanager
-def enough_for(batch: Batch) -> Iterator[None]:
-    """Where memory runs out inside this block, torch.OutOfMemoryError (a RuntimeError) tells the batch's shapes and what to try."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in ("out of memory", "allocate memory")):
-            raise
+class enough_for:
+    """Where memory runs out inside ``with enough_for(batch):``, torch.OutOfMemoryError (a RuntimeError) tells its shapes and what to try."""
+
+    def __init__(self, batch: Batch):
+        self.batch = batch
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        lacking = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(
+            words in str(error) for words in ("out of memory", "allocate memory"))
+        if not lacking:
+            return
         traceback.clear_frames(error.__traceback__)     # a notebook keeps the error, and with it all tensors that the model had made
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items() if f"{name}_mask" in batch)
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in self.batch.items() if f"{name}_mask" in self.batch)
         raise torch.OutOfMemoryError(
-            f"out of memory with a batch of {len(next(iter(batch.values())))} samples ({shapes}): try a smaller batch_size, in training "
+            f"out of memory with a batch of {len(next(iter(self.batch.values())))} samples ({shapes}): try a smaller batch_size, in training "
             "with TrainConfig(accumulate=...) to make up for it; precision='bf16'; smaller pictures, shorter clips or texts; "
             f"load_data(memory=False), where the data fills the memory ({str(error).splitlines()[0] if str(error) else 'MemoryError'})"
         ) from error

@@ -83,7 +83,8 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
     with (checkpoint.locked(out if distributed.rank() == 0 else None), keeping_freed_memory(c.keep_freed_memory and device.type == "cpu"),
           Run(out, resume, c, extra, len(train)) as run,
           Log(run, steps, c, lambda step: _diagnose(step, run, train, c)) as log):
-        run.restore_weights(_placed(model, device, c.channels_last))
+        by_pixel = c.channels_last and any(p.ndim == 4 for p in model.parameters())     # only convolutions gain from it
+        run.restore_weights(_placed(model, device, by_pixel))
         train, network = distributed.share(train), distributed.wrap(model, c.distributed, device)
         forward = torch.compile(network) if c.compile else network
         optimizer = adamw(model, c)
@@ -96,21 +97,22 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
             for window in _windows(train, run, c.accumulate):
                 for group in optimizer.param_groups:
                     group["lr"] = lr_at(run.step, steps, c)
-                sums = 0
+                sums = None
                 for number, (batch, weight) in enumerate(window, 1):
                     classes = check_target(model, batch, device, classes)
                     with distributed.synced(network, last=number == len(window)), enough_for(batch):
-                        batch = to_device(batch, device, c.channels_last)
+                        batch = to_device(batch, device, by_pixel)
                         with casting:
                             output = forward(batch)
-                        count = output.count * weight
-                        loss = output.loss.float() * count  # a sum over targets; once they are all counted, it becomes a mean
-                        loss.backward()
-                    sums = sums + torch.stack([loss.detach(), count])
+                        loss, count = output.loss.float(), output.count * weight
+                        loss.backward(count)    # of the sum over targets; once they are all counted, it becomes that of the mean
+                    part = (loss.detach() * count, count)
+                    sums = [a + b for a, b in zip(sums, part)] if sums else part
                 sums = distributed.total(sums)
-                scale_and_clip(parameters, distributed.world() / sums[1].clamp(min=1e-8), c.clip)
+                divide_and_clip(parameters, sums[1].clamp(min=1e-8) / distributed.world(), c.clip)
                 optimizer.step()
-                optimizer.zero_grad()
+                for p in parameters:
+                    p.grad = None           # optimizer.zero_grad() does this too, and books it
                 run.step, run.batch = run.step + 1, run.batch + len(window)
                 log.add(sums)
                 if c.checkpoint_every and run.step % c.checkpoint_every == 0 and run.batch < len(train):
@@ -150,13 +152,13 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
 
 
-def scale_and_clip(parameters: list[nn.Parameter], scale: Tensor, clip: float) -> None:
-    """Multiply all gradients by ``scale``, a scalar, or by less, so that they are no longer than ``clip`` together."""
+def divide_and_clip(parameters: list[nn.Parameter], divisor: Tensor, clip: float) -> None:
+    """Divide all gradients by ``divisor``, a scalar, or by more, so that they are no longer than ``clip`` together."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if math.isfinite(clip):
         norms = torch.stack([distributed.full(norm) for norm in torch._foreach_norm(gradients)])
-        scale = torch.minimum(scale, clip / torch.linalg.vector_norm(norms))    # no gradient at all: clip / 0 = inf
-    torch._foreach_mul_(gradients, scale)
+        divisor = torch.maximum(divisor, torch.linalg.vector_norm(norms) / clip)
+    torch._foreach_div_(gradients, divisor)
 
 
 def _seed(seed: int, epoch: int) -> int:

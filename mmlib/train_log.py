@@ -1,7 +1,7 @@
 """What a run shows while it trains: the progress bar, TensorBoard, and an error as soon as a loss is not finite."""
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ class Log:
         if self.board is not None:
             self.board.close()
 
-    def add(self, sums: Tensor) -> None:
-        """After each step: (loss * count, count) of it."""
-        self.waiting.append(sums)
+    def add(self, sums: Sequence[Tensor]) -> None:
+        """After each step: loss * count and count of it."""
+        self.waiting += sums
         self.bar.update()
         if time.perf_counter() > self.next:
             self.look()
@@ -49,7 +49,8 @@ class Log:
         """Add up what is waiting; raise if a loss was not finite."""
         if not self.waiting:
             return
-        sums, first = torch.stack(self.waiting).tolist(), self.run.step - len(self.waiting) + 1
+        sums = torch.stack(self.waiting).unflatten(0, (-1, 2)).tolist()     # (steps, 2): one transfer for all of them
+        first = self.run.step - len(sums) + 1
         self.waiting, self.next = [], time.perf_counter() + self.EVERY
         for step, (loss, count) in enumerate(sums, first):
             if not math.isfinite(loss):

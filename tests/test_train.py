@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmlib import checkpoint, memory, train_log
 from mmlib.core import Batch, Output, masked_mean
 from mmlib.memory import keep_freed_memory
-from mmlib.train import TrainConfig, adamw, collect, evaluate, fit, lr_at, scale_and_clip
+from mmlib.train import TrainConfig, adamw, collect, evaluate, fit, lr_at, divide_and_clip
 from mmlib.train_log import Log
 
 CPU = TrainConfig(epochs=3, device="cpu", progress=False, warmup=0.1, lr=1e-2)
@@ -118,7 +118,7 @@ def test_clipping_is_torchs_on_the_mean_gradient(clip):
     mine, theirs, batch = Tiny(), Tiny(), sample_batch(12)
     (mine(batch).loss * 12).backward()
     theirs(batch).loss.backward()
-    scale_and_clip(list(mine.parameters()), torch.tensor(1 / 12), clip)
+    divide_and_clip(list(mine.parameters()), torch.tensor(12.0), clip)
     nn.utils.clip_grad_norm_(theirs.parameters(), clip)
     same(*({name: p.grad for name, p in model.named_parameters()} for model in (mine, theirs)), rtol=1e-5, atol=1e-7)
 

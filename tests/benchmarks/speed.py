@@ -20,15 +20,18 @@ from statistics import median
 import numpy as np
 
 HERE = Path(__file__).parent
-CONTENDERS = ["plain", "mmlib", "mmlib bf16", "lightning-off", "lightning", "accelerate", "keras-torch", "keras-tensorflow"]
-STEPS = {4: 400, 64: 16, 224: 4}
+CONTENDERS = ["plain", "mmlib", "mmlib huge", "mmlib bf16", "mmlib huge bf16", "lightning-off", "lightning", "accelerate", "keras-torch",
+              "keras-tensorflow"]
+STEPS = {4: 400, 64: 40, 224: 4}
 MEANING = """`plain` is the loop as one writes it; `mmlib` is `fit` with its defaults, on the same network run as mmlib runs one
-(network.py: `Ours`; a test holds the results equal); `lightning-off` has everything turned off that can be."""
+(network.py: `Ours`; a test holds the results equal); `huge`: started with the environment variable
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1, by which glibc asks Linux for pages of 2 MiB; `lightning-off` has everything turned off that can be."""
 
 
 def start(contender: str, size: int, threads: int) -> subprocess.Popen:
     """The contender's process, waiting for a number of steps."""
-    quiet = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if "huge" in contender else {}
+    quiet = pages | {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, str(HERE / "loops.py"), contender, "tiny" if size == 4 else "sketch", str(size), str(threads)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=HERE,
                             env=os.environ | quiet)
@@ -47,12 +50,10 @@ def measure(size: int, threads: int, rounds: int, contenders: list[str]) -> list
     """The rows of one table."""
     processes = {name: start(name, size, threads) for name in contenders}
     found = {name: [] for name in contenders}
-    for number in range(rounds + 1):
+    for number in range(rounds):
         for name in contenders if number % 2 else contenders[::-1]:
-            answer = ask(processes[name], STEPS[size])
-            if number:                                          # the first round only warms up
-                found[name].append(answer)
-        print(f"size {size}, {threads} thread(s): round {number} of {rounds}", file=sys.stderr, flush=True)
+            found[name].append(ask(processes[name], STEPS[size]))
+        print(f"size {size}, {threads} thread(s): round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     for process in processes.values():
         process.stdin.close()
         process.wait()
