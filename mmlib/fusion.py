@@ -1,8 +1,8 @@
-"""dict of Features -> Features: ten ways to make one thing of several senses.
+"""dict of Features -> Features: sixteen ways to make one thing of several senses.
 
 Names are sorted inside, so the order of the dict never matters; no fusion knows any name. What an absent sense holds
 cannot change the output. The late ones see ``pooled`` and return one token per sample; the early ones see ``tokens`` and
-return many (``mmlib.fusion_tokens``). A row with no sense at all comes out absent: mask False, pooled zero.
+return many. Beside this file: ``mmlib.fusion_products``, ``mmlib.fusion_tokens``, ``mmlib.fusion_asking``. A row with no sense at all comes out absent: mask False, pooled zero.
 """
 from collections.abc import Iterable
 
@@ -10,30 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from mmlib.core import Features, from_pooled, masked_mean
-from mmlib.fusion_tokens import BottleneckFusion, CrossFusion, JoinFusion, check_features, sort_names
+from mmlib.fusion_asking import CrossmodalFusion, PerceiverFusion
+from mmlib.fusion_products import BilinearFusion, FiLMFusion, ProductFusion
+from mmlib.fusion_senses import keep_weights, sort_names, stack
+from mmlib.fusion_tokens import BottleneckFusion, CrossFusion, JoinFusion
 
-__all__ = ["ConcatFusion", "SumFusion", "GatedFusion", "AttentionFusion", "LowRankFusion", "TensorFusion", "LateFusion",
-           "CrossFusion", "JoinFusion", "BottleneckFusion"]
-
-
-def stack(features: dict[str, Features], names: list[str]) -> tuple[Tensor, Tensor]:
-    """The pooled vectors (B, M, D), zero where absent, and which are present (B, M); M in the order of ``names``."""
-    check_features(features, names)
-    present = torch.stack([features[name].present for name in names], dim=1)              # (B, M)
-    pooled = torch.stack([features[name].pooled for name in names], dim=1)                # (B, M, D)
-    return pooled.masked_fill(~present[..., None], 0), present
+__all__ = ["ConcatFusion", "SumFusion", "GatedFusion", "AttentionFusion", "LowRankFusion", "TensorFusion", "LateFusion", "DeepSetFusion",
+           "BilinearFusion", "ProductFusion", "CrossFusion", "JoinFusion", "BottleneckFusion", "FiLMFusion", "PerceiverFusion",
+           "CrossmodalFusion"]
 
 
 def softmax_present(scores: Tensor, present: Tensor) -> Tensor:
     """Softmax over the present senses: scores, present (B, M) -> weights (B, M), exactly 0 where absent."""
     scores = scores.masked_fill(~present, torch.finfo(scores.dtype).min)                  # finite: -inf gives NaN in an empty row
     return scores.softmax(dim=-1).masked_fill(~present, 0)
-
-
-def _keep(module: nn.Module, weights: Tensor) -> None:
-    """Keep the weights to look at, without their graph; an exported program has no place for them."""
-    if not torch.compiler.is_exporting():
-        module.weights = weights.detach()
 
 
 def _mlp(width: int, dim: int) -> nn.Sequential:
@@ -88,6 +78,25 @@ class LateFusion(nn.Module):
         return from_pooled(masked_mean(parts, present), present.any(dim=1))
 
 
+class DeepSetFusion(nn.Module):
+    """rho(sum over the senses present of phi(x_m + tag_m)): the senses as a set (Deep Sets; Zaheer et al., 2017, arXiv:1703.06114).
+
+    Two MLPs, phi and rho, that all senses share, and a learned vector per sense, its tag, that tells them apart; without the tags nothing
+    would. A further sense costs ``dim`` parameters. (The sum could be any function of the set, were phi wide enough: not like SumFusion.)
+    """
+
+    def __init__(self, dim: int, names: Iterable[str]):
+        super().__init__()
+        self.names = sort_names(names)
+        self.tag = nn.ParameterDict({name: nn.Parameter(torch.randn(dim)) for name in self.names})
+        self.phi, self.rho = _mlp(dim, dim), _mlp(dim, dim)
+
+    def forward(self, features: dict[str, Features]) -> Features:
+        pooled, present = stack(features, self.names)
+        parts = self.phi(pooled + torch.stack([self.tag[name] for name in self.names]))   # (B, M, D)
+        return from_pooled(self.rho(parts.masked_fill(~present[..., None], 0).sum(dim=1)), present.any(dim=1))
+
+
 class GatedFusion(nn.Module):
     """A gate per sense, computed from all of them, weighs ``tanh`` of each sense's linear map.
 
@@ -105,7 +114,7 @@ class GatedFusion(nn.Module):
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
         weights = softmax_present(self.gate(pooled.flatten(1)), present)                  # (B, M)
-        _keep(self, weights)
+        keep_weights(self, weights)
         parts = torch.stack([self.project[name](pooled[:, i]) for i, name in enumerate(self.names)], dim=1)  # (B, M, D)
         return from_pooled((weights[..., None] * parts.tanh()).sum(dim=1), present.any(dim=1))
 
@@ -132,7 +141,7 @@ class AttentionFusion(nn.Module):
             q = torch.where(present[:, i, None], pooled[:, i], q)
         scores = torch.einsum("bmd,bd->bm", pooled, self.bilinear(q)) * pooled.shape[-1] ** -0.5
         weights = softmax_present(scores, present)                                        # (B, M)
-        _keep(self, weights)
+        keep_weights(self, weights)
         return from_pooled((weights[..., None] * pooled).sum(dim=1), present.any(dim=1))
 
 

@@ -9,40 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mmlib.core import Features, from_tokens, masked_mean
+from mmlib.fusion_senses import Tags, check_features, sort_names
 from mmlib.layers import Block, Transformer
-
-
-def sort_names(names: Iterable[str], query: str | None = None) -> list[str]:
-    """The names of the senses, sorted; ValueError when there is none, one comes twice, or ``query`` is not among them."""
-    names = sorted(names)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"names is {names}, expected at least one sense and each of them once")
-    if query is not None and query not in names:
-        raise ValueError(f"query is {query!r}, expected one of {names}, or None for a learned vector")
-    return names
-
-
-def check_features(features: dict[str, Features], names: list[str]) -> None:
-    """Raise ValueError unless ``features`` holds exactly the senses of ``names``."""
-    missing, unknown = sorted(set(names) - set(features)), sorted(set(features) - set(names))
-    if missing or unknown:
-        raise ValueError(f"this fusion was built for {names}: missing {missing}, unknown {unknown}; "
-                         f"an absent sense is a mask of False, not a missing key")
-
-
-class _Tags(nn.Module):
-    """A learned vector per sense, added to its tokens, so that a reader of the line can tell the senses apart."""
-
-    def __init__(self, dim: int, names: list[str]):
-        super().__init__()
-        self.names = names
-        self.tag = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(dim)) for name in names})
-
-    def forward(self, features: dict[str, Features]) -> tuple[Tensor, Tensor]:
-        """All tokens in one line: (B, sum of T, D) and (B, sum of T); zero where the mask is False."""
-        mask = torch.cat([features[name].mask for name in self.names], dim=1)
-        tokens = torch.cat([features[name].tokens + self.tag[name] for name in self.names], dim=1)
-        return tokens.masked_fill(~mask[..., None], 0), mask
 
 
 class JoinFusion(nn.Module):
@@ -54,7 +22,7 @@ class JoinFusion(nn.Module):
     def __init__(self, dim: int, names: Iterable[str], depth: int = 1, heads: int = 4):
         super().__init__()
         self.names = sort_names(names)
-        self.tags = _Tags(dim, self.names)
+        self.tags = Tags(dim, self.names)
         self.transformer = Transformer(dim, depth, heads) if depth else None
 
     def forward(self, features: dict[str, Features]) -> Features:
@@ -79,7 +47,7 @@ class CrossFusion(nn.Module):
         others = [name for name in self.names if name != query]
         if not others:
             raise ValueError(f"query {query!r} is the only sense, so it has nobody to ask; name more senses or leave query out")
-        self.tags = _Tags(dim, others)
+        self.tags = Tags(dim, others)
         self.learned = nn.Parameter(torch.randn(queries if query is None else 1, dim))
         self.transformer = Transformer(dim, depth, heads, cross=True)
 

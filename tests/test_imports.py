@@ -16,6 +16,7 @@ GROUPS = {
     "parts": ["encoders", "fusion", "heads"],
     "models": ["models"],
     "trace": ["trace"],
+    "lessons": ["exercises", "parity"],         # only notebooks and tests import them
     "loop": ["data", "worlds", "metrics", "train", "checkpoint", "memory", "distributed"],
     "recipes": ["recipes"],
     "judges": ["report", "leaks", "tune", "robust"],
@@ -28,6 +29,7 @@ ALLOWED = {
     "parts": {"core", "layers", "parts"},
     "models": {"core", "layers", "parts", "models"},
     "trace": {"core", "trace"},
+    "lessons": {"core", "layers", "parts", "models", "loop", "lessons"},
     "loop": {"core", "trace", "loop"},
     "recipes": {"core", "layers", "parts", "models", "loop", "recipes"},
     "judges": {"core", "layers", "parts", "models", "trace", "loop", "recipes", "judges", "plots"},
