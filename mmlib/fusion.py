@@ -2,7 +2,8 @@
 
 Names are sorted inside, so the order of the dict never matters; no fusion knows any name. What an absent sense holds
 cannot change the output. The late ones see ``pooled`` and return one token per sample; the early ones see ``tokens`` and
-return many. Beside this file: ``mmlib.fusion_products``, ``mmlib.fusion_tokens``, ``mmlib.fusion_asking``. A row with no sense at all comes out absent: mask False, pooled zero.
+return many; see also ``mmlib.fusion_products``, ``mmlib.fusion_tokens``, ``mmlib.fusion_asking``. A row with no sense at all
+comes out absent: mask False, pooled zero.
 """
 from collections.abc import Iterable
 
@@ -82,7 +83,7 @@ class DeepSetFusion(nn.Module):
     """rho(sum over the senses present of phi(x_m + tag_m)): the senses as a set (Deep Sets; Zaheer et al., 2017, arXiv:1703.06114).
 
     Two MLPs, phi and rho, that all senses share, and a learned vector per sense, its tag, that tells them apart; without the tags nothing
-    would. A further sense costs ``dim`` parameters. (The sum could be any function of the set, were phi wide enough: not like SumFusion.)
+    would. A further sense costs ``dim`` parameters. Unlike in SumFusion the senses interact, in rho.
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -194,4 +195,4 @@ class LowRankFusion(nn.Module):
 def append_one(project: nn.ModuleDict, pooled: Tensor, present: Tensor) -> list[Tensor]:
     """Each sense of ``pooled`` (B, M, D) through its projection, with a 1 appended: M of (B, width + 1); absent = [0, .., 0, 1]."""
     parts = [layer(pooled[:, i]).masked_fill(~present[:, i, None], 0) for i, layer in enumerate(project.values())]
-    return [torch.cat([part, part.new_ones(len(part), 1)], dim=-1) for part in parts]
+    return [torch.cat([part, part.new_ones(part.shape[0], 1)], dim=-1) for part in parts]

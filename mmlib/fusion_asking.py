@@ -39,17 +39,17 @@ class PerceiverFusion(nn.Module):
     def forward(self, features: dict[str, Features]) -> Features:
         check_features(features, self.names)
         memory, mask = self.tags(features)                                                # (B, K, D), (B, K)
-        latents = self.latents.expand(len(memory), -1, -1)                                # (B, N, D)
+        latents = self.latents.expand(memory.shape[0], -1, -1)                            # (B, N, D)
         latents = self.transformer(self.ask(latents, memory, mask), None)
         return from_tokens(latents, mask.any(dim=1, keepdim=True).expand(latents.shape[:2]))
 
 
 class CrossmodalFusion(nn.Module):
-    """Every sense's tokens ask every other sense's tokens, one asker and one answerer at a time (MulT; Tsai et al., 2019, arXiv:1906.00295).
+    """The tokens of every sense ask those of every other (MulT; Tsai et al., 2019, arXiv:1906.00295).
 
-    There is a cross-attention layer for each ordered pair. What a sense has heard from the others that are present is averaged (MulT
-    lines it up side by side), then its own transformer reads it. Out come all tokens; pooled is the mean over present senses of each
-    one's mean token.
+    There is a cross-attention layer for each ordered pair of senses. What a sense has heard from the others that are present is
+    averaged (MulT puts it side by side), then its own transformer reads it. Out come all tokens; pooled is the mean over present
+    senses of each one's mean token.
     """
 
     def __init__(self, dim: int, names: Iterable[str], depth: int = 1, heads: int = 4):

@@ -1,5 +1,6 @@
 """dict of Features -> Features where senses are multiplied: as numbers, as scales of each other's tokens, as probabilities."""
 from collections.abc import Iterable
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,8 @@ class BilinearFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        parts = torch.stack([self.project[name](pooled[:, i]) for i, name in enumerate(self.names)], dim=1)  # (B, M, D * factors)
-        product = parts.masked_fill(~present[..., None], 1).prod(dim=1)                   # (B, D * factors)
+        parts = [self.project[name](pooled[:, i]).masked_fill(~present[:, i, None], 1) for i, name in enumerate(self.names)]
+        product = reduce(torch.mul, parts)                                                # (B, D * factors)
         total = product.unflatten(-1, (-1, self.factors)).sum(dim=-1)                     # (B, D)
         return from_pooled(F.normalize(signed_sqrt(total), dim=-1), present.any(dim=1))
 
@@ -42,7 +43,7 @@ class ProductFusion(nn.Module):
     Each sense gives a Gaussian, a mean and a log-precision per number, and so does the prior: mean 0, precision 1. Their product is a
     Gaussian again; out comes its mean, sum of precision * mean / sum of precision (Hinton, 2002; Wu and Goodman, 2018,
     arXiv:1802.05335). An absent sense has precision 0; with none at all the prior's 0 remains. ``.weights`` (B, M), in the order of
-    ``.names``: the share of each sense in the precision, averaged over the numbers, in the last forward pass; what lacks to 1 is the prior's.
+    ``.names``: each sense's share of the precision in the last forward pass, averaged over the numbers; what lacks to 1 is the prior's.
     """
 
     def __init__(self, dim: int, names: Iterable[str]):

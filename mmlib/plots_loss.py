@@ -36,10 +36,11 @@ def slowest(lr: float, momentum: float = 0.0) -> complex:
     """By what the slowest direction of the bowl is multiplied per step, in the long run.
 
     Along an eigenvector of H with eigenvalue h one step is x_next = (1 + momentum - lr * h) * x - momentum * x_before.
-    Its roots are the factors: above 1 in size means away from the minimum, a negative or complex one from side to side.
+    Its roots are the factors: above 1 in size means away from the minimum, a negative or complex one from side to side. Of two
+    that are equally slow, the one that swings faster.
     """
     roots = [np.roots([1, -(1 + momentum - lr * h), momentum]) for h in np.linalg.eigvalsh(HESSIAN)]
-    return complex(max(np.concatenate(roots), key=abs))
+    return complex(max(np.concatenate(roots), key=lambda root: (round(abs(root), 9), abs(np.angle(root)))))
 
 
 def verdict(lr: float, momentum: float = 0.0) -> str:

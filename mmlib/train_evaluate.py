@@ -117,7 +117,10 @@ def _whole(parts: list[Part]) -> tuple[Tensor, Tensor | None, Tensor | None]:
 
 
 def one_per_row(logits: Tensor, target: Tensor | None, row: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The windows (N, ...) of each row averaged -> one line per row, in the order of row numbers; see ``collect``."""
+    """The windows (N, ...) of each row averaged -> one line per row, in the order of row numbers; see ``collect``.
+
+    Raises ValueError where windows of one row have different targets: then they are not of one row.
+    """
     rows, place, windows = row.unique(return_inverse=True, return_counts=True)
     classes = logits.ndim == 2 and not (target is not None and target.is_floating_point())
     values = F.softmax(logits.double(), dim=-1) if classes else logits.double()
@@ -125,6 +128,10 @@ def one_per_row(logits: Tensor, target: Tensor | None, row: Tensor) -> tuple[Ten
     mean = sums / windows.reshape(-1, *[1] * (values.ndim - 1))
     mean = mean.clamp(min=1e-300).log() if classes else mean
     first = torch.empty_like(rows).index_copy(0, place.flip(0), torch.arange(len(row)).flip(0))   # the first window of each row
+    if target is not None and not torch.equal(target, target[first[place]]):
+        bad = int(row[target != target[first[place]]][0])
+        raise ValueError(f"row {bad} has different targets, so it is not one row: number batch['row'] on from batch to batch, "
+                         "or leave it out")
     alone = windows[place[first]] == 1                                                            # keep those as they are, to the bit
     mean = torch.where(alone.reshape(-1, *[1] * (values.ndim - 1)), logits[first], mean.float())
     return mean, None if target is None else target[first], rows

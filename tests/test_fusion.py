@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mmlib import fusion
 from mmlib.core import Features, from_tokens
-from mmlib.fusion import (AttentionFusion, BottleneckFusion, ConcatFusion, CrossFusion, GatedFusion, JoinFusion, LateFusion,
-                          LowRankFusion, SumFusion, TensorFusion)
+from mmlib.fusion import (AttentionFusion, BilinearFusion, BottleneckFusion, ConcatFusion, CrossFusion, DeepSetFusion, GatedFusion,
+                          JoinFusion, LateFusion, LowRankFusion, ProductFusion, SumFusion, TensorFusion)
 from mmlib.heads import ClassifyHead
 from mmlib.layers import recording
 
@@ -17,7 +17,8 @@ B, D, NAMES = 5, 8, ["audio", "image", "text"]
 LENGTHS = {"audio": [4, 2, 4, 0, 0], "image": [3, 3, 0, 0, 0], "text": [5, 3, 4, 5, 0]}   # full, ragged, no picture, text only, empty
 PRESENT = torch.tensor([LENGTHS[name] for name in NAMES]).T > 0                           # (B, M)
 FUSIONS = [getattr(fusion, name) for name in fusion.__all__]
-ONE_TOKEN = [ConcatFusion, SumFusion, LateFusion, GatedFusion, AttentionFusion, LowRankFusion, TensorFusion]
+ONE_TOKEN = [ConcatFusion, SumFusion, LateFusion, GatedFusion, AttentionFusion, LowRankFusion, TensorFusion, DeepSetFusion, BilinearFusion,
+             ProductFusion]
 
 
 def make_features(seed: int = 0, names: list[str] = NAMES) -> dict[str, Features]:

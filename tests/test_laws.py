@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from mmlib import encoders as real
 from mmlib.core import Features, from_tokens
-from mmlib.fusion import (AttentionFusion, BottleneckFusion, ConcatFusion, CrossFusion, GatedFusion, JoinFusion, LateFusion,
-                          LowRankFusion, SumFusion, TensorFusion)
+from mmlib.fusion import (AttentionFusion, BilinearFusion, BottleneckFusion, ConcatFusion, CrossFusion, CrossmodalFusion, DeepSetFusion,
+                          FiLMFusion, GatedFusion, JoinFusion, LateFusion, LowRankFusion, PerceiverFusion, ProductFusion, SumFusion,
+                          TensorFusion)
 from mmlib.heads import ClassifyHead, CTCHead, LanguageHead, RegressHead
 from mmlib.layers import sine_positions
 from mmlib.models import Backbone, Model, TwoTower
@@ -61,6 +62,8 @@ FUSIONS = {
     "low-rank": lambda dim, names: LowRankFusion(dim, names, width=3), "tensor": lambda dim, names: TensorFusion(dim, names, width=3),
     "cross": CrossFusion, "cross-image": lambda dim, names: CrossFusion(dim, names, query="image"),
     "join": JoinFusion, "line-up": lambda dim, names: JoinFusion(dim, names, depth=0), "bottleneck": BottleneckFusion,
+    "deep-set": DeepSetFusion, "bilinear": BilinearFusion, "product": ProductFusion, "film": FiLMFusion, "perceiver": PerceiverFusion,
+    "crossmodal": CrossmodalFusion,
 }
 HEADS = {
     "classify": lambda: ClassifyHead(D, 3), "regress": lambda: RegressHead(D, mean=5.0, std=2.0), "ctc": lambda: CTCHead(D, K),

@@ -375,6 +375,16 @@ def test_windows_of_a_row_are_averaged_as_probabilities_and_weigh_once():
     assert collect(Given(), [certain], "cpu")[0].isfinite().all()
 
 
+def test_rows_numbered_from_zero_in_every_batch_are_refused_not_mixed():
+    """What ``Preprocessing.batch`` gives, batch after batch, with targets beside it: they would be averaged as windows of one row."""
+    batches = [sample_batch(8, seed=seed) | {"row": torch.arange(8)} for seed in (0, 1)]
+    with pytest.raises(ValueError, match=r"row \d+ has different targets.*number batch\['row'\] on"):
+        collect(Tiny(), batches, "cpu")
+    with pytest.raises(ValueError, match="different targets"):
+        evaluate(Tiny(), batches, {"first": lambda logits, target: 0.0}, "cpu")
+    assert len(collect(Tiny(), [batches[0]], "cpu")[0]) == 8
+
+
 def test_collect_predicts_without_targets():
     blind = {key: value for key, value in sample_batch(4).items() if key != "target"}
     logits, target, rows = collect(Tiny(), [blind], "cpu")

@@ -17,6 +17,10 @@ def parts(column):
     return {slider.description: slider for slider in sliders}, text, picture
 
 
+def seen(text, picture):
+    return text.value, bytes(picture.value)
+
+
 def png(figure):
     file = io.BytesIO()
     figure.savefig(file, format="png")
@@ -27,18 +31,19 @@ def test_the_landscape_starts_with_text_and_picture():
     sliders, text, picture = parts(widgets.landscape())
     assert list(sliders) == ["learning rate", "momentum"]
     values = [slider.value for slider in sliders.values()]
-    assert text.value == plots_loss.describe(*values) and picture.value == png(plots_loss.landscape(tuple(values)))
-    assert picture.value.startswith(b"\x89PNG")
+    assert seen(text, picture) == (plots_loss.describe(*values), png(plots_loss.landscape(tuple(values))))
+    assert bytes(picture.value).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name, value", [("learning rate", 0.1), ("learning rate", 0.15), ("momentum", 0.9)])
 def test_a_slider_changes_the_text_and_the_picture(name, value):
     sliders, text, picture = parts(widgets.landscape())
-    before = text.value, picture.value
+    before = seen(text, picture)
     sliders[name].value = value
     values = [slider.value for slider in sliders.values()]
-    assert text.value != before[0] and picture.value != before[1]
-    assert text.value == plots_loss.describe(*values) and picture.value == png(plots_loss.landscape(tuple(values)))
+    after = seen(text, picture)
+    assert after[0] != before[0] and after[1] != before[1]
+    assert after == (plots_loss.describe(*values), png(plots_loss.landscape(tuple(values))))
 
 
 def test_the_sliders_reach_all_four_words():
@@ -58,16 +63,16 @@ def test_two_widgets_do_not_share_anything():
 
 
 def test_a_panel_passes_the_values_in_order_and_draws_anew_for_each_change():
-    seen = []
+    calls = []
 
     def show(*values):
-        seen.append(values)
+        calls.append(values)
         return str(values), plots_loss.losses({"a": [1.0, 2.0]})
 
     a, b = ipywidgets.IntSlider(1), ipywidgets.IntSlider(2)
     column = widgets.panel(show, a, b)
     b.value = 5
-    assert seen == [(1, 2), (1, 5)] and column.children[-2].value == "(1, 5)" and not (a.continuous_update or b.continuous_update)
+    assert calls == [(1, 2), (1, 5)] and column.children[-2].value == "(1, 5)" and not (a.continuous_update or b.continuous_update)
 
 
 def test_no_figure_is_left_open():

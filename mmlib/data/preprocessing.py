@@ -60,7 +60,8 @@ class Preprocessing:
         """Raw samples -> one batch: [{"image": "cat.png", "text": "it purrs"}, {"audio": samples_at_16_kHz}].
 
         Pictures: path, PIL image or array. Sound: path, samples at 16 kHz, or (samples, rate). A sense left out, None or a
-        blank text is missing. ``row`` numbers the samples; a clip of over four seconds gives several rows of its number.
+        blank text is missing. ``row`` numbers the samples from 0 (for several batches, number on: ``collect`` puts windows of one row
+        together); a clip of over four seconds gives several rows of its number.
         Raises ValueError that names sample and sense.
         """
         if not samples:
