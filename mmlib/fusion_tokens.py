@@ -61,7 +61,7 @@ class CrossFusion(nn.Module):
 
     def _askers(self, features: dict[str, Features]) -> tuple[Tensor, Tensor]:
         if self.query is None:
-            batch = features[self.names[0]].mask.shape[0]       # not len(): an exported program would be held to it
+            batch = features[self.names[0]].mask.shape[0]                                 # not len(): it would be a constant in an export
             tokens = self.learned.expand(batch, -1, -1)                                   # (B, queries, D)
             return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         ask = features[self.query]
@@ -92,7 +92,7 @@ class BottleneckFusion(nn.Module):
         masks = {name: features[name].mask for name in self.names}
         tokens = {name: features[name].tokens.masked_fill(~masks[name][..., None], 0) for name in self.names}
         present = torch.stack([features[name].present for name in self.names], dim=1)     # (B, M)
-        shared = self.bottleneck.expand(present.shape[0], -1, -1)                        # (B, N, D)
+        shared = self.bottleneck.expand(present.shape[0], -1, -1)                         # (B, N, D)
         for layer in range(len(self.blocks[self.names[0]])):
             tokens, shared = self._exchange(layer, tokens, masks, shared, present)
         line = [from_tokens(self.norm(tokens[name]), masks[name]) for name in self.names]

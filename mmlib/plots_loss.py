@@ -75,10 +75,10 @@ def landscape(*runs: tuple[float, float]) -> Any:
     for (lr, momentum), top, bottom in zip(runs, *axes):
         path, word = descend(lr, momentum), verdict(lr, momentum)
         _contours(top)
-        top.plot(*path.T, color=WORDS[word], marker="o", markersize=3.5, linewidth=1.5)
-        top.set_title(f"{word}: rate {lr:g}" + (f", momentum {momentum:g}" if momentum else ""), fontsize=10)
+        top.plot(*path.T, color=WORDS[word], marker="o", markersize=3, linewidth=1)
+        top.set_title(f"{word}\nrate {lr:g}, momentum {momentum:g}", fontsize=10)
         bottom.plot(bowl(path), color=WORDS[word], linewidth=2)
-        bottom.set(yscale="log", ylim=(1e-4, 1e4), xlabel="step")
+        bottom.set(yscale="log", ylim=(1e-6, 1e4), xlabel="step")
     for row, label in zip(axes, ("second weight", "loss")):
         row[0].set_ylabel(label)
     return figure
@@ -88,8 +88,8 @@ def _contours(axes: Any) -> None:
     """Lines of equal loss, a cross at the minimum and a ring at the start."""
     x, y = np.meshgrid(np.linspace(-5, 5, 121), np.linspace(-3.5, 3.5, 91))
     axes.contour(x, y, bowl(np.stack([x, y], axis=-1)), levels=[0.5, 2, 8, 32, 128], colors=GREY, linewidths=0.8)
-    axes.plot(0, 0, marker="+", color=INK, markersize=12, markeredgewidth=2)
-    axes.plot(*START, marker="o", color=INK, markersize=9, fillstyle="none")
+    axes.plot(0, 0, marker="+", color=INK, markersize=12, markeredgewidth=2, zorder=3)
+    axes.plot(*START, marker="o", color=INK, markersize=9, fillstyle="none", zorder=3)
     axes.set(xlim=(-5, 5), ylim=(-3.5, 3.5), xlabel="first weight")
 
 

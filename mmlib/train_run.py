@@ -28,7 +28,8 @@ class History(list):
         figure = plt.figure(figsize=(4 * (1 + len(names)), 3), layout="constrained")
         plt.close(figure)  # or a notebook would show it twice
         axes = figure.subplots(1, 1 + len(names), squeeze=False)[0]
-        for axis, lines in zip(axes, [["loss", "val_loss"]] + [[name] for name in names]):
+        losses = [name for name in ("loss", "val_loss") if name in self[-1]]
+        for axis, lines in zip(axes, [losses] + [[name] for name in names]):
             for name in lines:
                 rows = [row for row in self if name in row]
                 axis.plot([row["epoch"] for row in rows], [row[name] for row in rows], marker=".", label=name)

@@ -15,13 +15,13 @@ GRID = [(lr, momentum) for lr in (0.004, 0.03, 0.08, 0.119, 0.124, 0.15, 0.19, 0
 FIGURES = {
     "one run": lambda: plots_loss.landscape((0.1, 0.0)),
     "diverging": lambda: plots_loss.landscape((0.2, 0.95)),
-    "four runs": lambda: plots_loss.landscape((0.01, 0), (0.1, 0), (0.124, 0), (0.128, 0)),
+    "four runs": lambda: plots_loss.landscape((0.01, 0.05), (0.1, 0), (0.124, 0.95), (0.128, 0.85)),
     "losses": lambda: plots_loss.losses({"by hand": [3, 2, 1], "theirs": [3, 1]}, x="epoch", floor=("best", 0.5)),
 }
 every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES.keys())
 
 
-@pytest.mark.parametrize("lr, momentum", GRID)
+@pytest.mark.parametrize("lr, momentum", GRID[::3] + GRID[2::6])
 def test_the_path_is_that_of_torchs_optimizer(lr, momentum):
     hessian = torch.tensor(plots_loss.HESSIAN, dtype=torch.double)
     x = torch.tensor(plots_loss.START, dtype=torch.double, requires_grad=True)
@@ -37,8 +37,8 @@ def test_the_path_is_that_of_torchs_optimizer(lr, momentum):
 @pytest.mark.parametrize("momentum", MOMENTA)
 def test_just_below_the_bound_a_run_arrives_and_just_above_it_flies_away(momentum):
     bound = 2 * (1 + momentum) / L
-    assert np.abs(plots_loss.descend(0.99 * bound, momentum, steps=3000)[-1]).max() < 1e-3
-    assert np.abs(plots_loss.descend(1.01 * bound, momentum, steps=3000)[-1]).max() > 1e3
+    assert np.abs(plots_loss.descend(0.99 * bound, momentum, steps=1500)[-1]).max() < 1e-3
+    assert np.abs(plots_loss.descend(1.01 * bound, momentum, steps=1500)[-1]).max() > 1e3
     assert plots_loss.verdict(0.999 * bound, momentum) != "diverge" == plots_loss.verdict(1.001 * bound, momentum)
     assert f"rates above {bound:.4g} diverge" in plots_loss.describe(0.01, momentum)
 
@@ -66,7 +66,7 @@ def test_the_verdict_is_what_the_run_does(lr, momentum):
     if word == "diverge":
         assert np.abs(plots_loss.descend(lr, momentum, 400)[-1]).max() > 10 * np.linalg.norm(plots_loss.START)
     else:
-        assert np.linalg.norm(plots_loss.descend(lr, momentum, 3000)[-1]) < 1e-2
+        assert np.linalg.norm(plots_loss.descend(lr, momentum, 1500)[-1]) < 1e-2
     if word == "crawl":
         assert sides[late.argmax()] <= 1 and late.max() > 0.1
     if word == "oscillate":
@@ -105,6 +105,8 @@ def test_nothing_is_cut_off_and_nothing_is_left_open(draw):
         for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
             box = text.get_window_extent()
             assert not text.get_text() or (box.x0 >= -2 and box.y0 >= -2 and box.x1 <= width + 2 and box.y1 <= height + 2)
+    titles = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
+    assert not any(one.overlaps(other) for number, one in enumerate(titles) for other in titles[:number]), "titles over each other"
 
 
 def test_each_run_has_its_path_its_word_its_colour_and_its_loss():
@@ -117,7 +119,7 @@ def test_each_run_has_its_path_its_word_its_colour_and_its_loss():
         assert np.allclose(bottom.lines[0].get_ydata(), plots_loss.bowl(path)) and bottom.get_yscale() == "log"
         assert {to_hex(line.get_color()) for line in (top.lines[-1], bottom.lines[0])} == {to_hex(plots_loss.WORDS[word])}
         assert (top.get_xlabel(), bottom.get_xlabel()) == ("first weight", "step")
-    assert "momentum 0.5" in tops[2].get_title() and "momentum" not in tops[0].get_title()
+    assert tops[2].get_title() == "converge\nrate 0.05, momentum 0.5"
     assert (tops[0].get_ylabel(), bottoms[0].get_ylabel()) == ("second weight", "loss")
 
 
