@@ -9,8 +9,9 @@ from mmlib.core import Batch, Features, Output, check_batch, from_pooled, from_t
 from mmlib.layers import Attention, Block, Recurrent, Transformer, attend, attend_fused, recording
 from mmlib.encoders import (AudioConvEncoder, AudioRecurrentEncoder, ConvEncoder, LogMel, RecurrentEncoder, ResNetEncoder, TimmEncoder,
                             TorchvisionEncoder, TransformerEncoder, TransformersEncoder, ViTEncoder, Wav2Vec2Encoder)
-from mmlib.fusion import (AttentionFusion, BottleneckFusion, ConcatFusion, CrossFusion, GatedFusion, JoinFusion, LateFusion,
-                          LowRankFusion, SumFusion, TensorFusion)
+from mmlib.fusion import (AttentionFusion, BilinearFusion, BottleneckFusion, ConcatFusion, CrossFusion, CrossmodalFusion, DeepSetFusion,
+                          FiLMFusion, GatedFusion, JoinFusion, LateFusion, LowRankFusion, PerceiverFusion, ProductFusion, SumFusion,
+                          TensorFusion)
 from mmlib.heads import ClassifyHead, CTCHead, LanguageHead, RegressHead
 from mmlib.memory import keep_freed_memory
 from mmlib.models import Backbone, Model, TwoTower
@@ -25,8 +26,9 @@ __all__ = [
     "Batch", "Features", "Output", "check_batch", "from_pooled", "from_tokens", "masked_mean", "Attention", "Block", "Recurrent",
     "Transformer", "attend", "attend_fused", "recording", "AudioConvEncoder", "AudioRecurrentEncoder", "ConvEncoder", "LogMel",
     "RecurrentEncoder", "ResNetEncoder", "TimmEncoder", "TorchvisionEncoder", "TransformerEncoder", "TransformersEncoder",
-    "ViTEncoder", "Wav2Vec2Encoder", "AttentionFusion", "BottleneckFusion", "ConcatFusion", "CrossFusion", "GatedFusion",
-    "JoinFusion", "LateFusion", "LowRankFusion", "SumFusion", "TensorFusion", "ClassifyHead", "CTCHead", "LanguageHead",
+    "ViTEncoder", "Wav2Vec2Encoder", "AttentionFusion", "BilinearFusion", "BottleneckFusion", "ConcatFusion", "CrossFusion",
+    "CrossmodalFusion", "DeepSetFusion", "FiLMFusion", "GatedFusion", "JoinFusion", "LateFusion", "LowRankFusion",
+    "PerceiverFusion", "ProductFusion", "SumFusion", "TensorFusion", "ClassifyHead", "CTCHead", "LanguageHead",
     "RegressHead", "Backbone", "Model", "TwoTower", "Augment", "Data", "Loader", "Manifest", "ManifestErrors", "Preprocessing",
     "Vocabulary", "load_data", "read_audio", "read_image", "read_manifest", "tokenize", "History", "TrainConfig", "collect",
     "evaluate", "fit", "keep_freed_memory", "Predictor", "Recipe", "Run", "classify", "load", "regress",

@@ -1,9 +1,10 @@
-"""The commands that judge: report (does fusion help?), leaks (is the answer in the question?), tune (which settings?)."""
+"""The commands that judge: report (does fusion help?), leaks (is the answer in the question?), tune (which settings?), fusions (their cost)."""
 import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmlib import fusion_table
 from mmlib import leaks as leaks_module
 from mmlib import report as report_module
 from mmlib import tune as tune_module
@@ -29,7 +30,7 @@ Test rows are never read. DIR then holds leaderboard.csv and trials.jsonl; the l
 
 
 def add_commands(commands: Any, style: dict[str, Any]) -> None:
-    """Add the three commands to the subparsers of the command line."""
+    """Add the commands to the subparsers of the command line."""
     judged = commands.add_parser("report", help="does fusion help?", epilog=REPORT, **style,
                                  description="Say whether the senses together are better than the best of them.")
     add_data(judged)
@@ -55,6 +56,9 @@ def add_commands(commands: Any, style: dict[str, Any]) -> None:
     tuned.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same search (default: 0)")
     tuned.add_argument("--out", type=Path, metavar="DIR", help="where the leaderboard goes (default: runs/1, runs/2, ...)")
     tuned.add_argument("--resume", action="store_true", help="go on with the search in --out")
+
+    commands.add_parser("fusions", help="what does each fusion cost?", **style,
+                        description="All fusions on one input: parameters, FLOPs, memory, time; and whether senses interact in them.")
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -84,4 +88,9 @@ def tune(arguments: argparse.Namespace) -> None:
     tune_module.search(replace(recipe(arguments), seed=arguments.seed), arguments.trials, out=arguments.out, resume=arguments.resume)
 
 
-COMMANDS = {"report": report, "leaks": leaks, "tune": tune}
+def fusions(arguments: argparse.Namespace) -> None:
+    """The fusions command."""
+    print(fusion_table.main_table())
+
+
+COMMANDS = {"report": report, "leaks": leaks, "tune": tune, "fusions": fusions}

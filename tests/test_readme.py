@@ -46,7 +46,7 @@ def test_every_line_and_snippet_runs_in_order(folder):
 
 def test_every_command_of_mmlib_in_the_readme_is_understood():
     from mmlib.cli import parser
-    lines = re.findall(r"-m mmlib ((?:train|evaluate|predict|report|leaks|tune)[^`\n]*)", README)
+    lines = re.findall(r"-m mmlib ((?:train|evaluate|predict|report|leaks|tune|fusions)[^`\n]*)", README)
     assert len(lines) >= 5
     for line in lines:
         parser().parse_args([a.strip('"') for a in re.findall(r'"[^"]*"|\S+', line.split("#")[0])])
@@ -57,6 +57,15 @@ def test_the_tree_names_every_file_of_the_package_and_no_other():
     named = set(re.findall(r"(\w+\.py)\b", tree))
     there = {p.name for p in (ROOT / "mmlib").rglob("*.py")} | {"make_outputs.py"}
     assert named == there - {"__init__.py"} | ({"__init__.py"} & named)
+
+
+def test_the_table_of_fusions_is_what_the_command_prints_but_for_the_times():
+    from mmlib.fusion_table import table, to_markdown
+
+    def without_times(text: str) -> list[list[str]]:
+        return [[cell.strip() for cell in line.split("|")[1:7]] for line in text.splitlines() if re.match(r"\| \w+Fusion", line)]
+    assert without_times(README) == without_times(to_markdown(table(repeats=1)))
+    assert len(without_times(README)) == 16
 
 
 def test_every_link_into_the_project_leads_somewhere():
