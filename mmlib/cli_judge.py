@@ -1,4 +1,4 @@
-"""The commands that judge: report (does fusion help?), leaks (is the answer in the question?), tune (which settings?), fusions (their cost)."""
+"""The commands that judge: report (does fusion help?), leaks (is the answer in the question?), tune (which settings?), fusions."""
 import argparse
 from dataclasses import replace
 from pathlib import Path
