@@ -20,7 +20,7 @@ import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'mmlib[browser]'")
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")]
 READY = """async () => {
     await jupyterapp.restored;
     const context = jupyterapp.shell.currentWidget.context;
@@ -54,14 +54,15 @@ def lab(tmp_path_factory):
     (root / "data").symlink_to(make_outputs.ROOT / "data")
     for path in NOTEBOOKS:
         nbformat.write(up_to_the_widget(path), root / "notebooks" / path.name)
-    settings = root / "settings" / "@jupyterlab" / "apputils-extension"
+    settings = root / "jupyter" / "LAB_SETTINGS" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token, home = secrets.token_hex(8), f"http://127.0.0.1:{port}"
-    folders = {f"JUPYTER{name}_DIR": str(root / name.lower().strip("_")) for name in ("LAB_SETTINGS", "LAB_WORKSPACES", "_CONFIG", "_DATA")}
+    kinds = ("LAB_SETTINGS", "LAB_WORKSPACES", "_CONFIG", "_DATA")
+    folders = {f"JUPYTER{kind}_DIR": str(root / "jupyter" / kind.strip("_")) for kind in kinds}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
                f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True",
                "--LabApp.extension_manager=readonly"]
@@ -112,4 +113,5 @@ def test_a_slider_moved_in_jupyterlab_changes_text_and_picture(lab, path):
 
 def shown(page) -> dict[str, str]:
     """The text and the picture's address of the panel, as they stand on the page."""
-    return {"text": page.locator(".widget-html-content").last.inner_text(), "picture": page.locator("img.widget-image").last.get_attribute("src")}
+    return {"text": page.locator(".widget-html-content").last.inner_text(),
+            "picture": page.locator("img.widget-image").last.get_attribute("src")}
