@@ -6,8 +6,8 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
+from figures import assert_whole
 
 from mmlib import plots_attention, widgets
 
@@ -29,20 +29,7 @@ FIGURES = {
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES.keys())
 @pytest.mark.filterwarnings("error")
 def test_nothing_is_cut_off_or_on_top_of_another_and_nothing_is_left_open(draw):
-    import matplotlib.pyplot as plt
-    plt.close("all")
-    figure = draw()
-    assert plt.get_fignums() == []
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    width, height = canvas.get_width_height()
-    boxes = []
-    for axes in figure.axes:
-        for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts):
-            if text.get_text():
-                boxes.append(text.get_window_extent())
-                assert min(boxes[-1].x0, boxes[-1].y0) >= -2 and boxes[-1].x1 <= width + 2 and boxes[-1].y1 <= height + 2
-    assert not any(one.overlaps(other) for number, one in enumerate(boxes) for other in boxes[:number])
+    assert_whole(draw)
 
 
 def test_maps_show_the_weights_in_the_same_shades_a_row_per_query():

@@ -3,8 +3,8 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
+from figures import assert_whole
 
 from mmlib import plots_loss
 
@@ -93,20 +93,8 @@ def test_the_description_says_the_verdict_and_both_losses():
 
 @every_figure
 @pytest.mark.filterwarnings("error")
-def test_nothing_is_cut_off_and_nothing_is_left_open(draw):
-    import matplotlib.pyplot as plt
-    plt.close("all")
-    figure = draw()
-    assert plt.get_fignums() == []
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    width, height = canvas.get_width_height()
-    for axes in figure.axes:
-        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
-            box = text.get_window_extent()
-            assert not text.get_text() or (box.x0 >= -2 and box.y0 >= -2 and box.x1 <= width + 2 and box.y1 <= height + 2)
-    titles = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
-    assert not any(one.overlaps(other) for number, one in enumerate(titles) for other in titles[:number]), "titles over each other"
+def test_nothing_is_cut_off_or_on_top_of_another_and_nothing_is_left_open(draw):
+    assert_whole(draw)
 
 
 def test_each_run_has_its_path_its_word_its_colour_and_its_loss():

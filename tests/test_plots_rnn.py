@@ -5,7 +5,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from figures import assert_whole
 
 from mmlib import plots_rnn, widgets
 from mmlib.exercises import rnn
@@ -102,19 +102,8 @@ def test_all_three_words_occur_on_the_slider_and_the_sentence_says_what_the_run_
 
 @every_figure
 @pytest.mark.filterwarnings("error")
-def test_nothing_is_cut_off_and_nothing_is_left_open(draw):
-    import matplotlib.pyplot as plt
-    plt.close("all")
-    figure = draw()
-    assert plt.get_fignums() == []
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    width, height = canvas.get_width_height()
-    for axes in figure.axes:
-        legend = axes.get_legend()
-        for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts, *([legend] if legend else [])):
-            box = text.get_window_extent()
-            assert box.width == 0 or (box.x0 >= -2 and box.y0 >= -2 and box.x1 <= width + 2 and box.y1 <= height + 2)
+def test_nothing_is_cut_off_or_on_top_of_another_and_nothing_is_left_open(draw):
+    assert_whole(draw)
 
 
 def test_the_figure_shows_the_runs():
