@@ -6,9 +6,10 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmlib import plots_attention, plots_audio, plots_loss, plots_rnn
+from mmlib import plots_attention, plots_audio, plots_cnn, plots_fusion, plots_loss, plots_rnn
+from mmlib.worlds.dials import STRUCTURES
 
-__all__ = ["aliasing", "attention", "landscape", "memory"]
+__all__ = ["aliasing", "attention", "convolution", "dials", "landscape", "memory"]
 
 
 def landscape() -> Any:
@@ -37,6 +38,17 @@ def attention(pictures: Any, sentences: Sequence[Sequence[str]], weights: Any) -
     return panel(show, sample, ipywidgets.IntSlider(1, min=1, max=max(map(len, sentences)), description="word"))
 
 
+def convolution(picture: Any) -> Any:
+    """A filter slides over one ``picture`` (H, W), ink large: sliders for stride, padding and the filter -> the response and its size."""
+    import ipywidgets
+
+    def show(stride: int, padding: int, name: str) -> tuple[str, Any]:
+        return plots_cnn.describe(picture, name, stride, padding), plots_cnn.response(picture, name, stride, padding)
+
+    stride, padding = (ipywidgets.IntSlider(low, min=low, max=low + 3, description=name) for low, name in ((1, "stride"), (0, "padding")))
+    return panel(show, stride, padding, ipywidgets.SelectionSlider(options=list(plots_cnn.FILTERS), description="filter"))
+
+
 def memory() -> Any:
     """A recurrent network with a slider for its gain: the gradient against the steps back, and how large the state grows."""
     import ipywidgets
@@ -55,6 +67,19 @@ def aliasing() -> Any:
 
     tone = ipywidgets.IntSlider(500, min=100, max=plots_audio.HIGHEST, step=100, description="tone (Hz)")
     return panel(show, tone, ipywidgets.IntSlider(8000, min=2000, max=plots_audio.RATE, step=1000, description="sampling rate"))
+
+
+def dials() -> Any:
+    """The dials of the pets world: how the senses share what they know, how often each does not tell, and the best accuracy that leaves."""
+    import ipywidgets
+
+    def show(*values: Any) -> tuple[str, Any]:
+        chosen = plots_fusion.set_dials(*values)
+        return plots_fusion.describe(chosen), plots_fusion.optimum(chosen)
+
+    structure = ipywidgets.SelectionSlider(options=STRUCTURES, description="structure")
+    return panel(show, structure, *(ipywidgets.FloatSlider(rate, min=0, max=0.95, step=0.05, description=f"{sense} silent")
+                                    for sense, rate in (("image", 0.3), ("text", 0.5), ("audio", 0.4))))
 
 
 def panel(show: Callable[..., tuple[str, Any]], *sliders: Any) -> Any:

@@ -18,7 +18,7 @@ def lines(name: str) -> list[str]:
 
 def test_requirements_are_the_package_with_course_and_test():
     assert lines("requirements.txt") == ["-e .[course,test]"]
-    assert {"course", "test", "export", "tensorboard", "tune"} == set(EXTRAS)
+    assert {"course", "test", "export", "tensorboard", "tune", "browser"} == set(EXTRAS)
 
 
 def test_environment_points_to_requirements_and_the_same_python():
@@ -45,7 +45,8 @@ def test_every_dependency_is_used():
     code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "mmlib").rglob("*.py"))
     modules = set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.M)) - set(sys.stdlib_module_names) - {"mmlib"}
     needed = {distribution.get(m, m) for m in modules}
-    optional = {"timm", "transformers", "scipy"} | {name_of(r) for extra in EXTRAS.values() for r in extra}  # scipy comes with scikit-learn
+    known = {"timm", "transformers", "scipy", "IPython"}        # scipy comes with scikit-learn, IPython with ipywidgets
+    optional = known | {name_of(r) for extra in EXTRAS.values() for r in extra}
     declared = {name_of(r) for r in PROJECT["dependencies"]}
     assert needed - optional == declared
 
