@@ -7,7 +7,7 @@ from mmlib.exercises import Exercise
 # The best accuracy in a "unique" world: image 0.3, text 0.5, audio 0.4 do not tell; half of the sounds are missing besides.
 best_possible = Exercise(1 - 0.3 * 0.5 * 0.7 / 2, {
     "the missing sounds are forgotten: a sound tells only where it is there, and not silent": 1 - 0.3 * 0.5 * 0.4 / 2,
-    "0.5 is how often the sound is there; it does not tell with chance 1 - 0.5 * 0.6": 1 - 0.3 * 0.5 * 0.5 / 2,
+    "the sound tells where it is there and not silent: it does not tell with chance 1 - 0.5 * 0.6": 1 - 0.3 * 0.5 * 0.5 / 2,
     "where nothing tells, one guess in two is right: halve that share": 1 - 0.3 * 0.5 * 0.7,
     "without the sounds; half of them are still there": 1 - 0.3 * 0.5 / 2,
     "silent and missing do not multiply: the sound does not tell when it is the one or the other": 1 - 0.3 * 0.5 * 0.4 * 0.5 / 2,
