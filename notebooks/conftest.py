@@ -14,6 +14,8 @@ os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVI
 
 settings = Path(tempfile.mkdtemp())                        # IPython's own folder, of this test run alone
 atexit.register(shutil.rmtree, settings, ignore_errors=True)
-(settings / "profile_default" / "startup").mkdir(parents=True)
-shutil.copy(Path(__file__).parents[1] / "tests" / "kernel_limits.py", settings / "profile_default" / "startup")
+startup = settings / "profile_default" / "startup"
+startup.mkdir(parents=True)
+shutil.copy(Path(__file__).parents[1] / "tests" / "kernel_limits.py", settings)
+(startup / "limits.py").write_text(f"__import__('sys').path.append({str(settings)!r})\n__import__('kernel_limits').begin(get_ipython())\n")
 os.environ["IPYTHONDIR"] = str(settings)

@@ -1,6 +1,6 @@
-"""Runs in every kernel of a notebook under test (see notebooks/conftest.py): its budget of CPU time and memory, and no network.
+"""For every kernel of a notebook under test (see notebooks/conftest.py): its budget of CPU time and memory, and no network.
 
-A cell fails that uses up the notebook's 90 CPU-seconds or 3 GB, or that asks for any other machine.
+A module, not a start-up script, whose names would stand among the notebook's own. A cell fails that uses up the notebook's 90 CPU-seconds or 3 GB, or that asks for any other machine.
 """
 import ast
 import ctypes
@@ -47,7 +47,7 @@ class Checked(ast.NodeTransformer):
     """A cell that first checks the budget; its lines keep their numbers."""
 
     def visit_Module(self, node: ast.Module) -> ast.Module:
-        first = ast.parse("__import__('builtins').check_budget()").body
+        first = ast.parse("__import__('kernel_limits').check_budget()").body
         return ast.fix_missing_locations(ast.Module(first + node.body, node.type_ignores))
 
 
@@ -70,11 +70,13 @@ def only_this_machine(connect):
 
 
 running: set[bool] = set()
-shell = get_ipython()                                      # noqa: F821, IPython's own
-shell.ast_transformers.append(Checked())
-shell.events.register("pre_run_cell", lambda info: running.add(True))
-shell.events.register("post_run_cell", lambda result: running.clear())
-__import__("builtins").check_budget = check_budget
-socket.socket.connect = only_this_machine(socket.socket.connect)
-socket.socket.connect_ex = only_this_machine(socket.socket.connect_ex)
-threading.Thread(target=watch, args=(threading.main_thread().ident,), daemon=True).start()
+
+
+def begin(shell) -> None:
+    """Called once, before the first cell, with the kernel's IPython shell."""
+    shell.ast_transformers.append(Checked())
+    shell.events.register("pre_run_cell", lambda info: running.add(True))
+    shell.events.register("post_run_cell", lambda result: running.clear())
+    socket.socket.connect = only_this_machine(socket.socket.connect)
+    socket.socket.connect_ex = only_this_machine(socket.socket.connect_ex)
+    threading.Thread(target=watch, args=(threading.main_thread().ident,), daemon=True).start()

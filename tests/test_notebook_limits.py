@@ -20,7 +20,7 @@ def result(tmp_path_factory):
     (folder.parent / "tests").mkdir()
     shutil.copy(make_outputs.ROOT / "notebooks" / "conftest.py", folder)
     shutil.copy(make_outputs.ROOT / "tests" / "kernel_limits.py", folder.parent / "tests")
-    cells = {"good": "sum(range(1000))\n###\n1 + 1", "slow": "import time\nwhile time.process_time() < 60: pass", "large": "x = b'1' * 2_000_000_000\n###\nprint(1)",
+    cells = {"good": "CPU = running = spent = check_budget = MEMORY = None\n###\nassert 'watch' not in globals()", "slow": "import time\nwhile time.process_time() < 60: pass", "large": "x = b'1' * 2_000_000_000\n###\nprint(1)",
              "online": "import urllib.request\nurllib.request.urlopen('http://192.0.2.1', timeout=5)"}
     for name, source in cells.items():
         path = folder / f"{name}.ipynb"
