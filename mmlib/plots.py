@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mmlib.alt_text import speaking
+
 COLOURS = {"image": "#0072B2", "text": "#E69F00", "audio": "#009E73", "all": "#CC79A7"}
 GREY, INK, DPI = "#8A8A8A", "#222222", 100
 STYLE = {"figure.facecolor": "white", "axes.facecolor": "white", "font.size": 10, "font.family": "DejaVu Sans", "text.color": INK,
@@ -28,7 +30,16 @@ def _figure(width: float, height: float) -> Any:
 
     figure = plt.figure(figsize=(width, height), dpi=DPI, layout="constrained")
     plt.close(figure)
-    return figure
+    return speaking(figure)
+
+
+def panels(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Any, Any]:
+    """An empty figure, ``width`` and ``height`` in inches, and its axes, as ``Figure.subplots`` with ``options`` makes them.
+
+    For what a notebook draws itself: unlike pyplot's, the figure is shown where a cell ends with it, and says in words what it shows.
+    """
+    figure = _figure(width, height)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def _styled(draw: Any) -> Any:

@@ -1,6 +1,8 @@
 """The figure of a Trace: a box per stage, an arrow from whom it reads."""
 from typing import Any
 
+from mmlib.alt_text import speaking
+
 INK, GREY, LINE = "#222222", "#8A8A8A", 1.5
 COLOURS = {"image": "#0072B2", "text": "#E69F00", "audio": "#009E73", "all": "#CC79A7"}   # of Okabe and Ito, as in mmlib.plots
 OTHERS = ("#56B4E9", "#D55E00", "#F0E442")                                     # of senses with other names
@@ -30,7 +32,7 @@ def draw(rows: list[Any]) -> Any:
                 axes.annotate("", end, (start[0] * (WIDTH + GAP) + WIDTH, start[1] * (HEIGHT + GAP) + HEIGHT / 2),
                               arrowprops={"arrowstyle": "-|>", "color": GREY, "linewidth": LINE, "shrinkA": 2, "shrinkB": 2})
         figure.draw_without_rendering()
-    return figure
+    return speaking(figure)
 
 
 def _places(rows: list[Any]) -> dict[int | str, tuple[int, float]]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mmlib import checkpoint, distributed
+from mmlib.alt_text import speaking
 
 FREE = ("progress", "tensorboard", "checkpoint_every", "device", "keep_freed_memory")   # settings that a resumed run may change
 POSITION = ("epoch", "batch", "step", "loss", "count", "best_value", "best_epoch")
@@ -35,7 +36,7 @@ class History(list):
                 axis.plot([row["epoch"] for row in rows], [row[name] for row in rows], marker=".", label=name)
             axis.set_xlabel("epoch")
             axis.legend()
-        return figure
+        return speaking(figure)
 
     def __repr__(self) -> str:
         """A table: a line per epoch."""

@@ -64,6 +64,8 @@ def problems_of_cell(cell: NotebookNode, number: int) -> list[str]:
         found.append("an error that no tag allows")
     if any(output.get("name") == "stderr" for output in cell.outputs):
         found.append("writes to stderr: a warning, or a progress bar")
+    if any("image/png" in output.get("data", {}) and not output.metadata.get("image/png", {}).get("alt") for output in cell.outputs):
+        found.append("a figure without alternative text: draw it with mmlib.plots, or on plots.panels(...)")
     if "Warning" in shown(cell):
         found.append("shows a warning")
     return found
@@ -137,6 +139,12 @@ def book(*cells: NotebookNode | str) -> NotebookNode:
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(c) if isinstance(c, str) else c for c in cells])
 
 
+def drawn(**metadata) -> NotebookNode:
+    picture = cell("figure", None)
+    picture.outputs = [nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="}, metadata=metadata)]
+    return picture
+
+
 def failing() -> NotebookNode:
     wrong = cell("1 / 0", None)
     wrong.outputs = [nbformat.v4.new_output("error", ename="ZeroDivisionError", evalue="no", traceback=["no"])]
@@ -161,6 +169,8 @@ def failing() -> NotebookNode:
     (book(cell("x = '/work/main'", None)), "machine"),
     (book("![](pets.png)"), "alternative"),
     (book('<img src="pets.png">'), "alternative"),
+    (book(drawn()), "alternative"),
+    (book(drawn(**{"image/png": {"alt": ""}})), "alternative"),
     (book("It reaches 0.97 here.", cell("print(1)", "0.96\n")), "printed by no cell"),
     (book("It reaches 97 % here."), "printed by no cell"),
     (book(cell("print(1)", tags=["nbval-ignore-output"]), cell("x = 1", None, 2)), "must assert"),
@@ -175,6 +185,7 @@ def test_hygiene_lets_a_good_notebook_pass():
                             cell("import os\n\ndef f():\n    print(2)", None), cell("print(0.96)", "0.96\n", 2),
                             cell("x = 1; x;", None, 3), cell("print(3)", "3\n", 4, tags=["nbval-ignore-output"]),
                             cell("assert 1", None, 5))) == []
+    assert problems_of(book(drawn(**{"image/png": {"alt": "1 line"}}))) == []
 
 
 @pytest.fixture(scope="module")

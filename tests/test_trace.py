@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmlib
 from mmlib import TrainConfig, encoders, fit, fusion
+from mmlib.alt_text import describe
 from mmlib.core import Features, from_pooled, from_tokens
 from mmlib.heads import ClassifyHead, CTCHead, LanguageHead, RegressHead
 from mmlib.layers import attend, recording
@@ -206,7 +207,9 @@ def test_the_notebook_table_holds_every_cell_and_escapes_names():
 def test_the_figure_has_a_box_per_stage_left_to_right_and_an_arrow_per_reading():
     result = trace(build("transformer", "JoinFusion"), make_batch(), depth=2)
     stages = [row for row in result.rows if row.level == 0]
-    axes = result.plot().axes[0]
+    figure = result.plot()
+    assert describe(figure).startswith("text: ") and figure._repr_mimebundle_()[1]
+    axes = figure.axes[0]
     said = [text.get_text() for text in axes.texts]
     assert all(row.kind in said for row in stages) and "(4, 3, 16, 16)" in said
     assert len(axes.patches) == len(stages) + 3                           # and one per sense's data
