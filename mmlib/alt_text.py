@@ -12,7 +12,8 @@ LONGEST = 1000
 def speaking(figure: Any) -> Any:
     """The same figure; where a notebook shows it, its picture carries ``describe(figure)`` as ``alt`` in the output's metadata.
 
-    nbconvert writes that into the page; JupyterLab (4.6) keeps it in the file and does not show it yet (Jupyter enhancement proposal 120).
+    That is where Jupyter enhancement proposal 120 puts it. Pages in nbconvert's classic form show it; JupyterLab (4.6) keeps it in the file
+    and does not show it yet.
     """
     figure._repr_mimebundle_ = partial(_bundle, figure)  # IPython asks for it by this name
     return figure
