@@ -17,18 +17,25 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}  # as in conftest.py
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}}
+COSTS = f"""import sys, time
+sys.path.append({str(Path(__file__).parent)!r})
+from kernel_limits import peak
+print(f"{{time.process_time():.0f}} CPU-seconds, {{peak():.1f}} GB")"""
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def run(path: Path, timeout: int = 300) -> None:
-    """Execute the notebook in its own folder, as a reader would, and write it back with clean outputs."""
+def run(path: Path, timeout: int = 300) -> str:
+    """Execute the notebook in its own folder, as a reader would, and write it back with clean outputs -> what its kernel used up."""
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(COSTS))
     client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", record_timing=False, coalesce_streams=True,
                             resources={"metadata": {"path": str(path.parent)}})
     client.execute(env=os.environ | ENVIRONMENT)
+    costs = notebook.cells.pop().outputs[0].text.strip()
     write(notebook, path)
+    return costs
 
 
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
@@ -70,8 +77,8 @@ def main(arguments: list[str]) -> None:
     paths = [Path(name).resolve() for name in arguments] or notebooks()
     for path in paths:
         started = time.perf_counter()
-        run(path)
-        print(f"{path.name}: {time.perf_counter() - started:.0f} s")
+        costs = run(path)
+        print(f"{path.relative_to(ROOT)}: {time.perf_counter() - started:.0f} s, {costs}", flush=True)
 
 
 if __name__ == "__main__":

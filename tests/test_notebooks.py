@@ -200,14 +200,14 @@ def made(tmp_path_factory):
     touched.metadata["widgets"], touched.cells[1].id = {"state": {}}, "a1b2"
     touched.cells[1].metadata["execution"] = {"iopub.execute_input": "2026-01-01"}
     nbformat.write(touched, path)
-    make_outputs.run(path)
-    return path, first
+    return path, first, make_outputs.run(path)
 
 
 def test_the_same_notebook_gives_the_same_bytes(made):
-    path, first = made
+    path, first, costs = made
     assert path.read_bytes() == first
     assert b'"1\\n"' in first and b"iopub" not in first and b"widgets" not in first
+    assert re.fullmatch(r"\d+ CPU-seconds, 0\.[1-9] GB", costs), "what an empty kernel costs"
 
 
 def test_outputs_are_made_with_one_thread_in_the_notebooks_folder(made):
