@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlib.plots import COLOURS, GREY, INK, _figure, _styled
+from mmlib.plots import COLOURS, INK, _figure, _styled
 from mmlib.worlds.dials import SENSES, Dials, best_accuracy
 
 Subset = tuple[str, ...]
@@ -69,15 +69,14 @@ def seeds(scores: Mapping[str, Sequence[float]], best: Mapping[str, float] | Non
         raise ValueError(f"best has {sorted(unknown)}, expected some of {list(scores)}")
     figure = _figure(7, 0.9 + 0.4 * len(scores))
     axes = figure.add_subplot()
-    for place, (name, found) in enumerate(scores.items()):
-        first = place == 0
-        axes.axhline(place, color=GREY, linewidth=0.5, alpha=0.5)
-        axes.plot([np.mean(found)], [place], "|", color=COLOURS["all"], markersize=16, markeredgewidth=3, label="mean" if first else None)
-        axes.plot(found, [place] * len(found), "o", color=INK, markersize=4, alpha=0.7, label="one seed" if first else None)
+    shown = {}                                                                            # name in the legend -> what it stands for
+    for place, found in enumerate(scores.values()):
+        shown["mean"] = axes.barh(place, np.mean(found), 0.62, color=COLOURS["all"], alpha=0.6)
+        shown["one seed"], = axes.plot(found, [place] * len(found), "o", color=INK, markersize=4, alpha=0.7)
     if best:
         places = [list(scores).index(name) for name in best]
-        axes.plot(list(best.values()), places, "D", color=COLOURS["text"], markerfacecolor="none", markersize=8, label="best possible")
+        shown["best possible"], = axes.plot(list(best.values()), places, "D", color=INK, markerfacecolor="none", markersize=9)
     axes.set_yticks(range(len(scores)), list(scores))
     axes.set(xlabel=label, ylim=(len(scores) - 0.5, -0.5))
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(shown.values(), shown, loc="outside upper center", ncols=3, frameon=False)
     return figure

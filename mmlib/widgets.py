@@ -6,10 +6,11 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmlib import plots_attention, plots_audio, plots_cnn, plots_fusion, plots_loss, plots_rnn
+from mmlib import plots_attention, plots_audio, plots_cnn, plots_fusion, plots_loss, plots_rnn, plots_training
+from mmlib.train import TrainConfig
 from mmlib.worlds.dials import STRUCTURES
 
-__all__ = ["aliasing", "attention", "convolution", "dials", "landscape", "memory"]
+__all__ = ["aliasing", "attention", "convolution", "dials", "landscape", "memory", "schedule"]
 
 
 def landscape() -> Any:
@@ -80,6 +81,20 @@ def dials() -> Any:
     structure = ipywidgets.SelectionSlider(options=STRUCTURES, description="structure")
     return panel(show, structure, *(ipywidgets.FloatSlider(rate, min=0, max=0.95, step=0.05, description=f"{sense} silent")
                                     for sense, rate in (("image", 0.3), ("text", 0.5), ("audio", 0.4))))
+
+
+def schedule(train: Callable[[TrainConfig], Sequence[float]]) -> Any:
+    """The learning rate and the loss of a short run, with sliders for its schedule. ``train`` makes the run: settings -> losses."""
+    import ipywidgets
+
+    def show(warmup: float, lr: float, epochs: int) -> tuple[str, Any]:
+        config = TrainConfig(epochs=epochs, lr=lr, warmup=warmup, progress=False)
+        losses = train(config)
+        return plots_training.describe(config, losses), plots_training.schedule((config, losses))
+
+    warmup = ipywidgets.FloatSlider(0.05, min=0, max=0.5, step=0.05, description="warm-up")
+    rate = ipywidgets.FloatLogSlider(0.01, min=-4, max=0, step=0.25, readout_format=".2g", description="highest rate")
+    return panel(show, warmup, rate, ipywidgets.IntSlider(10, min=2, max=20, description="epochs"))
 
 
 def panel(show: Callable[..., tuple[str, Any]], *sliders: Any) -> Any:

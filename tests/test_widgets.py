@@ -69,6 +69,27 @@ def test_a_panel_passes_the_values_in_order_and_draws_anew_for_each_change():
     assert calls == [(1, 2), (1, 5)] and column.children[-2].value == "(1, 5)" and not (a.continuous_update or b.continuous_update)
 
 
+WIDGETS = {"landscape": widgets.landscape, "memory": widgets.memory, "aliasing": widgets.aliasing, "dials": widgets.dials,
+           "convolution": lambda: widgets.convolution(np.random.default_rng(0).random((16, 16))),
+           "attention": lambda: widgets.attention(np.ones((2, 3, 8, 8)), [["a"], ["b", "c"]], np.random.default_rng(0).random((2, 2, 2, 2))),
+           "schedule": lambda: widgets.schedule(lambda config: list(np.linspace(1 + config.lr, config.warmup, config.epochs)))}
+
+
+@pytest.mark.parametrize("name", widgets.__all__)
+def test_both_ends_of_every_slider_of_every_widget_show_something_of_their_own(name):
+    sliders, text, picture = parts(WIDGETS[name]())
+    for label, slider in sliders.items():
+        ends = []
+        for value in (slider.options[0], slider.options[-1]) if hasattr(slider, "options") else (slider.min, slider.max):
+            if hasattr(slider, "base"):
+                value = slider.base**value
+            slider.value = value
+            ends.append(seen(text, picture))
+        assert ends[0][0] != ends[1][0] and ends[0][1] != ends[1][1], label
+        assert all(words and image.startswith(b"\x89PNG") for words, image in ends)
+    assert plt.get_fignums() == []
+
+
 def test_ipywidgets_loads_when_the_first_widget_is_made():
     top = [node for node in ast.parse(Path(widgets.__file__).read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
     assert not [node for node in top if "ipywidgets" in ast.dump(node) or "matplotlib" in ast.dump(node)]
