@@ -59,7 +59,7 @@ def optimum(dials: Dials, measured: Mapping[Subset, Sequence[float]] | None = No
 
 @_styled
 def seeds(scores: Mapping[str, Sequence[float]], best: Mapping[str, float] | None = None, label: str = "accuracy") -> Any:
-    """A line per name: a dot per seed, a bar at their mean; ``best``, by the same names, is the best that is possible.
+    """A row per name: a bar as long as the mean, a dot per seed; ``best``, by the same names, is the best that is possible.
 
     Raises ValueError where there is nothing to draw, and for a name in ``best`` that has no scores.
     """
