@@ -151,5 +151,5 @@ def main_table() -> str:
     return (f"{to_markdown(table())}\n\n"
             f"Of a whole batch: 32 samples, three senses ({lengths} tokens at most), width 64, float32, one CPU thread.\n"
             "MFLOPs: matrix products and attention of a forward pass. Kept: for the backward pass, besides parameters and input.\n"
-            "Senses interact: whether the effect of one sense depends on another one; where not, no linear head can learn an exclusive-or.\n"
+            "Senses interact: whether the effect of one sense depends on another; where not, no linear head can learn an exclusive-or.\n"
             "Nor can one behind GatedFusion or AttentionFusion, which only weigh the senses (notebook 07).")

@@ -16,6 +16,11 @@ CPU, MEMORY = float(os.environ.get("MMLIB_NOTEBOOK_CPU", 90)), float(os.environ.
 def peak() -> float:
     """GB of this process, at most so far; 0 where the system does not say."""
     try:
+        with open("/proc/self/status") as lines:          # Linux, where getrusage also counts what the parent held at the fork
+            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
+    except OSError:
+        pass
+    try:
         import resource
     except ImportError:                                   # Windows
         return 0.0
@@ -55,7 +60,7 @@ def watch(main: int) -> None:
     """Twice a second; a cell that is running when the budget is spent ends there."""
     while True:
         time.sleep(0.5)
-        if running and spent():
+        if spent() and running:                           # asked last: the cell may have ended while the answer was read
             running.clear()
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(main), ctypes.py_object(BudgetSpent))
 
