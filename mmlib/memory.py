@@ -3,7 +3,7 @@ import ctypes
 import platform
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -51,14 +51,11 @@ def keeping_freed_memory(wanted: bool) -> Iterator[None]:
             keep_freed_memory(False)
 
 
-class enough_for:
+class enough_for(AbstractContextManager):
     """Where memory runs out inside ``with enough_for(batch):``, torch.OutOfMemoryError (a RuntimeError) tells its shapes and what to try."""
 
     def __init__(self, batch: Batch):
         self.batch = batch
-
-    def __enter__(self) -> None:
-        pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         lacking = isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(

@@ -1,4 +1,5 @@
-"""What every figure of the course must keep, whoever draws it."""
+"""What every figure of the course must keep, whoever draws it; and the bytes by which two are compared."""
+import io
 from collections.abc import Callable
 
 from matplotlib import pyplot
@@ -24,3 +25,9 @@ def assert_whole(draw: Callable[[], Figure]) -> Figure:
             assert not outside, f"{artist} leaves the figure"
     assert not any(one.overlaps(other) for number, one in enumerate(titles) for other in titles[:number]), "titles over each other"
     return figure
+
+
+def png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()

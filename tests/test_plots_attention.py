@@ -1,5 +1,4 @@
 """Maps of attention show the weights given; the veil is clear where a word looks, and the frame stands where it should."""
-import io
 import re
 
 import matplotlib
@@ -7,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.patches import Rectangle
-from figures import assert_whole
+from figures import assert_whole, png
 
 from mmlib import plots_attention, widgets
 
@@ -107,12 +106,6 @@ def test_the_description_says_which_word_and_where_it_looks_counted_from_one():
     assert text == "a <b>red</b> &lt;b&gt;<br>0.75 of its weight lies on row 2, column 3"
     assert "nothing to look at" in plots_attention.describe(["a", "red", "one"], grids, 0)
     assert plots_attention.describe(["the", "the", "the"], grids, 2).startswith("the the <b>the</b><br>")
-
-
-def png(figure):
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
 
 
 def test_the_widget_shows_the_sample_and_the_word_that_its_sliders_say():

@@ -1,11 +1,10 @@
 """Figures of training show the numbers they are given: rates of lr_at, the best epoch, every seed, the largest difference so far."""
-import io
 import math
 
 import matplotlib
 import numpy as np
 import pytest
-from figures import assert_whole
+from figures import assert_whole, png
 from matplotlib.colors import to_hex
 
 from mmlib import plots_training, widgets
@@ -161,12 +160,6 @@ def test_costs_are_bars_from_zero_the_first_on_top_with_their_numbers():
 def test_what_is_not_there_cannot_be_drawn(draw, shown):
     with pytest.raises(ValueError, match=shown):
         draw()
-
-
-def png(figure):
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
 
 
 def test_the_widget_trains_with_the_settings_of_its_sliders_and_shows_that_run():

@@ -1,11 +1,11 @@
 """Widgets without a browser: where a slider's value changes, the text and the picture change, and they are those of the function."""
 import ast
-import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from figures import png
 
 from mmlib import plots_loss, widgets
 
@@ -20,12 +20,6 @@ def parts(column):
 
 def seen(text, picture):
     return text.value, bytes(picture.value)
-
-
-def png(figure):
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("name, value", [("learning rate", 0.1), ("momentum", 0.9)])
