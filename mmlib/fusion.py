@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from mmlib.core import Features, from_pooled, masked_mean
 from mmlib.fusion_asking import CrossmodalFusion, PerceiverFusion
 from mmlib.fusion_products import BilinearFusion, FiLMFusion, ProductFusion
-from mmlib.fusion_senses import keep_weights, sort_names, stack
+from mmlib.fusion_senses import sort_names, stack
 from mmlib.fusion_tokens import BottleneckFusion, CrossFusion, JoinFusion
+from mmlib.layers import keep_weights
 
 __all__ = ["ConcatFusion", "SumFusion", "GatedFusion", "AttentionFusion", "LowRankFusion", "TensorFusion", "LateFusion", "DeepSetFusion",
            "BilinearFusion", "ProductFusion", "CrossFusion", "JoinFusion", "BottleneckFusion", "FiLMFusion", "PerceiverFusion",

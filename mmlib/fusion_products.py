@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib.core import Features, from_pooled, from_tokens
-from mmlib.fusion_senses import keep_weights, line_up, sort_names, stack
+from mmlib.fusion_senses import line_up, sort_names, stack
+from mmlib.layers import keep_weights
 
 
 class BilinearFusion(nn.Module):

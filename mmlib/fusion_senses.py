@@ -43,12 +43,6 @@ def line_up(parts: list[Features]) -> Features:
     return Features(tokens, mask, masked_mean(torch.stack([part.pooled for part in parts], dim=1), present))
 
 
-def keep_weights(module: nn.Module, weights: Tensor) -> None:
-    """Keep the weights to look at, without their graph; an exported program has no place for them."""
-    if not torch.compiler.is_exporting():
-        module.weights = weights.detach()
-
-
 class Tags(nn.Module):
     """A learned vector per sense, added to its tokens, so that a reader of the line can tell the senses apart."""
 

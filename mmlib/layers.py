@@ -49,7 +49,8 @@ class Attention(nn.Module):
         q = self._split(self.q(x))                                            # (B, H, Q, d)
         k, v = (self._split(part) for part in self.kv(context).chunk(2, dim=-1))
         if self.record:
-            y, self.weights = attend(q, k, v, mask)
+            y, weights = attend(q, k, v, mask)
+            keep_weights(self, weights)
         else:
             y = attend_fused(q, k, v, mask)
         return self.out(y.transpose(1, 2).flatten(2))                         # (B, Q, D)
@@ -58,9 +59,21 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)              # (B, T, D) -> (B, H, T, d)
 
 
+def keep_weights(module: nn.Module, weights: Tensor) -> None:
+    """Keep attention weights in ``module.weights``, without their graph, so that the module can be copied and pickled.
+
+    An exported program has no place for them.
+    """
+    if not torch.compiler.is_exporting():
+        module.weights = weights.detach()
+
+
 @contextmanager
 def recording(module: nn.Module) -> Iterator[None]:
-    """Inside this block every Attention of ``module`` keeps the weights of its last forward pass in ``.weights``."""
+    """Inside this block every Attention of ``module`` keeps the weights of its last forward pass in ``.weights``.
+
+    They can be read inside the block and after it, until the next recording replaces them.
+    """
     parts = [m for m in module.modules() if isinstance(m, Attention)]
     for part in parts:
         part.record = True
