@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from mmlib.core import Features, from_pooled, masked_mean
+from mmlib.core import Features, from_pooled, masked_mean, masked_softmax
 from mmlib.fusion_asking import CrossmodalFusion, PerceiverFusion
 from mmlib.fusion_products import BilinearFusion, FiLMFusion, ProductFusion
 from mmlib.fusion_senses import sort_names, stack
@@ -20,12 +20,6 @@ from mmlib.layers import keep_weights
 __all__ = ["ConcatFusion", "SumFusion", "GatedFusion", "AttentionFusion", "LowRankFusion", "TensorFusion", "LateFusion", "DeepSetFusion",
            "BilinearFusion", "ProductFusion", "CrossFusion", "JoinFusion", "BottleneckFusion", "FiLMFusion", "PerceiverFusion",
            "CrossmodalFusion"]
-
-
-def softmax_present(scores: Tensor, present: Tensor) -> Tensor:
-    """Softmax over the present senses: scores, present (B, M) -> weights (B, M), exactly 0 where absent."""
-    scores = scores.masked_fill(~present, torch.finfo(scores.dtype).min)                  # finite: -inf gives NaN in an empty row
-    return scores.softmax(dim=-1).masked_fill(~present, 0)
 
 
 def _mlp(width: int, dim: int) -> nn.Sequential:
@@ -115,7 +109,7 @@ class GatedFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        weights = softmax_present(self.gate(pooled.flatten(1)), present)                  # (B, M)
+        weights = masked_softmax(self.gate(pooled.flatten(1)), present)                  # (B, M)
         keep_weights(self, weights)
         parts = torch.stack([self.project[name](pooled[:, i]) for i, name in enumerate(self.names)], dim=1)  # (B, M, D)
         return from_pooled((weights[..., None] * parts.tanh()).sum(dim=1), present.any(dim=1))
@@ -142,7 +136,7 @@ class AttentionFusion(nn.Module):
             i = self.names.index(self.query)
             q = torch.where(present[:, i, None], pooled[:, i], q)
         scores = torch.einsum("bmd,bd->bm", pooled, self.bilinear(q)) * pooled.shape[-1] ** -0.5
-        weights = softmax_present(scores, present)                                        # (B, M)
+        weights = masked_softmax(scores, present)                                        # (B, M)
         keep_weights(self, weights)
         return from_pooled((weights[..., None] * pooled).sum(dim=1), present.any(dim=1))
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmlib.core import masked_softmax
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Scaled dot-product attention written out (Vaswani et al., 2017, eq. 1) -> result (B, H, Q, d), weights (B, H, Q, K).
@@ -14,11 +16,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
     Where a query has nothing to look at, its result and its weights are exactly zero.
     """
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5                    # (B, H, Q, K)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)     # finite: -inf gives NaN in an empty row
-    weights = scores.softmax(dim=-1)
-    if mask is not None:
-        weights = weights.masked_fill(~mask, 0)
+    weights = scores.softmax(dim=-1) if mask is None else masked_softmax(scores, mask)
     return weights @ v, weights
 
 
