@@ -33,6 +33,12 @@ def stack(features: dict[str, Features], names: list[str]) -> tuple[Tensor, Tens
     return pooled.masked_fill(~present[..., None], 0), present
 
 
+def apply_each(layers: nn.ModuleDict, pooled: Tensor) -> Tensor:
+    """A layer of its own for each modality: pooled (B, M, D) -> (B, M, D'), M in the order of ``layers``."""
+    parts = [layer(part) for layer, part in zip(layers.values(), pooled.unbind(dim=1), strict=True)]
+    return torch.stack(parts, dim=1)
+
+
 def line_up(parts: list[Features]) -> Features:
     """The tokens of several Features in one line: (B, sum of T, D).
 
