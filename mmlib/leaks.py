@@ -13,11 +13,12 @@ import numpy as np
 
 from mmlib.data.manifest import Manifest
 from mmlib.data.targets import choose_splits
-from mmlib.leaks_columns import (A_LITTLE, NEARLY_ALL, crossing, is_identifier, suspect_group, tell_column, tell_missing, tell_text)
+from mmlib.leaks_columns import (A_LITTLE, NEARLY_ALL, is_identifier, suspect_group, tell_column, tell_missing, tell_text)
 from mmlib.leaks_copies import Copies, equal_files, merge, near_files
 from mmlib.leaks_files import Files, Look, contents, find_files, look_at
 from mmlib.leaks_score import FOLDS, Task, choose_rows, lookup, read_task, tree
 from mmlib.leaks_shift import Told, tell_features, tell_values
+from mmlib.leaks_splits import crossing
 from mmlib.leaks_texts import text_copies
 
 ALMOST_NONE = 0.02   # of the majority's errors may stay where the frame of a picture or sound alone is said to tell the target

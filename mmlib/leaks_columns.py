@@ -8,6 +8,7 @@ import numpy as np
 from mmlib.data.manifest import Manifest
 from mmlib.data.text import tokenize
 from mmlib.leaks_score import Score, Task, bound, choose_rows, lookup, tree
+from mmlib.leaks_splits import crossing
 
 NEARLY_ALL = 0.1   # of the majority's errors may stay where a column is called the answer: two annotators differ by about that
 A_LITTLE = 0.9     # for what should tell nothing at all: a tenth of the majority's errors gone is enough
@@ -33,22 +34,6 @@ def is_identifier(values: Sequence[str], splits: np.ndarray) -> bool:
         return False   # a measurement
     filled = [value for value in values if value]
     return len(set(filled)) == len(filled) or not crossing(values, splits)[0].any()
-
-
-def crossing(values: Sequence[str], splits: np.ndarray) -> tuple[np.ndarray, int]:
-    """(rows,) bool: rows whose value also stands in an earlier split; and how many values stand in several. Empty cells do not count."""
-    order = {name: place for place, name in enumerate(split_order(splits))}
-    first: dict[str, int] = {}
-    for value, name in zip(values, splits):
-        first[value] = min(first.get(value, len(order)), order[name])
-    rows = np.array([bool(value) and order[name] > first[value] for value, name in zip(values, splits)])
-    return rows, len({value for value, row in zip(values, rows) if row})
-
-
-def split_order(splits: np.ndarray) -> list[str]:
-    """Split names in the order of their use: train, val, test, others."""
-    usual = ["train", "val", "test"]
-    return sorted(set(splits.tolist()), key=lambda name: (usual.index(name) if name in usual else len(usual), name))
 
 
 def tell_column(values: Sequence[str], task: Task, seed: int) -> Score | None:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mmlib.data.audio import RATE, read_audio
-from mmlib.leaks_columns import split_order
 from mmlib.leaks_files import LOW, Files, Look
 from mmlib.leaks_pictures import find_original
+from mmlib.leaks_splits import split_order
 
 # Distances of fingerprints within which a file is looked at as a copy. They only choose: a pair is
 # named after it was compared whole (tests/test_leaks_copies.py, and real data):
