@@ -7,7 +7,7 @@ import numpy as np
 
 from mmlib.data.manifest import Manifest
 from mmlib.data.text import tokenize
-from mmlib.leaks_score import Score, Task, bound, choose_rows, lookup, tree
+from mmlib.leaks_score import Score, Task, bound, choose_rows, lookup, lookup_shares, told_by, tree
 from mmlib.leaks_splits import crossing
 
 NEARLY_ALL = 0.1   # of the majority's errors may stay where a column is called the answer: two annotators differ by about that
@@ -95,13 +95,14 @@ def _few_words(keys: list[str], rows: np.ndarray, task: Task) -> tuple[Score, st
     return score, f"{len(words)} word(s) ({shown}) tell the target in {score}"
 
 
-def tell_missing(manifest: Manifest, task: Task, seed: int) -> Score | None:
-    """How well the target is told by which senses a row has, whatever is in them; None where every row has the same."""
+def tell_missing(manifest: Manifest, task: Task, seed: int) -> str | None:
+    """What is told by which senses a row has, whatever is in them; None where nothing is, or every row has the same."""
     pattern = list(zip(*[[bool(cell) for cell in cells] for cells in manifest.cells.values()]))
     rows = choose_rows(task, np.ones(len(pattern), bool), seed)
     if not len(rows) or len(set(pattern)) < 2:
         return None
-    return lookup(task, rows, [pattern[row] for row in rows], A_LITTLE)
+    shares = lookup_shares(task, rows, [pattern[row] for row in rows])
+    return told_by(task, rows, shares, A_LITTLE)
 
 
 def suspect_group(column: str, values: Sequence[str], splits: np.ndarray, task: Task | None, seed: int) -> str | None:
