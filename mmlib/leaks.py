@@ -13,11 +13,12 @@ import numpy as np
 
 from mmlib.data.manifest import Manifest
 from mmlib.data.targets import choose_splits
-from mmlib.leaks_columns import (A_LITTLE, NEARLY_ALL, crossing, is_identifier, suspect_group, tell_column, tell_missing, tell_text)
+from mmlib.leaks_columns import (A_LITTLE, NEARLY_ALL, is_identifier, suspect_group, tell_column, tell_missing, tell_text)
 from mmlib.leaks_copies import Copies, equal_files, merge, near_files
 from mmlib.leaks_files import Files, Look, contents, find_files, look_at
-from mmlib.leaks_score import FOLDS, Task, choose_rows, lookup, read_task, tree
+from mmlib.leaks_score import FOLDS, Task, choose_rows, lookup_shares, read_task, told_by, tree_shares
 from mmlib.leaks_shift import Told, tell_features, tell_values
+from mmlib.leaks_splits import crossing
 from mmlib.leaks_texts import text_copies
 
 ALMOST_NONE = 0.02   # of the majority's errors may stay where the frame of a picture or sound alone is said to tell the target
@@ -79,10 +80,10 @@ def _columns(case: _Case) -> Iterator[Finding]:
         if score is not None and score.suspicious:
             yield Finding("answer", column, f"{len(set(values)):,} distinct values tell the target in {score}",
                           "never use it as an input unless it is known before the answer is")
-    score = tell_missing(case.manifest, case.task, case.seed)
-    if score is not None and score.suspicious:
+    told = tell_missing(case.manifest, case.task, case.seed)
+    if told:
         yield Finding("missing", ",".join(sense.column for sense in case.manifest.senses.values()),
-                      f"which senses a row has, whatever is in them, tells the target in {score}",
+                      f"which senses a row has, whatever is in them, tells {told}",
                       "collect all classes alike, or use the senses that every row has")
 
 
@@ -144,16 +145,19 @@ def _looks(case: _Case, kind: str, column: str, files: Files, looks: list[Look |
     if len(rows):
         mine = [looks[file] for file in files.where[rows]]
         classes = len(case.task.classes)
-        encoding = lookup(case.task, rows, [look.encoding for look in mine], A_LITTLE)
-        size = tree(case.task, rows, np.array([look.size for look in mine]), 4 * classes, NEARLY_ALL)
-        frame = tree(case.task, rows, np.stack([look.frame for look in mine]), classes, ALMOST_NONE)
+        encoding = lookup_shares(case.task, rows, [look.encoding for look in mine])
+        size = tree_shares(case.task, rows, np.array([look.size for look in mine]), 4 * classes)
+        frame = tree_shares(case.task, rows, np.stack([look.frame for look in mine]), classes)
         around = "borders and corners" if kind == "image" else "level, offset and silence at the ends"
-        for name, score, what, cure in (
-                ("encoding", encoding, "the files' format, mode and rate tell", "convert all files to one format, mode, quality and rate"),
-                ("size", size, "the files' sizes tell", "bring the files of all classes to one form by one program"),
-                ("frame", frame, f"{around} alone tell", "look whether they show the thing itself; if not, crop or mask them")):
-            if score.suspicious and (score is encoding or not encoding.suspicious):  # sizes and edges follow from the encoding
-                yield Finding(name, column, f"{what} the target in {score}", cure)
+        for name, shares, room, what, cure in (
+                ("encoding", encoding, A_LITTLE, "the files' format, mode and rate tell", "convert all files to one format, mode, quality and rate"),
+                ("size", size, NEARLY_ALL, "the files' sizes tell", "bring the files of all classes to one form by one program"),
+                ("frame", frame, ALMOST_NONE, f"{around} alone tell", "look whether they show the thing itself; if not, crop or mask them")):
+            told = told_by(case.task, rows, shares, room)
+            if told:
+                yield Finding(name, column, f"{what} {told}", cure)
+                if name == "encoding":   # sizes and edges follow from it
+                    break
     if case.manifest.split is not None:
         width = next(len(look.content) for look in looks if look is not None)
         features = np.stack([np.zeros(width) if look is None else look.content for look in looks] + [np.zeros(width)])[files.where]

@@ -7,7 +7,8 @@ import numpy as np
 
 from mmlib.data.manifest import Manifest
 from mmlib.data.text import tokenize
-from mmlib.leaks_score import Score, Task, bound, choose_rows, lookup, tree
+from mmlib.leaks_score import Score, Task, bound, choose_rows, lookup, lookup_shares, told_by, tree
+from mmlib.leaks_splits import crossing
 
 NEARLY_ALL = 0.1   # of the majority's errors may stay where a column is called the answer: two annotators differ by about that
 A_LITTLE = 0.9     # for what should tell nothing at all: a tenth of the majority's errors gone is enough
@@ -33,22 +34,6 @@ def is_identifier(values: Sequence[str], splits: np.ndarray) -> bool:
         return False   # a measurement
     filled = [value for value in values if value]
     return len(set(filled)) == len(filled) or not crossing(values, splits)[0].any()
-
-
-def crossing(values: Sequence[str], splits: np.ndarray) -> tuple[np.ndarray, int]:
-    """(rows,) bool: rows whose value also stands in an earlier split; and how many values stand in several. Empty cells do not count."""
-    order = {name: place for place, name in enumerate(split_order(splits))}
-    first: dict[str, int] = {}
-    for value, name in zip(values, splits):
-        first[value] = min(first.get(value, len(order)), order[name])
-    rows = np.array([bool(value) and order[name] > first[value] for value, name in zip(values, splits)])
-    return rows, len({value for value, row in zip(values, rows) if row})
-
-
-def split_order(splits: np.ndarray) -> list[str]:
-    """Split names in the order of their use: train, val, test, others."""
-    usual = ["train", "val", "test"]
-    return sorted(set(splits.tolist()), key=lambda name: (usual.index(name) if name in usual else len(usual), name))
 
 
 def tell_column(values: Sequence[str], task: Task, seed: int) -> Score | None:
@@ -110,13 +95,14 @@ def _few_words(keys: list[str], rows: np.ndarray, task: Task) -> tuple[Score, st
     return score, f"{len(words)} word(s) ({shown}) tell the target in {score}"
 
 
-def tell_missing(manifest: Manifest, task: Task, seed: int) -> Score | None:
-    """How well the target is told by which senses a row has, whatever is in them; None where every row has the same."""
+def tell_missing(manifest: Manifest, task: Task, seed: int) -> str | None:
+    """What is told by which senses a row has, whatever is in them; None where nothing is, or every row has the same."""
     pattern = list(zip(*[[bool(cell) for cell in cells] for cells in manifest.cells.values()]))
     rows = choose_rows(task, np.ones(len(pattern), bool), seed)
     if not len(rows) or len(set(pattern)) < 2:
         return None
-    return lookup(task, rows, [pattern[row] for row in rows], A_LITTLE)
+    shares = lookup_shares(task, rows, [pattern[row] for row in rows])
+    return told_by(task, rows, shares, A_LITTLE)
 
 
 def suspect_group(column: str, values: Sequence[str], splits: np.ndarray, task: Task | None, seed: int) -> str | None:

@@ -7,12 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from mmlib.data.audio import RATE, read_audio
-from mmlib.leaks_columns import split_order
 from mmlib.leaks_files import LOW, Files, Look
+from mmlib.leaks_pictures import find_original
+from mmlib.leaks_splits import split_order
 
-# Distances of fingerprints within which a file is looked at as a copy, and the bounds that decide. Measured on re-encoded copies against
-# the nearest different file (tests/test_leaks_copies.py, and real data):
-PICTURE = 0.085    # JPEG at quality 50 of 64-pixel pets <= 0.084, half to twice the size <= 0.056; nearest other: pets 0.17, digits 0.093
+# Distances of fingerprints within which a file is looked at as a copy. They only choose: a pair is
+# named after it was compared whole (tests/test_leaks_copies.py, and real data):
+PICTURE = 0.25     # JPEG at quality 50, half to twice the size: 0.084; 3/4 of the size at 70: 0.107; of small ones more
+RARE = 1e-3        # of the splits of other pictures, in how many chance may bring a pair so near that it is called a copy
 SOUND = 2.0        # decibels: 95% of MP3 and Ogg copies <= 0.84; then the waveforms decide:
 WAVEFORM = 0.98    # correlation at the best shift: MP3, Ogg, 8 kHz copies >= 0.982; others <= 0.975 (bouncing balls), voices <= 0.92
 NEIGHBOURS, CANDIDATES, AXES = 4, 16, 16
@@ -57,33 +59,67 @@ def equal_files(files: Files, content: np.ndarray, splits: np.ndarray) -> Copies
 def near_files(files: Files, looks: Sequence[Look | None], kind: str, splits: np.ndarray) -> Copies:
     """Rows whose picture or sound is nearly that of an earlier split's row.
 
-    A sound's nearest fingerprints are then compared as waveforms, whatever the gain and the delay.
+    The nearest fingerprints are compared whole: pictures pixel by pixel, sounds as waveforms,
+    whatever the gain and the delay.
     """
     if all(look is None for look in looks):
         return Copies(np.zeros(0, np.int64), np.zeros(0, np.int64))
     nothing = np.full_like(next(look.fingerprint for look in looks if look is not None), np.nan)
     prints = np.stack([nothing if look is None else look.fingerprint for look in looks])                     # (files, P)
     usable = np.append(np.isfinite(prints).all(axis=1), False)[files.where]   # (rows,); -1 reads the False
-    radius, same = (PICTURE, None) if kind == "image" else (SOUND, _compare(files.paths))
     later, earlier, names = [], [], split_order(splits)
     for place, name in enumerate(names[1:], 1):
-        rows = np.flatnonzero((splits == name) & usable)
-        before = np.flatnonzero(np.isin(splits, names[:place]) & usable)
-        old, first = np.unique(files.where[before], return_index=True)        # a file that many rows show is one point of the tree
-        if not len(rows) or not len(old):
+        new_rows = np.flatnonzero((splits == name) & usable)
+        old_rows = np.flatnonzero(np.isin(splits, names[:place]) & usable)
+        # a file that many rows show is one point of the tree
+        old_files, first_row = np.unique(files.where[old_rows], return_index=True)
+        new_files, place_of_row = np.unique(files.where[new_rows], return_inverse=True)
+        if not len(new_files) or not len(old_files):
             continue
-        new, back = np.unique(files.where[rows], return_inverse=True)
-        near = neighbours(prints[old], prints[new], radius)
-        match = np.array([next((k for k in ks if same is None or same(file, old[k])), -1) for file, ks in zip(new, near)])
-        hits = match[back] >= 0
-        later.append(rows[hits])
-        earlier.append(before[first[match[back[hits]]]])
+        match = _match(files.paths, prints, old_files, new_files, kind)       # places in old_files
+        copied = match[place_of_row] >= 0                                     # (new_rows,)
+        later.append(new_rows[copied])
+        earlier.append(old_rows[first_row[match[place_of_row[copied]]]])
     empty = np.zeros(0, np.int64)
     return Copies(np.concatenate([empty, *later]), np.concatenate([empty, *earlier]))
 
 
-def neighbours(old: np.ndarray, new: np.ndarray, radius: float) -> list[list[int]]:
-    """For each row of ``new`` (n, P) up to NEIGHBOURS rows of ``old`` (m, P) within ``radius``, nearest first; never all pairs.
+def _match(paths: Sequence[Path], prints: np.ndarray, old_files: np.ndarray,
+           new_files: np.ndarray, kind: str) -> np.ndarray:
+    """For each of ``new_files`` the place in ``old_files`` of the file that it copies, or -1."""
+    old, new = prints[old_files], prints[new_files]
+    match = np.full(len(new_files), -1)
+    near = neighbours(old, new, PICTURE if kind == "image" else SOUND, NEIGHBOURS)
+    asked = np.array([place for place, places in enumerate(near) if places], dtype=np.int64)
+    if not len(asked):
+        return match
+    if kind == "audio":
+        same = _compare(paths)
+        for place in asked:
+            hits = (k for k in near[place] if same(new_files[place], old_files[k]))
+            match[place] = next(hits, -1)
+        return match
+    around = neighbours(old, new[asked], np.inf, CANDIDATES)   # how alike the others are
+    found = [find_original(paths[new_files[place]], [paths[old_files[k]] for k in places], len(near[place]))
+             for place, places in zip(asked, around)]
+    chances = np.array([chance for _, chance in found])
+    for place, places, (hit, chance) in zip(asked, around, found):
+        if chance <= _most_chance(chances, len(new_files)):
+            match[place] = places[hit]
+    return match
+
+
+def _most_chance(chances: np.ndarray, tries: int) -> float:
+    """The chance up to which a pair of ``tries`` is named, so that RARE of them are wrong (Benjamini
+    and Hochberg, 1995): where there are many copies, each needs less proof. Pairs of which one is
+    made from the other, chance 0, prove nothing of the rest."""
+    ordered = np.sort(chances[chances > 0])
+    passed = ordered <= RARE * np.arange(1, len(ordered) + 1) / tries
+    return float(ordered[passed][-1]) if passed.any() else 0.0
+
+
+def neighbours(old: np.ndarray, new: np.ndarray, radius: float, most: int) -> list[list[int]]:
+    """For each row of ``new`` (n, P) up to ``most`` rows of ``old`` (m, P) within ``radius``, nearest first; never all pairs.
 
     A k-d tree works in few dimensions: on the AXES along which ``old`` spreads most. Distances only shrink there, so what is near
     is near on the axes too; the true distance then decides among the nearest CANDIDATES.
@@ -97,7 +133,7 @@ def neighbours(old: np.ndarray, new: np.ndarray, radius: float) -> list[list[int
     for one, indices in zip(new, found):
         indices = indices[indices < len(old)]                          # where there are fewer, the tree gives len(old)
         distance = np.linalg.norm(old[indices] - one, axis=1)
-        order = np.argsort(distance)[:NEIGHBOURS]
+        order = np.argsort(distance)[:most]
         out.append(indices[order[distance[order] <= radius]].tolist())
     return out
 

@@ -1,5 +1,6 @@
 """Files behind a sense -> what the checks need of each: its content's hash, a fingerprint, cheap features, its container's properties."""
 import hashlib
+import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +101,7 @@ def look_at_picture(path: Path) -> Look:
     picture = read_image(path, 4 * SIDE)                               # (3, 64, 64), upright, on white, padded with its mean colour
     with Image.open(path) as image:
         width, height = image.size
+        inside = crop(picture, *upright_size(image))
         tables = "".join(f" q{sum(table)}" for _, table in sorted(getattr(image, "quantization", {}).items())[:1])  # a JPEG's quality
         encoding = f"{image.format} {image.mode}{tables}"
     pixels = picture.numpy().astype(np.float32)
@@ -108,15 +110,32 @@ def look_at_picture(path: Path) -> Look:
     corners = pixels[:, [0, 0, -1, -1], [0, -1, 0, -1]]                # (3, 4)
     content = np.concatenate([small.ravel(), pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2))])
     frame = np.concatenate([edge.mean(axis=1), edge.std(axis=1), corners.ravel()])
-    return Look(thumbnail(picture), content, frame, encoding, (path.stat().st_size, width, height))
+    return Look(thumbnail(inside), content, frame, encoding, (path.stat().st_size, width, height))
 
 
-def thumbnail(picture: Tensor) -> np.ndarray:
-    """(3, 64, 64) uint8 -> (768,) float32: 16 x 16 pixels in colour, less their mean, over their contrast. The distance of two is
+def upright_size(image: Any) -> tuple[int, int]:
+    """(width, height) of an opened picture once it is turned as its EXIF tag says."""
+    try:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (SyntaxError, ValueError, OSError, struct.error, KeyError, IndexError):  # as read_image
+        turned = False
+    return image.size[::-1] if turned else image.size
+
+
+def crop(picture: Tensor, width: int, height: int) -> np.ndarray:
+    """(3, S, S) as read_image pads it -> (h, w, 3) without the padding, S the longer side."""
+    side = picture.shape[1]
+    w, h = (max(1, round(part * side / max(width, height))) for part in (width, height))
+    top, left = (side - h) // 2, (side - w) // 2
+    return np.ascontiguousarray(picture[:, top:top + h, left:left + w].permute(1, 2, 0).numpy())
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 -> (768,) float32: 16 x 16 pixels in colour, less their mean, over their contrast. The distance of two is
     about their difference in parts of the contrast (ten grey levels are added, so that flat pictures need to agree in their noise
-    less). A picture of one colour has NaN."""
+    less). A line of writing is stretched to a square: so its letters count. A picture of one colour has NaN."""
     from PIL import Image
-    small = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    small = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     x = np.asarray(small, np.float32).ravel()
     spread = x.std()
     return (x - x.mean()) / (np.sqrt(len(x)) * (spread + 10)) if spread > 2 else np.full(len(x), np.nan, np.float32)

@@ -1,6 +1,5 @@
 """What can be told from a column, cross-validated, and the bound beyond which that is suspicious."""
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +30,23 @@ class Score(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.accuracy:.1%} of held-out rows (bound {self.bound:.1%}, majority {self.majority:.1%})"
+
+    @property
+    def suspicious(self) -> bool:
+        return self.accuracy >= self.bound
+
+
+class ClassScore(NamedTuple):
+    """How well one class is told from all others: mean of the shares of its own and of the other
+    held-out rows that are told right. Chance is a half, however rare the class is."""
+
+    name: str
+    accuracy: float
+    bound: float
+
+    def __str__(self) -> str:
+        return (f"class {self.name!r} from all others, {self.accuracy:.1%} of held-out rows, both "
+                f"sides weighed alike (bound {self.bound:.1%}, chance 50.0%)")
 
     @property
     def suspicious(self) -> bool:
@@ -80,14 +96,7 @@ def bound(task: Task, rows: np.ndarray, room: float) -> tuple[float, float]:
 
 def lookup(task: Task, rows: np.ndarray, values: Sequence[Any], room: float) -> Score:
     """A table value -> commonest class, made on four folds and asked on the fifth; ``values`` has one for each of ``rows``."""
-    right = 0
-    for fold in range(FOLDS):
-        held = task.folds[rows] == fold
-        pairs = Counter((value, code) for value, code, out in zip(values, task.codes[rows].tolist(), held) if not out)
-        table = {value: code for (value, code), _ in sorted(pairs.items(), key=lambda pair: pair[1])}  # the commonest comes last
-        top = np.bincount(task.codes[rows][~held], minlength=1).argmax()
-        right += sum(table.get(value, top) == code for value, code, out in zip(values, task.codes[rows].tolist(), held) if out)
-    return Score(right / len(rows), *bound(task, rows, room))
+    return score(task, rows, lookup_shares(task, rows, values), room)
 
 
 def tree(task: Task, rows: np.ndarray, features: Any, leaves: int, room: float) -> Score:
@@ -95,11 +104,80 @@ def tree(task: Task, rows: np.ndarray, features: Any, leaves: int, room: float) 
 
     A leaf per class is the least that can name every class: what so small a tree gets right needs no looking, reading or hearing.
     """
+    return score(task, rows, tree_shares(task, rows, features, leaves), room)
+
+
+def score(task: Task, rows: np.ndarray, shares: np.ndarray, room: float) -> Score:
+    """How often the class of the largest share (len(rows), K) is right, beside its bound."""
+    codes = np.unique(task.codes[rows])
+    right = np.mean(codes[shares.argmax(axis=1)] == task.codes[rows])
+    return Score(float(right), *bound(task, rows, room))
+
+
+def lookup_shares(task: Task, rows: np.ndarray, values: Sequence[Any]) -> np.ndarray:
+    """(len(rows), K) float32: share of each class that ``rows`` have, among the rows of other folds
+    with the same value; among all of them where none has it."""
+    names: dict[Any, int] = {}
+    value = np.array([names.setdefault(value, len(names)) for value in values])
+    codes, code = np.unique(task.codes[rows], return_inverse=True)
+    shares = np.zeros((len(rows), len(codes)), np.float32)
+    for held in _held(task, rows):
+        prior = np.bincount(code[~held], minlength=len(codes)).astype(np.float32)
+        table = np.zeros((len(names), len(codes)), np.float32)
+        np.add.at(table, (value[~held], code[~held]), 1)
+        table[table.sum(axis=1) == 0] = prior
+        table += 1e-3 * prior / max(prior.sum(), 1)      # of equal ones the commoner
+        shares[held] = (table / table.sum(axis=1, keepdims=True))[value[held]]
+    return shares
+
+
+def tree_shares(task: Task, rows: np.ndarray, features: Any, leaves: int) -> np.ndarray:
+    """(len(rows), K) float32: share of each class that ``rows`` have, in the row's leaf of a tree
+    grown on the other folds."""
     from sklearn.tree import DecisionTreeClassifier
-    right = 0
+    codes, code = np.unique(task.codes[rows], return_inverse=True)
+    shares = np.zeros((len(rows), len(codes)), np.float32)
+    for held in _held(task, rows):
+        model = DecisionTreeClassifier(max_leaf_nodes=max(2, leaves), min_samples_leaf=2, random_state=0)
+        model.fit(features[~held], code[~held])
+        shares[np.ix_(held, model.classes_)] = model.predict_proba(features[held])
+    return shares
+
+
+def _held(task: Task, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """(len(rows),) bool, for each fold that has rows in it and rows beside it."""
     for fold in range(FOLDS):
         held = task.folds[rows] == fold
         if held.any() and not held.all():
-            model = DecisionTreeClassifier(max_leaf_nodes=max(2, leaves), min_samples_leaf=2, random_state=0)
-            right += (model.fit(features[~held], task.codes[rows][~held]).predict(features[held]) == task.codes[rows][held]).sum()
-    return Score(right / len(rows), *bound(task, rows, room))
+            yield held
+
+
+def one_class(task: Task, rows: np.ndarray, shares: np.ndarray, room: float) -> ClassScore:
+    """The class that ``shares`` (len(rows), K) tell best from all others, and its bound.
+
+    A row is taken for one of the class where its share is over the class's own: so a class counts as
+    much as all others together. With many classes chance has many tries, and the bound rises.
+    """
+    from scipy.stats import norm
+    codes, code = np.unique(task.codes[rows], return_inverse=True)
+    mine = code[:, None] == np.arange(len(codes))                          # (rows, K)
+    taken = np.zeros_like(mine)
+    for held in _held(task, rows):
+        taken[held] = shares[held] > mine[~held].mean(axis=0) + 1e-6
+    right = ((taken & mine).sum(axis=0) / mine.sum(axis=0)
+             + (~taken & ~mine).sum(axis=0) / (~mine).sum(axis=0)) / 2     # (K,)
+    groups = task.groups[rows]
+    inside = np.array([len(np.unique(groups[own])) for own in mine.T])
+    outside = np.array([len(np.unique(groups[~own])) for own in mine.T])
+    errors = norm.isf(norm.sf(ERRORS) / len(codes))
+    bounds = np.maximum(1 - room / 2, 0.5 + errors * np.sqrt(1 / inside + 1 / outside) / 4)
+    best = int(np.argmax(right - bounds))
+    return ClassScore(task.classes[codes[best]], float(right[best]), float(bounds[best]))
+
+
+def told_by(task: Task, rows: np.ndarray, shares: np.ndarray, room: float) -> str | None:
+    """What the ``shares`` (len(rows), K) tell beyond their bounds: the target, else one class; or None."""
+    overall, single = score(task, rows, shares, room), one_class(task, rows, shares, room)
+    if overall.suspicious:
+        return f"the target in {overall}" + (f", class {single.name!r} best" if shares.shape[1] > 2 else "")
+    return str(single) if single.suspicious else None

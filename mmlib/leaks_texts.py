@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mmlib.data.text import tokenize
-from mmlib.leaks_columns import split_order
 from mmlib.leaks_copies import Copies, equal_rows
+from mmlib.leaks_splits import split_order
 
 CHANCE = 1e-6      # expected number of such repeats under the word model; it knows pairs of words only, hence so small
 DISCOUNT = 3       # a pair of words must stand in over three texts to count as the language's: a copy's own pairs do not make it likely

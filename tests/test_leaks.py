@@ -7,6 +7,8 @@ from PIL import Image
 
 from mmlib import leaks
 from mmlib.data.manifest import read_manifest
+from mmlib.leaks_columns import A_LITTLE, NEARLY_ALL
+from mmlib.leaks_score import Task, bound, lookup_shares, one_class, score
 from mmlib.worlds import pets
 
 WORDS = [f"{a}{b}{c}" for a in ("ka", "mo", "ti", "lu", "pe") for b in ("r", "n", "sh", "v") for c in ("ol", "im", "ath", "une", "ex")]
@@ -278,3 +280,111 @@ def test_clean_tables_stay_clean(seed):
 def test_the_same_seed_finds_the_same():
     frame = table(n=300, second=wrong(0.02), patient=lambda random, label: random.integers(0, 40, 300))
     assert find(frame, quick=False) == find(frame, quick=False) and len(find(frame)) == 2
+
+
+# ---- bounds
+
+def a_task(codes, groups=None, classes=3):
+    codes = np.asarray(codes)
+    groups = np.arange(len(codes)) if groups is None else np.asarray(groups)
+    return Task(codes, [f"class {i}" for i in range(classes)], groups % 5, groups)
+
+
+@pytest.mark.parametrize("room", [NEARLY_ALL, A_LITTLE])
+def test_of_hundreds_of_looks_at_chance_none_is_suspicious(room):
+    """Small tables, few values: what comes out over the majority's share is luck, and often is."""
+    lucky = 0
+    for seed in range(500):
+        random = np.random.default_rng(seed)
+        classes = int(random.integers(2, 6))
+        rows = np.arange(random.integers(30, 120))
+        task = a_task(random.integers(0, classes, len(rows)), random.permutation(len(rows)), classes)
+        shares = lookup_shares(task, rows, random.integers(0, 3, len(rows)).tolist())
+        found = score(task, rows, shares, room)
+        lucky += found.accuracy > found.majority + (1 - room) * (1 - found.majority)
+        assert not found.suspicious and not one_class(task, rows, shares, room).suspicious
+    assert room == NEARLY_ALL or lucky > 5          # without standard errors these would be alarms
+
+
+def test_rows_of_one_group_are_one_witness():
+    """Ten photos of each of twenty patients prove no more than one photo of each."""
+    random = np.random.default_rng(0)
+    code = random.integers(0, 2, 20)
+    once, often = a_task(code), a_task(np.repeat(code, 10), np.repeat(np.arange(20), 10))
+    assert bound(once, np.arange(20), A_LITTLE) == bound(often, np.arange(200), A_LITTLE)
+    alone = bound(a_task(np.repeat(code, 10)), np.arange(200), A_LITTLE)
+    assert alone[0] < bound(often, np.arange(200), A_LITTLE)[0]
+
+
+def test_rows_of_one_group_are_one_witness_for_a_class_too():
+    """A device that only the three patients of one class have seen is no proof."""
+    code, groups = np.repeat(np.arange(3), 100), np.repeat(np.arange(60), 5)
+    values = np.where(code == 1, "odd", "usual").tolist()
+    rows = np.arange(300)
+    few = a_task(code, np.repeat(np.arange(9), [34, 33, 33] * 3))
+    many = a_task(code, groups)
+    of_few = one_class(few, rows, lookup_shares(few, rows, values), A_LITTLE)
+    of_many = one_class(many, rows, lookup_shares(many, rows, values), A_LITTLE)
+    assert of_many.suspicious and of_many.name == "class 1" and not of_few.suspicious
+
+
+@pytest.mark.parametrize("share, rows", [(1 / 3, 240), (1 / 10, 600)])
+def test_what_only_one_class_of_many_has_is_found_and_the_class_named(share, rows):
+    random = np.random.default_rng(0)
+    classes = round(1 / share)
+    code = np.arange(rows) % classes
+    values = np.where(code == 1, "mp3", random.choice(["wav", "flac"], rows)).tolist()
+    task = a_task(code, random.permutation(rows), classes)
+    shares = lookup_shares(task, np.arange(rows), values)
+    assert not score(task, np.arange(rows), shares, NEARLY_ALL).suspicious
+    told = one_class(task, np.arange(rows), shares, NEARLY_ALL)
+    assert told.suspicious and told.name == "class 1"
+
+
+def third(make, other):
+    """``make`` for one class of three, ``other`` for the rest."""
+    return lambda stem, name, pixels: (make if name == "cat" else other)(stem, "cat", pixels)
+
+
+def plain(stem, name, pixels):
+    return save(stem, ".png", pixels)
+
+
+def padded(stem, name, pixels):
+    return save(stem, ".png", np.pad(pixels, ((0, 3), (0, 3), (0, 0)), mode="reflect"))
+
+
+def grey(stem, name, pixels):
+    return save(stem, ".png", pixels[..., 0])
+
+
+def marked(stem, name, pixels):
+    pixels[:2, :2] = 255
+    return save(stem, ".png", pixels)
+
+
+def smoother(stem, name, pixels):
+    return save(stem, ".jpg", pixels, quality=60)
+
+
+def usual(stem, name, pixels):
+    return save(stem, ".jpg", pixels, quality=90)
+
+
+@pytest.mark.parametrize("artefact, clean, kind", [(grey, plain, "encoding"), (smoother, usual, "encoding"), (padded, plain, "size"),
+                                                   (marked, plain, "frame"), (plain, plain, None)])
+def test_an_artefact_of_one_class_of_three_is_found_and_the_class_named(tmp_path, artefact, clean, kind):
+    random = np.random.default_rng(0)
+    label = random.choice(["cat", "dog", "bird"], 180)
+    picture = third(artefact, clean)
+    frame = pd.DataFrame({"image": write_pictures(tmp_path, random, label, picture), "label": label})
+    found = leaks.find(read_manifest(frame, root=tmp_path))
+    assert [finding.kind for finding in found] == ([kind] if kind else [])
+    assert all("class 'cat'" in str(finding) for finding in found)
+
+
+def test_which_senses_are_there_can_tell_one_class_of_four():
+    def text(random, label):
+        return np.where((label == "cat") & (random.random(len(label)) < .9), "", sentences(random, len(label)))
+    found = find(table(600, classes=("cat", "dog", "bird", "fish"), text=text, image=""))
+    assert kinds(found) == [("missing", "image,text")] and "class 'cat'" in str(found[0])

@@ -1,5 +1,6 @@
 """Copies across splits: found when re-encoded, resized, resampled; other pictures and sounds, and stock phrases, are no copies."""
 import io
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -7,7 +8,7 @@ import pytest
 import soundfile
 import torch
 import torchaudio.functional
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from mmlib import leaks
 from mmlib.data.manifest import read_manifest
@@ -148,8 +149,8 @@ def test_neighbours_are_those_of_all_pairs():
     old = random.normal(size=(300, 40))
     new = np.concatenate([old[:50] + .02 * random.normal(size=(50, 40)), random.normal(size=(50, 40))])
     distance = np.linalg.norm(new[:, None] - old, axis=2)
-    assert neighbours(old, new, 0.5) == [[i] if i < 50 else [] for i in range(100)]
-    assert neighbours(old[:6], new[:6], 99) == np.argsort(distance[:6, :6], axis=1)[:, :4].tolist()
+    assert neighbours(old, new, 0.5, 4) == [[i] if i < 50 else [] for i in range(100)]
+    assert neighbours(old[:6], new[:6], 99, 4) == np.argsort(distance[:6, :6], axis=1)[:, :4].tolist()
 
 
 # ---- texts
@@ -195,3 +196,81 @@ def test_phrases_that_chance_repeats_are_no_copies():
     for texts in (one_word, questions, captions):
         half = len(texts) // 2
         assert set(texts[:half]) & set(texts[half:]) and text_findings(texts[:half], texts[half:], quick=False) == []
+
+
+# ---- pairs that are alike and no copies
+
+
+def strokes(random, n):
+    """(n pictures) straight strokes of a pen, each by another hand: angle, length, place, thickness."""
+    pictures, fine = [], 8
+    for _ in range(n):
+        image = Image.new("L", (28 * fine, 28 * fine))
+        angle, half, width = random.normal(0, .25), random.uniform(8, 11), random.uniform(1.5, 3.5)
+        middle, to = 14 + random.normal(0, .4, 2), half * np.array([np.sin(angle), np.cos(angle)])
+        ends = [tuple((middle + sign * to) * fine) for sign in (-1, 1)]
+        ImageDraw.Draw(image).line(ends, fill=255, width=round(width * fine))
+        pictures.append(image.resize((28, 28), Image.Resampling.BOX))
+    return pictures
+
+
+def written_words(random, n):
+    pictures = []
+    for _ in range(n):
+        image = Image.new("L", (240, 32), 255)
+        word = "".join(random.choice(list("abcdefghijklmnopqrstuvwxyz"), random.integers(5, 12)))
+        font = ImageFont.load_default(20)
+        place = 8 + random.integers(0, 4), 2 + random.integers(0, 4)
+        ImageDraw.Draw(image).text(place, word, fill=0, font=font)
+        pictures.append(image)
+    return pictures
+
+
+SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 24))]
+
+
+@pytest.mark.parametrize("draw", [strokes, written_words])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pictures_that_are_only_alike_are_no_copies_and_planted_ones_are_found(tmp_path, draw, seed):
+    pictures = draw(np.random.default_rng(seed), 200)
+    train = write_images(tmp_path, pictures[:100], "a")
+    test = write_images(tmp_path, pictures[100:], "b")
+    assert copies_in(tmp_path, "image", train, test) == []
+    planted = [*write_images(tmp_path, pictures[:5], "c", ".jpg", quality=60),
+               *write_images(tmp_path, scaled(pictures[5:10], 2), "d"),
+               *write_images(tmp_path, scaled(pictures[10:15], 2), "e", ".jpg", quality=50),
+               *write_images(tmp_path, pictures[15:20], "f", ".webp", lossless=True)]
+    found = copies_in(tmp_path, "image", train, [*test, *planted])
+    assert count(found) == len(planted)
+
+
+def test_a_copy_is_found_whatever_its_orientation_tag_and_transparency_say(tmp_path):
+    """A phone stores a picture on its side and a tag beside it."""
+    random = np.random.default_rng(0)
+    pixels = [np.cumsum(np.cumsum(random.normal(size=(40, 64, 3)), 0), 1) for _ in range(12)]
+    images = [Image.fromarray(np.uint8(255 * (x - x.min()) / np.ptp(x))) for x in pixels]
+    turned = [image.transpose(Image.Transpose.ROTATE_90) for image in images]   # tag 6 turns them back
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    names = write_images(tmp_path, [image.convert("RGBA") for image in images], "a")
+    others = write_images(tmp_path, turned, "b", ".jpg", quality=80, exif=exif)
+    assert count(copies_in(tmp_path, "image", names, others)) == 12
+
+
+def test_pictures_in_an_unfamiliar_form_are_found_where_all_others_are_far(tmp_path, world):
+    """WebP is not made anew by the check: that so many are so near is what tells."""
+    images = [Image.fromarray(x) for x in world.images[:N]]
+    names = write_images(tmp_path, images, "a")
+    others = write_images(tmp_path, scaled(images, 1.5), "b", ".webp", quality=80)
+    assert count(copies_in(tmp_path, "image", names, others)) == N
+
+
+def test_a_word_said_by_other_voices_and_other_words_of_one_voice_are_no_copies():
+    folder = Path(__file__).parents[1] / "data" / "speech"
+    table = pd.read_csv(folder / "english_digits.csv", dtype=str)
+    words = table.drop_duplicates(["voice", "label"])
+    for apart in ("voice", "label"):
+        home = {name: ["train", "test"][i % 2] for i, name in enumerate(sorted(set(words[apart])))}
+        frame = words.assign(split=words[apart].map(home))[["audio", "split", "label"]]
+        found = leaks.find(read_manifest(frame, root=folder))
+        assert [finding for finding in found if finding.kind == "copies"] == []
