@@ -185,7 +185,7 @@ def _read_all(store: Pictures | Sounds, progress: bool) -> Iterator[Tensor | Val
     def read(index: int) -> Tensor | ValueError:
         try:
             return store.load(index)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError) as error:      # the readers make a reason of anything else
             return error if isinstance(error, ValueError) else ValueError(str(error))
 
     name = "pictures" if isinstance(store, Pictures) else "sounds"
