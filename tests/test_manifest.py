@@ -1,4 +1,5 @@
 """Manifests as people write them: what is read, what is refused and how it is said; targets; splits."""
+import csv
 from collections import Counter
 
 import numpy as np
@@ -47,6 +48,14 @@ def test_what_is_wrong_with_the_table_is_said(tmp_path, text, words):
     with pytest.raises(ValueError) as error:
         read_manifest(write(tmp_path, text))
     assert all(word in str(error.value) for word in [*words, "m.csv"])
+
+
+def test_a_long_text_is_a_text_and_the_limit_of_the_csv_module_stays_what_it_was(tmp_path):
+    before, long = csv.field_size_limit(), "word " * 28_000                       # 140 kB
+    assert read_manifest(write(tmp_path, f"text,label\n{long},a\nb,c\n")).cells["text"] == [long.strip(), "b"]
+    with pytest.raises(ValueError, match="line 3"):
+        read_manifest(write(tmp_path, f'text,label\n"{long},a\nb,c\n'))
+    assert csv.field_size_limit() == before
 
 
 def test_another_encoding_is_named_with_its_place(tmp_path):

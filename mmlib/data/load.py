@@ -12,7 +12,7 @@ from mmlib.data.image import choose_size, image_size
 from mmlib.data.loaders import Loader
 from mmlib.data.manifest import Manifest, ManifestErrors, Problem, Sense, resolve
 from mmlib.data.preprocessing import Preprocessing
-from mmlib.data.store import MAX_TOKENS, Pictures, Sounds, Store, Texts, cores, decode, estimate, free_memory
+from mmlib.data.store import MAX_TOKENS, Origin, Pictures, Sounds, Store, Texts, cores, decode, estimate, free_memory
 from mmlib.data.targets import Target, check_target, choose_splits, read_target
 from mmlib.data.text import Vocabulary
 
@@ -130,6 +130,7 @@ def _find_files(manifest: Manifest, senses: dict[str, Sense], split: np.ndarray)
                 where[i] = known[cell]
         image = sense.kind == "image"
         stores[name] = Pictures(where, paths, 0) if image else Sounds(where, paths, np.zeros(len(paths), dtype=np.int64))
+        stores[name].origin = Origin(sense.column, manifest.rows)
     return stores, problems
 
 
