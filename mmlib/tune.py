@@ -56,6 +56,8 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
     if (Path(out) / TRIALS).exists() and not resume:
         raise ValueError(f"{out} already holds a search: go on with it (resume=True, --resume), or choose another folder")
     with _quiet_optuna() as optuna, checkpoint.locked(out):
+        if not (Path(out) / TRIALS).exists():
+            checkpoint.check_free(out)
         manifest = read_manifest(recipe.manifest, recipe.target, recipe.columns, recipe.group, recipe.use, recipe.allow_outside)
         manifest = without_test(manifest)
         data = load_data(manifest, splits=["train", "val"], batch_size=BATCH, seed=recipe.seed, augment=recipe.augment, task=recipe.task,

@@ -101,6 +101,23 @@ def with_settings(recipe: Recipe, chosen: dict[str, Any]) -> Recipe:
     return replace(recipe, augment=replace(recipe.augment, hide=chosen["hide"]), **rest)
 
 
+def _state(value: Any) -> bool:
+    """'done', 'stopped' or 'failed'"""
+    return value in (DONE, STOPPED, FAILED)
+
+
+def _misfit(trial: Any, number: int) -> str | None:
+    """Where a line of trials.jsonl is no trial, or not the one of this number."""
+    finite, whole, optional = checkpoint.finite, checkpoint.whole, checkpoint.optional
+    found = checkpoint.misfit(trial, {
+        "number": whole, "state": _state, "loss": optional, "scores": {str: optional}, "epochs": whole, "seconds": finite,
+        "losses": [finite], "reason": str, "marks": checkpoint.plain,
+        "settings": {"fusion": str, "dim": whole, "lr": finite, "dropout": finite, "hide": finite}}, f"line {number + 2}")
+    if not found and (trial["number"] != number or (trial["state"] == DONE and trial["loss"] is None)):
+        return f"line {number + 2} is not trial {number}, with a loss where it is done"
+    return found
+
+
 def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
     """The trials of the search in ``out``, none where there is no search. Raises ValueError where it is another one, or damaged."""
     path = out / TRIALS
@@ -108,9 +125,13 @@ def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
         return []
     try:
         before, *trials = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        done = [Trial(**trial) for trial in trials]
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged, or no search of this version: {error}; choose another folder") from error
+    found = checkpoint.misfit(before, {str: object}, "line 1") or next(
+        (words for i, trial in enumerate(trials) if (words := _misfit(trial, i))), None)
+    if found:
+        raise ValueError(f"{path} is damaged, or no search of this version: {found}; choose another folder")
+    done = [Trial(**trial) for trial in trials]
     for name, now in identity.items():
         if before.get(name) != json.loads(json.dumps(now)):
             raise ValueError(f"cannot go on with the search in {out}: {name} was {before.get(name)} and is now {now}; "
@@ -120,7 +141,7 @@ def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
 
 def write(out: Path, identity: dict[str, Any], done: list[Trial], found: Search) -> None:
     """Replace both files in ``out``, each as a whole."""
-    lines = "".join(json.dumps(part) + "\n" for part in [identity, *map(asdict, done)])
+    lines = "".join(checkpoint.as_json(part) + "\n" for part in [identity, *map(asdict, done)])
     checkpoint.write_atomically(out / TRIALS, lambda file: file.write(lines.encode()))
     table = io.StringIO()
     writer = csv.DictWriter(table, list(found.rows[0]), restval="", lineterminator="\n")
