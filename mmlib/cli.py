@@ -45,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
                                    description="Score a saved model on a split of a manifest; prints JSON.")
     evaluate.add_argument("folder", type=Path, help="the folder of a run")
     evaluate.add_argument("manifest", help="a CSV file with the same columns")
-    evaluate.add_argument("--split", default="test", metavar="NAME", help="which rows (default: test)")
-    add_on_error(evaluate)
+    evaluate.add_argument("--split", default="test", metavar="NAME",
+                          help="which rows (default: test); all: every row")
 
     predict = commands.add_parser("predict", help="ask a saved model", epilog=PREDICT, **style,
                                   description="Ask a saved model about one sample, or every row of a manifest; prints JSON.")
@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--sense", action="append", default=[], type=pair, metavar="NAME=VALUE",
                          help="a sense of another name, e.g. --sense xray=a.png")
     for command in (evaluate, predict):
+        add_on_error(command)
         add_outside(command)
         add_device(command)
     cli_judge.add_commands(commands, style)
@@ -117,7 +118,8 @@ def predict(arguments: argparse.Namespace) -> None:
     if arguments.manifest is None:
         print(checkpoint.as_json(predictor.predict(**senses), ensure_ascii=False))
         return
-    answers = predictor.predict_manifest(arguments.manifest, arguments.allow_outside)
+    answers = predictor.predict_manifest(arguments.manifest, arguments.allow_outside,
+                                         arguments.on_error)
     print("[\n" + ",\n".join(checkpoint.as_json(answer, ensure_ascii=False) for answer in answers) + "\n]")
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmlib.data.manifest import Manifest
-from mmlib.data.targets import choose_splits
+from mmlib.data.splits import choose_splits
 from mmlib.leaks_columns import (A_LITTLE, NEARLY_ALL, is_identifier, suspect_group, tell_column, tell_missing, tell_text)
 from mmlib.leaks_copies import Copies, equal_files, merge, near_files
 from mmlib.leaks_files import Files, Look, contents, find_files, look_at
@@ -55,7 +55,7 @@ def find(manifest: Manifest, quick: bool = False, seed: int = 0) -> list[Finding
     bytes. Files that cannot be read, and a target that cannot be learnt, are passed over here: the loader names them.
     """
     task = read_task(manifest, seed)
-    names = np.array(choose_splits(manifest.split, manifest.target, manifest.group, len(manifest)))
+    names = np.array(choose_splits(manifest))
     alone = np.arange(len(manifest))
     groups = alone if task is None else task.groups
     folds = np.random.default_rng(seed).permutation(len(alone)) % FOLDS if task is None else task.folds

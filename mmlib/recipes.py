@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmlib import checkpoint, distributed, metrics
+from mmlib import checkpoint, distributed
 from mmlib.data import Augment, Data, load_data, read_manifest
+from mmlib.data.splits import choose_splits
+from mmlib.data.trained import remember
 from mmlib.recipes_plan import DIM, DROPOUT, FUSIONS, LR, build, plan
 from mmlib.recipes_predict import BATCH, SCORES, Predictor, load
-from mmlib.train import History, TrainConfig, collect, fit
+from mmlib.train import History, TrainConfig, fit
 
 __all__ = ["DIM", "DROPOUT", "FUSIONS", "LR", "Predictor", "Recipe", "Run", "build", "classify", "load", "plan", "regress", "train"]
 
@@ -104,15 +106,17 @@ def _train(recipe: Recipe) -> Run:
     config = settings(recipe, epochs)
     rows = {name: np.unique(data.loaders[name].batches.rows).tolist() for name in ("train", "val") if name in data.loaders}
     extra = {"spec": spec, "preprocessing": data.preprocessing.state(),     # what a resumed run must find as it was; test rows may change
-             "manifest": {f"{name} rows": manifest.checksums(places) for name, places in rows.items()}}
+             "manifest": {f"{name} rows": manifest.checksums(places) for name, places in rows.items()},
+             "trained": remember(manifest, manifest.senses, choose_splits(manifest), rows)}
     task = "numbers" if data.counts is None else "classes"
     history = fit(model, data.loaders["train"], data.loaders.get("val"), config, SCORES[task], recipe.out, recipe.resume, extra)
-    predictor = Predictor(model, data.preprocessing, recipe.device)
-    scores = {name: predictor.score(loader) for name, loader in data.loaders.items() if name != "train"}
+    predictor = Predictor(model, data.preprocessing, recipe.device, recipe.precision,
+                          extra["trained"])
+    judged = {name: predictor.judge(part) for name, part in data.loaders.items() if name != "train"}
+    scores = {name: score for name, (score, _) in judged.items()}
     seconds = sum(row["seconds"] for row in history)
     parameters = sum(p.numel() for p in model.parameters())
-    last = data.loaders.get("test") or data.loaders.get("val")
-    table = None if task == "numbers" or last is None else metrics.confusion(*collect(model, last, recipe.device)[:2])
+    table = (judged.get("test") or judged.get("val") or (None, None))[1]
     return Run(predictor, data, history, scores | {"seconds": round(seconds, 1), "parameters": parameters}, table)
 
 

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from mmlib import checkpoint, metrics
-from mmlib.data import Loader, Preprocessing, load_data, read_manifest
+from mmlib.data import Loader, Manifest, Preprocessing, load_data, read_manifest
 from mmlib.data.loaders import has_sense
+from mmlib.data.splits import choose_splits, is_drawn
+from mmlib.data.trained import check_untrained
 from mmlib.models import Model
 from mmlib.recipes_plan import build
 from mmlib.train import collect, evaluate
@@ -20,17 +22,24 @@ SCORES = {"classes": {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1
 
 
 class Predictor:
-    """A trained model together with the preprocessing it was trained with."""
+    """A trained model together with the preprocessing it was trained with.
 
-    def __init__(self, model: Model, preprocessing: Preprocessing, device: str = "auto"):
-        self.model, self.preprocessing, self.device = model, preprocessing, device
+    ``trained`` are checksums of the rows it was trained on, from ``mmlib.data.trained.remember``:
+    with them ``evaluate`` refuses to score these rows. None: they are not known.
+    """
+
+    def __init__(self, model: Model, preprocessing: Preprocessing, device: str = "auto",
+                 precision: str = "auto", trained: dict[str, str] | None = None):
+        self.model, self.preprocessing = model, preprocessing
+        self.device, self.precision, self.trained = device, precision, trained
         self.classes = preprocessing.target.classes
 
     def predict(self, **senses: Any) -> dict[str, Any] | list[dict[str, Any]]:
         """One sample, or a list per sense for many: predict(image="cat.png"), predict(image=[a, b], text=["it purrs", None]).
 
         Pictures: path, PIL image or array. Sound: path, samples at 16 kHz, or (samples, rate). A sense left out, None or a
-        blank text is missing. -> a dict per sample: "class" and "probabilities" by class name, or "value"; "senses" that were
+        blank text is missing. A sense also goes by the name of its column in the training manifest.
+        -> a dict per sample: "class" and "probabilities" by class name, or "value"; "senses" that were
         there. Without any sense, the shares of the training rows answer. Raises ValueError naming sample and sense.
         """
         lengths = {len(value) for value in senses.values() if isinstance(value, list)}
@@ -43,13 +52,29 @@ class Predictor:
         samples = [{name: value[i] for name, value in senses.items() if value is not None} for i in range(lengths.pop())]
         return [answer for start in range(0, len(samples), BATCH) for answer in self._answer(samples[start:start + BATCH])]
 
-    def predict_manifest(self, manifest: Any, allow_outside: bool = False) -> list[dict[str, Any]]:
-        """Every row of a manifest (CSV or DataFrame), in order; its target and split, if any, are not read."""
+    def predict_manifest(self, manifest: Any, allow_outside: bool = False,
+                         on_error: str = "raise") -> list[dict[str, Any]]:
+        """Every row of a manifest (CSV or DataFrame), in order; its target and split are not read.
+
+        ``on_error`` "raise" reports all bad files in one ManifestErrors; "skip" answers such a row
+        with {"error": reason}, so that there is an answer for each row.
+        """
         rows = read_manifest(manifest, None, self._columns(), allow_outside=allow_outside, partial=True)
         rows = replace(rows, split=["all"] * len(rows))
-        loader = load_data(rows, self.preprocessing, batch_size=BATCH).loaders["all"]
-        stores, every = loader.batches.stores, np.arange(len(rows))
-        return self._answers(collect(self.model, loader, self.device)[0], {name: stores[name].row_present(every) for name in stores})
+        data = load_data(rows, self.preprocessing, batch_size=BATCH, on_error=on_error)
+        reasons: dict[str, list[str]] = {}
+        for problem in data.skipped:
+            reasons.setdefault(problem.row, []).append(str(problem))
+        good = [row for row, name in enumerate(rows.rows) if name not in reasons]
+        answers = iter(self._answer_rows(data.loaders["all"], np.array(good)) if good else [])
+        return [{"error": "; ".join(reasons[name])} if name in reasons else next(answers)
+                for name in rows.rows]
+
+    def _answer_rows(self, loader: Loader, rows: np.ndarray) -> list[dict[str, Any]]:
+        logits = collect(self.model, loader, self.device, self.precision)[0]
+        stores = loader.batches.stores
+        there = {name: store.row_present(rows) for name, store in stores.items()}
+        return self._answers(logits, there)
 
     def _columns(self) -> dict[str, str]:
         """The columns of training, by kind."""
@@ -57,23 +82,69 @@ class Predictor:
         return {kind: ",".join(sense.column for sense in self.preprocessing.senses.values() if sense.kind == kind) for kind in kinds}
 
     def evaluate(self, manifest: Any, split: str = "test", on_error: str = "raise", allow_outside: bool = False) -> dict[str, Any]:
-        """Scores on one split of a manifest that has this model's columns."""
+        """Scores on one split of a manifest that has this model's columns; "all" is every row.
+
+        Where the manifest does not name the split, it is drawn as in training: the file of training
+        gives the scores of training, and a row that is added, moved or deleted changes no other
+        row's split. Raises ValueError, naming rows, where some were trained on; where the split is
+        drawn, but the file is not that of training; and where it is drawn, but ``trained`` is None.
+        """
         rows = read_manifest(manifest, self.preprocessing.target_name, self._columns(), allow_outside=allow_outside)
+        if split == "all" and "all" not in (rows.split or ()):
+            rows = replace(rows, split=["all"] * len(rows))
+        rows = self._draw_as_trained(rows, split)
+        if self.trained is not None:
+            names = choose_splits(rows)
+            check_untrained(rows, self.preprocessing.senses, names, self.trained, split)
         data = load_data(rows, self.preprocessing, splits=[split], batch_size=BATCH, on_error=on_error, augment=None)
         return self.score(data.loaders[split])
 
+    def _draw_as_trained(self, rows: Manifest, split: str) -> Manifest:
+        """The manifest with the group and the columns from which training drew its splits."""
+        fitted, drawn = self.preprocessing, is_drawn(rows, split)
+        if drawn and self.trained is None:
+            raise ValueError(
+                f"{rows.name} does not say which rows are {split!r}, and this model has no "
+                "checksums of the rows that it was trained on (an older mmlib saved it, or it was "
+                "made by hand), so a drawn split could hold some of them. Give the file a column "
+                "'split', or train the model again")
+        try:
+            group = None if fitted.group is None else rows.column(fitted.group)
+            for sense in fitted.split_columns if drawn and group is None else ():
+                rows.column(sense.column)
+        except ValueError as error:
+            if drawn:
+                raise ValueError(
+                    f"{error}. In training, splits were drawn from this column. Add it, or a "
+                    "column 'split', or score every row with split='all' (--split all)") from error
+            group = None
+        return replace(rows, group=group, group_name=fitted.group,
+                       split_columns=fitted.split_columns)
+
     def score(self, loader: Loader) -> dict[str, Any]:
         """Loss, scores and how many rows there were, and how many of them without any sense (they get the training prior)."""
-        task = "numbers" if self.classes is None else "classes"
+        return self.judge(loader)[0]
+
+    def judge(self, loader: Loader) -> tuple[dict[str, Any], Tensor | None]:
+        """``score``, and for classes the counts (K, K), true by predicted, from one pass."""
+        task, tables = "numbers" if self.classes is None else "classes", []
+
+        def count(logits: Tensor, target: Tensor) -> float:
+            tables.append(None if task == "numbers" else metrics.confusion(logits, target))
+            return 0.0
+
+        scores = evaluate(self.model, loader, SCORES[task] | {"table": count}, self.device,
+                          self.precision)
+        del scores["table"]
         rows = np.unique(loader.batches.rows)
         absent = int((~has_sense(loader.batches.stores, rows)).sum())
-        return evaluate(self.model, loader, SCORES[task], self.device) | {"rows": len(rows), "without_senses": absent}
+        return scores | {"rows": len(rows), "without_senses": absent}, tables[0]
 
     def _answer(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         batch = self.preprocessing.batch(samples)
         first = torch.cat([torch.tensor([True]), batch["row"].diff() > 0])          # of the windows of each row
         there = {name: batch[f"{name}_mask"].any(dim=1)[first].numpy() for name in self.preprocessing.senses}
-        return self._answers(collect(self.model, [batch], self.device)[0], there)
+        return self._answers(collect(self.model, [batch], self.device, self.precision)[0], there)
 
     def _answers(self, logits: Tensor, there: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """Logits (N, K) or (N,) and, by sense, in which samples it is there (N,) -> a dict per sample."""
@@ -103,7 +174,8 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     try:
         _check_fit(extra["spec"], fitted := Preprocessing.from_state(extra["preprocessing"]))
         checkpoint.set_weights(model := build(extra["spec"]), state["best"])
-        predictor = Predictor(model.eval(), fitted, device)
+        precision = state["config"].get("precision", "auto")
+        predictor = Predictor(model.eval(), fitted, device, precision, extra.get("trained"))
         _try_out(predictor)
     except Exception as error:      # what something else wrote may fail in any way
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

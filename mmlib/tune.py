@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mmlib import checkpoint, distributed, recipes
 from mmlib.data import Augment, Data, Loader, Manifest, load_data, read_manifest
-from mmlib.data.targets import choose_splits
+from mmlib.data.splits import choose_splits
 from mmlib.recipes import Recipe, build, plan, settings
 from mmlib.recipes_plan import minutes, multiplications
 from mmlib.recipes_predict import BATCH, SCORES
@@ -82,17 +82,12 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
 
 def without_test(manifest: Manifest) -> Manifest:
     """The rows of train and val alone, in splits chosen as ``load_data`` would choose them."""
-    names = choose_splits(manifest.split, manifest.target, manifest.group, len(manifest))
+    names = choose_splits(manifest)
     kept = [row for row, name in enumerate(names) if name in ("train", "val")]
     missing = [name for name in ("train", "val") if name not in names]
     if missing:
         raise ValueError(f"{manifest.name} has no rows in split {missing[0]!r}: settings are compared on val rows, after training on train")
-
-    def chosen(cells: list[str] | None) -> list[str] | None:
-        return None if cells is None else [cells[row] for row in kept]
-
-    return replace(manifest, rows=chosen(manifest.rows), cells={name: chosen(cells) for name, cells in manifest.cells.items()},
-                   target=chosen(manifest.target), split=chosen(names), group=chosen(manifest.group))
+    return replace(manifest, split=names).select(kept)
 
 
 def _own(recipe: Recipe) -> dict[str, Any]:

@@ -48,11 +48,20 @@ def test_predict_prints_json_for_one_sample_and_for_a_manifest(trained, capsys):
     assert code == 0 and len(json.loads(out)) == 48
 
 
+def test_predict_goes_on_past_bad_files_when_asked(trained, capsys):
+    (trained / "some.csv").write_text("image\nimages/00000.png\nnowhere.png\n")
+    assert run(capsys, "predict", trained / "run", trained / "some.csv")[0] == 1
+    asked = ["predict", trained / "run", trained / "some.csv", "--on-error", "skip"]
+    code, out, _ = run(capsys, *asked)
+    assert code == 0 and ["error" in answer for answer in json.loads(out)] == [False, True]
+
+
 @pytest.mark.parametrize("arguments, code, message", [
     (["train", "{}/nothing.csv"], 1, "no such manifest"),
     (["train", "{}/manifest.csv", "--target", "labels"], 1, "did you mean 'label'"),
     (["train", "{}/manifest.csv", "--out", "{}/run"], 1, "already holds a run"),
     (["evaluate", "{}/run", "{}/manifest.csv", "--split", "moon"], 1, "no rows in split 'moon'"),
+    (["evaluate", "{}/run", "{}/manifest.csv", "--split", "all"], 1, "this model was trained on"),
     (["evaluate", "{}", "{}/manifest.csv"], 1, "does not exist"),
     (["predict", "{}/run", "--image", "{}/manifest.csv"], 1, "image"),
 ])

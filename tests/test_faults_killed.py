@@ -200,10 +200,10 @@ def test_ctrl_c_in_a_notebook_shows_one_line_and_the_next_cell_uses_the_model(tm
 
 @pytest.fixture()
 def from_disk(tmp_path):
-    rows = ["audio,label"]
+    rows = ["audio,label,split"]
     for i in range(24):
         soundfile.write(tmp_path / f"{i}.wav", np.sin(np.arange(4000) * (i + 1) / 50), 16_000)
-        rows.append(f"{i}.wav,{'cat' if i % 2 else 'dog'}")
+        rows.append(f"{i}.wav,{'cat' if i % 2 else 'dog'},{'val' if i > 19 else 'train'}")
     (tmp_path / "m.csv").write_text("\n".join(rows))
 
     def read(**named):

@@ -375,19 +375,20 @@ def test_errors_of_the_whole_set(folder):
         return load_data(read_manifest(folder / "x.csv"), **options)
 
     with pytest.raises(ValueError, match="one class.*'a'"):
-        load("text,label,split\nx,a,train\ny,a,train\nz,a,test\n")
+        load("text,label,split\nx,a,train\ny,a,train\nz,a,test\nw,a,val\n")
     with pytest.raises(ValueError, match=r"'c' \(1 rows in test\)"):
-        load("text,label,split\nx,a,train\ny,b,train\nz,c,test\n")
+        load("text,label,split\nx,a,train\ny,b,train\nz,c,test\nw,a,val\n")
     with pytest.raises(ValueError, match="no rows in split 'train'"):
         load("text,label,split\nx,a,test\ny,b,val\n")
     with pytest.raises(ValueError, match="no rows in split 'holdout'"):
         load("text,label,split\nx,a,train\ny,b,val\n", splits=["holdout"])
-    numbers = load("text,label,split\nx,1.5,train\ny,2.5,train\nz,9,test\n")
+    numbers = load("text,label,split\nx,1.5,train\ny,2.5,train\nz,9,test\nw,2,val\n")
     assert next(iter(numbers.loaders["test"]))["target"].tolist() == [9.0] and numbers.counts is None
 
 
 def test_groups_across_given_splits_are_warned_of(folder):
-    (folder / "g.csv").write_text("text,label,split,who\nx,a,train,p\ny,b,train,q\nz,a,test,p\n")
+    rows = "x,a,train,p\ny,b,train,q\nz,a,test,p\nw,a,val,\n"
+    (folder / "g.csv").write_text(f"text,label,split,who\n{rows}")
     assert any("1 groups" in line for line in load_data(read_manifest(folder / "g.csv", group="who")).summary)
 
 

@@ -1,6 +1,6 @@
 """Manifests as people write them: what is read, what is refused and how it is said; targets; splits."""
 import csv
-from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ import pytest
 
 from mmlib.data import load_data
 from mmlib.data.manifest import ManifestErrors, Sense, read_manifest, resolve
-from mmlib.data.targets import alike, check_target, choose_splits, read_target
+from mmlib.data.targets import alike, check_target, read_target
 
 
 def write(folder, text: str, name: str = "m.csv", encoding: str = "utf-8"):
@@ -133,6 +133,29 @@ def test_many_errors_are_shown_up_to_twenty_and_all_are_kept(tmp_path):
     assert "line 21" in str(error.value) and "line 22" not in str(error.value)
 
 
+def test_all_columns_of_a_manifest_have_a_cell_for_each_row(tmp_path):
+    text = "text,label,split,who,note\na,1,train,p,x\nb,2,val,q,y\nc,1,test,p,z\n"
+    m = read_manifest(write(tmp_path, text), group="who")
+    kept = m.select([2, 0])
+    assert kept.rows == ["line 4", "line 2"] and kept.cells == {"text": ["c", "a"]}
+    assert kept.extra == {"note": ["z", "x"]}
+    assert (kept.target, kept.split, kept.group) == (["1", "1"], ["test", "train"], ["p", "p"])
+    assert kept.column("note") == ["z", "x"] and kept.column("who") == ["p", "p"]
+    assert len(m.select([])) == 0
+    for change in ({"rows": ["line 2"]}, {"target": ["1"]}, {"split": []}, {"group": ["p"] * 4},
+                   {"cells": {"text": ["a"]}}, {"extra": {"note": ["x"]}}):
+        with pytest.raises(ValueError, match=r"m.csv: .* has \d cells, expected \d, one for each"):
+            replace(m, **change)
+
+
+def test_a_column_in_other_letters_is_surely_meant_so_prediction_refuses_it(tmp_path):
+    path = write(tmp_path, "Text,image\na,b.png\n")
+    with pytest.raises(ValueError, match="no column 'text', but it has 'Text'"):
+        read_manifest(path, None, {"text": "text", "image": "image"}, partial=True)
+    other = read_manifest(path, None, {"text": "words", "image": "image"}, partial=True)
+    assert list(other.senses) == ["image"]
+
+
 # ---- targets
 
 def test_classes_and_numbers_are_told_apart():
@@ -195,65 +218,3 @@ def test_a_class_unseen_in_training_is_named_with_split_and_count():
         check_target(read_target(["a", "b"]), ["a", "bird", "bird", "fish"], ["train", "test", "test", "val"], "label")
     with pytest.raises(ValueError, match="'x'"):
         check_target(read_target(["1.5", "2.5"]), ["x"], ["test"], "label")
-
-
-# ---- splits
-
-def table(names, target):
-    return Counter(zip(target, names))
-
-
-def test_a_stratified_split_keeps_the_share_of_every_class():
-    target = ["a"] * 200 + ["b"] * 40 + ["c"] * 3 + ["d"] * 2 + ["e"]
-    counts = table(choose_splits(None, target, None, len(target)), target)
-    assert [counts["a", s] for s in ("train", "val", "test")] == [140, 30, 30]
-    assert [counts["b", s] for s in ("train", "val", "test")] == [28, 6, 6]
-    assert all(counts["c", s] == 1 for s in ("train", "val", "test")) and counts["d", "train"] == 2 and counts["e", "train"] == 1
-
-
-def test_val_is_taken_from_train_and_never_from_test():
-    target = ["a", "b"] * 100
-    given = ["train"] * 120 + ["test"] * 80
-    names = choose_splits(given, target, None, 200)
-    assert names[120:] == ["test"] * 80 and Counter(names)["val"] == 18 and table(names, target)["a", "val"] == 9
-    assert choose_splits(["train", "val"], ["a", "b"], None, 2) == ["train", "val"] and choose_splits(["test"], ["a"], None, 1) == ["test"]
-
-
-@pytest.mark.parametrize("given", [None, ["train"] * 300 + ["test"] * 100])
-def test_groups_are_never_divided(given):
-    random = np.random.default_rng(0)
-    group = [f"g{i // 7}" for i in range(400)] if given is None else [f"g{i // 10}" for i in range(400)]
-    target = random.choice(["a", "b", "c"], 400).tolist()
-    names = choose_splits(given, target, group, 400)
-    homes = {}
-    for g, name in zip(group, names):
-        homes.setdefault(g, set()).add(name)
-    assert all(len(home) == 1 for home in homes.values())
-    counts = table(names, target)
-    rows = 400 if given is None else 300
-    for name, part in (("train", .7), ("val", .15)) if given is None else (("val", .15),):
-        assert abs(sum(counts[c, name] for c in "abc") / rows - part) < .04
-    assert given is None or names[300:] == ["test"] * 100
-
-
-def test_three_groups_of_a_class_go_one_to_each_split():
-    group = [f"{c}{i}" for c in "ab" for i in range(3) for _ in range(20)]
-    target = [g[0] for g in group]
-    counts = table(choose_splits(None, target, group, 120), target)
-    assert all(counts[c, s] == 20 for c in "ab" for s in ("train", "val", "test"))
-
-
-def test_rows_without_a_group_stand_alone_and_the_split_is_the_same_every_time():
-    target = ["a", "b"] * 50
-    names = choose_splits(None, target, [""] * 100, 100)
-    assert {"train", "val", "test"} == set(names) and abs(Counter(names)["train"] - 70) <= 2
-    assert names == choose_splits(None, target, [""] * 100, 100)
-    assert choose_splits(None, target, None, 100) == choose_splits(None, list(target), None, 100)
-    assert set(choose_splits(None, None, None, 20)) == {"train", "val", "test"}
-
-
-def test_numbers_are_split_over_their_range():
-    target = [str(i / 7) for i in range(100)]
-    names = choose_splits(None, target, None, 100)
-    for low in range(0, 100, 20):
-        assert Counter(names[low:low + 20]) == {"train": 14, "val": 3, "test": 3}

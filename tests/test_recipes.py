@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from mmlib import Recipe, classify, load, recipes, recipes_plan, regress
+from mmlib.data import Loader
+from mmlib.train import autocast
 from mmlib.worlds import pets
 
 
@@ -208,3 +210,55 @@ def test_the_score_of_large_numbers_is_honest_and_the_answer_has_their_size(tmp_
         assert abs(none - np.mean([float(row["label"]) for row in table if row["split"] == "train"])) < 0.01
     assert scores[1]["mean_absolute_error"] > 20 and scores[1]["r2"] < 0.1          # nothing to learn from
     assert scores[0]["mean_absolute_error"] < 10 and 0.8 < scores[0]["r2"] < 1
+
+
+def test_predicting_a_manifest_with_bad_files_skips_their_rows_and_stays_aligned(small, tmp_path):
+    folder, _, run = small
+    (folder / "torn.png").write_bytes(b"no picture")
+    rows = [["image", "text"], ["images/00000.png", ""], ["torn.png", "It purrs."],
+            ["nowhere.png", ""], ["images/00001.png", "It purrs."]]
+    with open(folder / "some.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    with pytest.raises(ValueError, match="torn.png"):
+        run.predictor.predict_manifest(folder / "some.csv")
+    answers = run.predictor.predict_manifest(folder / "some.csv", on_error="skip")
+    assert [set(answer) == {"error"} for answer in answers] == [False, True, True, False]
+    assert "torn.png" in answers[1]["error"] and "no such file" in answers[2]["error"]
+    for answer, (image, text) in [(answers[0], rows[1]), (answers[3], rows[4])]:
+        one = run.predictor.predict(image=folder / image, text=text)
+        assert answer["probabilities"] == pytest.approx(one["probabilities"], abs=1e-6)
+    with open(folder / "some.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["image"], ["torn.png"]])
+    assert set(run.predictor.predict_manifest(folder / "some.csv", on_error="skip")[0]) == {"error"}
+
+
+def test_a_sense_also_goes_by_its_column_and_a_wrong_name_is_told_the_right_one(small):
+    folder, recipe, _ = small
+    run = classify(replace(recipe, out=None, columns={"text": "text_zh"}, use=("text",)))
+    assert run.predictor.predict(text_zh="它很安静。") == run.predictor.predict(text="它很安静。")
+    with pytest.raises(ValueError, match="'texts'.*did you mean 'text'"):
+        run.predictor.predict(texts="它很安静。")
+    with pytest.raises(ValueError, match="'text' twice, once by its column 'text_zh'"):
+        run.predictor.predict(text="a", text_zh="b")
+
+
+def test_training_passes_over_its_test_rows_once(small, monkeypatch):
+    passes, real = [], Loader.__iter__
+    monkeypatch.setattr(Loader, "__iter__", lambda self: passes.append(self) or real(self))
+    run = classify(replace(small[1], out=None))
+    test = run.data.loaders["test"]
+    assert sum(loader is test for loader in passes) == 1
+    right = float(run.confusion.diagonal().sum() / run.confusion.sum())
+    assert right == pytest.approx(run.metrics["test"]["accuracy"])
+    assert run.confusion.sum() == run.metrics["test"]["rows"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_scores_and_answers_have_the_precision_of_training(small, tmp_path, monkeypatch, precision):
+    asked, where = [], "mmlib.train_evaluate.autocast"
+    run = classify(replace(small[1], out=tmp_path / "run", precision=precision))
+    monkeypatch.setattr(where, lambda device, given: asked.append(given) or autocast(device, given))
+    for predictor in (run.predictor, load(tmp_path / "run", "cpu")):
+        predictor.predict(text="It purrs.")
+        predictor.score(run.data.loaders["test"])
+    assert asked == [precision] * 4

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mmlib import Recipe, cli, cli_arguments, read_manifest, recipes, tune, tune_board
-from mmlib.data.targets import choose_splits
+from mmlib.data.splits import choose_splits
 from mmlib.worlds import pets
 
 optuna = pytest.importorskip("optuna")
@@ -131,10 +131,11 @@ def test_without_split_or_val_the_val_rows_are_those_of_train(folder, tmp_path):
     for name, changed in {"none": [{k: v for k, v in row.items() if k != "split"} for row in rows],
                           "no val": [row | {"split": row["split"].replace("val", "train")} for row in rows]}.items():
         manifest = read_manifest(write(tmp_path / f"{name}.csv", changed), root=folder)
-        names = choose_splits(manifest.split, manifest.target, None, len(manifest))
+        names = choose_splits(manifest)
         kept = tune.without_test(manifest)
         assert list(zip(kept.rows, kept.split)) == [(row, split) for row, split in zip(manifest.rows, names) if split != "test"]
-        assert {"train", "val"} == set(kept.split) and choose_splits(kept.split, kept.target, None, len(kept)) == kept.split
+        assert {len(cells) for cells in kept.extra.values()} == {len(kept)}
+        assert {"train", "val"} == set(kept.split) and choose_splits(kept) == kept.split
     only = read_manifest(write(tmp_path / "only.csv", [row | {"split": "val"} for row in rows]), root=folder)
     with pytest.raises(ValueError, match="no rows in split 'train'"):
         tune.without_test(only)

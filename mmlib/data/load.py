@@ -13,8 +13,12 @@ from mmlib.data.loaders import Loader
 from mmlib.data.manifest import Manifest, ManifestErrors, Problem, Sense, resolve
 from mmlib.data.preprocessing import Preprocessing
 from mmlib.data.store import MAX_TOKENS, Origin, Pictures, Sounds, Store, Texts, cores, decode, estimate, free_memory
-from mmlib.data.targets import Target, alike, check_target, choose_splits, read_target
+from mmlib.data.splits import SHARES, choose_splits, is_drawn
+from mmlib.data.targets import Target, alike, check_target, read_target
 from mmlib.data.text import Vocabulary
+
+_DRAWN_CURE = ("Give it a column 'split' with train, val and test, each with rows of every class; "
+               "or more rows (with --group: more groups, or finer ones); or take out rare classes")
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,23 @@ def load_data(manifest: Manifest, preprocessing: Preprocessing | None = None, *,
     ``task`` "classes" or "numbers" overrules the rule that tells them apart. ``on_error`` "raise" reports all bad rows in one
     ManifestErrors; "skip" leaves them out and lists them. ``memory`` True keeps what was decoded, False reads from disk
     with ``workers`` processes, None decides: memory while it takes less than half of what is free.
+    Where splits are drawn here (see ``choose_splits``), one that is empty, or a class that train or
+    test has no row of, is a ValueError that says what to do.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'skip'")
-    names = choose_splits(manifest.split, manifest.target, manifest.group, len(manifest))
+    names = choose_splits(manifest)
+    if preprocessing is None and splits is None and is_drawn(manifest, "val"):
+        _check_drawn(manifest, names)
     wanted = _wanted_splits(manifest, names, splits, preprocessing is None)
     split = np.array([name if name in wanted else "" for name in names])
     target = _fit_target(manifest, split, task, preprocessing)  # before the files: its errors are the quickest to find
     senses = dict(sorted((manifest.senses if preprocessing is None else preprocessing.senses).items()))
     stores, problems = _find_files(manifest, senses, split)
     problems += _empty_cells(manifest, split)
-    fitted = preprocessing or Preprocessing(senses, manifest.target_name, target, _fit_sizes(stores, split))
+    fitted = preprocessing or Preprocessing(
+        senses, manifest.target_name, target, _fit_sizes(stores, split), group=manifest.group_name,
+        split_columns=manifest.split_columns)
     for name in fitted.sizes:
         stores[name].size = fitted.sizes[name]
     total = sum(estimate(store) for store in stores.values())
@@ -60,7 +70,7 @@ def load_data(manifest: Manifest, preprocessing: Preprocessing | None = None, *,
     if preprocessing is None:
         fitted = _fit(replace(fitted, target=_fit_target(manifest, split, task, None) if problems else target), manifest, stores, split)
     for name in fitted.vocabularies:
-        cells = _cells(manifest, name, senses[name])
+        cells = manifest.cells_of(name, senses[name])
         stores[name] = Texts.encode([cell if part else "" for cell, part in zip(cells, split)], fitted.vocabularies[name])
     workers = 0 if memory else (min(8, cores()) if workers is None else workers)
     loaders = _make_loaders(manifest, fitted, stores, split, wanted, batch_size, seed, augment, workers)
@@ -78,14 +88,53 @@ def _wanted_splits(manifest: Manifest, names: Sequence[str], splits: Iterable[st
     return wanted
 
 
+def _check_drawn(manifest: Manifest, names: Sequence[str]) -> None:
+    """Raise ValueError where a drawn split is empty."""
+    drawn = [name for name in SHARES if is_drawn(manifest, name)]
+    empty = [name for name in drawn if name not in names]
+    if not empty:
+        return
+    count = len({key for key, name in zip(manifest.keys(), names) if name in drawn})
+    things = "rows" if manifest.group is None else f"groups of {manifest.group_name!r}"
+    lacks = "split column" if manifest.split is None else "val rows"
+    raise ValueError(
+        f"{manifest.name} has no {lacks}, and of its {count:,} different {things} none was drawn "
+        f"into {empty[0]!r}: each is drawn by itself, so a small file can miss a split. "
+        f"{_DRAWN_CURE}")
+
+
+def _missing_classes(manifest: Manifest, target: Target, split: np.ndarray,
+                     names: Iterable[str]) -> dict[str, list[str]]:
+    """By split, the classes that it has no row of; splits that have all are left out."""
+    if target.classes is None or manifest.target is None:
+        return {}
+    there = set(zip(split.tolist(), manifest.target))
+    missing = {name: [c for c in target.classes if (name, c) not in there] for name in names}
+    return {name: classes for name, classes in missing.items() if classes}
+
+
+def _brief(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
+    return ", ".join(map(repr, names[:10])) + more
+
+
 def _fit_target(manifest: Manifest, split: np.ndarray, task: str | None, preprocessing: Preprocessing | None) -> Target:
-    """The target read from the training rows (or the given one), checked against the other rows."""
+    """The target read from the training rows (or the given one), checked against the other rows.
+
+    A class that a drawn test split lacks is an error. In a split column it is its author's choice:
+    there it is a warning in the summary.
+    """
     if manifest.target is None:
         return Target(None) if preprocessing is None else preprocessing.target
     values, names = zip(*[(value, name) for value, name in zip(manifest.target, split) if value and name] or [((), ())])
     training = [value for value, name in zip(values, names) if name == "train"]
     target = preprocessing.target if preprocessing else read_target(training, task, manifest.target_name)
     check_target(target, values, names, manifest.target_name)
+    if preprocessing is None and manifest.split is None and "test" in names:
+        for classes in _missing_classes(manifest, target, split, ["test"]).values():
+            raise ValueError(
+                f"{manifest.name} has no split column, and no row of {_brief(classes)} was drawn "
+                f"into 'test', so no score there would tell of it. {_DRAWN_CURE}")
     return target
 
 
@@ -99,14 +148,6 @@ def _empty_cells(manifest: Manifest, split: np.ndarray) -> list[tuple[int, Probl
     return found
 
 
-def _cells(manifest: Manifest, name: str, sense: Sense) -> list[str]:
-    """The cells of a sense, found by its name, else by its column; all empty where the manifest does not have it."""
-    for other, found in manifest.senses.items():
-        if found.kind == sense.kind and (other == name or (name not in manifest.senses and found.column == sense.column)):
-            return manifest.cells[other]
-    return [""] * len(manifest)
-
-
 def _find_files(manifest: Manifest, senses: dict[str, Sense], split: np.ndarray) -> tuple[dict[str, Store], list[tuple[int, Problem]]]:
     """Undecoded stores of the pictures and sounds; one entry per file, however many rows name it."""
     stores: dict[str, Store] = {}
@@ -115,7 +156,7 @@ def _find_files(manifest: Manifest, senses: dict[str, Sense], split: np.ndarray)
         if sense.kind == "text":
             continue
         where, paths, known = np.full(len(manifest), -1), [], {}
-        for i, cell in enumerate(_cells(manifest, name, sense)):
+        for i, cell in enumerate(manifest.cells_of(name, sense)):
             if not cell or not split[i]:
                 continue
             if cell not in known:
@@ -159,7 +200,7 @@ def _read_files(manifest: Manifest, name: str, sense: Sense, store: Store, memor
     reasons = decode(store, memory, progress)
     if not reasons:
         return []
-    cells, bad = _cells(manifest, name, sense), np.flatnonzero(np.isin(store.where, list(reasons)))
+    cells, bad = manifest.cells_of(name, sense), np.flatnonzero(np.isin(store.where, list(reasons)))
     return [(i, manifest.problem(i, sense.column, cells[i], reasons[int(store.where[i])])) for i in bad.tolist()]
 
 
@@ -205,15 +246,14 @@ def _count(manifest: Manifest, target: Target, split: np.ndarray) -> list[int] |
 def _describe(manifest: Manifest, names: Sequence[str], fitted: Preprocessing, stores: dict[str, Store], split: np.ndarray,
               loaders: dict[str, Loader]) -> list[str]:
     """What was found and chosen, in words."""
-    how = "made here: stratified" + (" by group" if manifest.group else "") if manifest.split is None else "the manifest's split column"
-    if manifest.split is not None and "val" in names and "val" not in manifest.split:
-        how += "; val is 15% of its train rows"
-    lines = ["rows: " + ", ".join(f"{(split == name).sum():,} {name}" for name in loaders) + f" ({how})"]
+    lines = [_describe_splits(manifest, names, split, loaders)]
     if manifest.target is not None:
         classes = fitted.target.classes
         lines.append(fitted.target.why + (f" ({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''})" if classes else ""))
         lines += [f"warning: the classes {names} differ only in how they are written; if they are one class, write it in one way"
                   for names in alike(classes or [])]
+    for name, classes in _missing_classes(manifest, fitted.target, split, loaders).items():
+        lines.append(f"warning: split {name!r} has no row of class {_brief(classes)}")
     rows = np.flatnonzero(split != "")
     for name, sense in fitted.senses.items():
         missing = (~stores[name].row_present(rows)).sum()
@@ -227,6 +267,26 @@ def _describe(manifest: Manifest, names: Sequence[str], fitted: Preprocessing, s
         if crossing:
             lines.append(f"warning: {crossing:,} groups have rows in more than one split, so test rows are not independent of training")
     return lines
+
+
+def _describe_splits(manifest: Manifest, names: Sequence[str], split: np.ndarray,
+                     loaders: dict[str, Loader]) -> str:
+    """How many rows each split has, and who decided it."""
+    counts = {name: int((split == name).sum()) for name in loaders}
+    if manifest.split is not None:
+        how = "the manifest's split column"
+        if "val" in names and is_drawn(manifest, "val"):
+            how += f"; val is {SHARES['val']:.0%} of its train rows, {_drawn_from(manifest)}"
+        return f"rows: {', '.join(f'{n:,} {name}' for name, n in counts.items())} ({how})"
+    total = max(1, sum(counts.values()))
+    shown = ", ".join(f"{n:,} {name} ({n / total:.0%})" for name, n in counts.items())
+    return f"rows: {shown}, {_drawn_from(manifest)}"
+
+
+def _drawn_from(manifest: Manifest) -> str:
+    if manifest.group is not None:
+        return f"drawn by group, from the names in {manifest.group_name!r}"
+    return f"drawn from each row's cells in {', '.join(c.column for c in manifest.split_columns)}"
 
 
 def _describe_sense(fitted: Preprocessing, name: str, kind: str, store: Store, rows: np.ndarray) -> str:

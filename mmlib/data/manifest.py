@@ -5,7 +5,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -59,9 +59,69 @@ class Manifest:
     group: list[str] | None
     allow_outside: bool = False
     extra: dict[str, list[str]] = field(default_factory=dict)  # the other columns, which no model reads; the leak check does
+    group_name: str | None = None                             # the group's column
+    split_columns: list[Sense] = field(default_factory=list)  # of all senses, used or not: see keys
+
+    def __post_init__(self) -> None:
+        for column, cells in self._lists().items():
+            if cells is not None and len(cells) != len(self):
+                raise ValueError(
+                    f"{self.name}: {column} has {len(cells)} cells, expected {len(self)}, one for "
+                    "each row; to keep some of the rows, use Manifest.select")
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def _lists(self) -> dict[str, list[str] | None]:
+        """Every list that has a cell for each row, by a name for messages."""
+        cells = {f"sense {name!r}": found for name, found in self.cells.items()}
+        extra = {f"column {name!r}": found for name, found in self.extra.items()}
+        return {"target": self.target, "split": self.split, "group": self.group} | cells | extra
+
+    def select(self, rows: Sequence[int]) -> "Manifest":
+        """The manifest of these rows alone, in this order."""
+        def chosen(cells: list[str] | None) -> list[str] | None:
+            return None if cells is None else [cells[row] for row in rows]
+
+        return replace(self, rows=chosen(self.rows), target=chosen(self.target),
+                       split=chosen(self.split), group=chosen(self.group),
+                       cells={name: chosen(cells) for name, cells in self.cells.items()},
+                       extra={name: chosen(cells) for name, cells in self.extra.items()})
+
+    def column(self, name: str) -> list[str]:
+        """The cells of a column, whether or not a sense is read from it.
+
+        Raises ValueError where there is no such column.
+        """
+        columns = {sense.column: self.cells[key] for key, sense in self.senses.items()} | self.extra
+        columns |= {} if self.group is None else {self.group_name: self.group}
+        _find(self.name, list(columns), name)
+        return columns[name]
+
+    def cells_of(self, name: str, sense: Sense) -> list[str]:
+        """The cells of a model's sense, found by its name, else by its column.
+
+        All are empty where the manifest does not have it.
+        """
+        for other, found in self.senses.items():
+            by_column = name not in self.senses and found.column == sense.column
+            if found.kind == sense.kind and (other == name or by_column):
+                return self.cells[other]
+        return [""] * len(self)
+
+    def keys(self) -> list[str]:
+        """What the split of each row is drawn from; '' where it has nothing to draw from.
+
+        That is the name of its group, or without a group its cells in ``split_columns``. A file
+        counts by its path as written: splits are known before any file is opened, and a file that
+        is encoded again keeps its split. Whether a row was trained on is told by the bytes
+        (``trained.py``).
+        """
+        columns = [(sense.kind, self.column(sense.column)) for sense in sorted(self.split_columns)]
+        keys = ["\0".join(f"{kind}={cells[row]}" for kind, cells in columns if cells[row])
+                for row in range(len(self))]
+        groups = self.group or [""] * len(self)
+        return [f"group={group}" if group else key for group, key in zip(groups, keys)]
 
     def problem(self, row: int, column: str, cell: str, reason: str) -> Problem:
         """A Problem that names the row as its author would look it up."""
@@ -85,6 +145,7 @@ def read_manifest(source: Any, target: str | None = "label", columns: dict[str, 
     Kinds not mapped are read from the columns image, text and audio, where there are such. ``use`` keeps some of the senses.
     ``group`` names a column whose rows must stay in one split (a patient, a speaker). ``target=None``: no target, as for prediction.
     ``partial``: a column of ``columns`` that is not there is no error; that sense is missing in every row.
+    But "Text" where "text" is expected is an error, since it is surely meant.
     Paths are relative to ``root``: the file's folder, or for a DataFrame the current one; ``allow_outside`` lets them leave it.
     Raises ValueError (ManifestErrors where rows are at fault) that says what was found and what to do.
     """
@@ -98,8 +159,9 @@ def read_manifest(source: Any, target: str | None = "label", columns: dict[str, 
         raise ValueError(f"{name}: no rows below the header, expected one row a sample")
     columns = columns or {}
     if partial:
+        _check_letters(name, header, ",".join(columns.values()).split(","))
         columns = {kind: ",".join(c for c in names.split(",") if c.strip() in header) for kind, names in columns.items()}
-    senses = _choose_senses(name, header, columns, use)
+    found, senses = _choose_senses(name, header, columns, use)
     for sense_name, sense in senses.items():
         if target is not None and sense.column == target:
             raise ValueError(f"{name}: column {target!r} is the target and also the sense {sense_name!r}: "
@@ -114,7 +176,8 @@ def read_manifest(source: Any, target: str | None = "label", columns: dict[str, 
     return Manifest(name, folder if root is None else Path(root), rows, senses, {n: cells(sense.column) for n, sense in senses.items()},
                     target, None if target is None else cells(target), split if split and any(split) else None,
                     None if group is None else cells(group), allow_outside,
-                    {column: cells(column) for column in header if column and column not in taken})
+                    {column: cells(column) for column in header if column and column not in taken},
+                    group, [sense for sense in found.values() if sense.column != target])
 
 
 def _from_csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
@@ -183,7 +246,18 @@ def _find(name: str, header: list[str], column: str) -> int:
     return header.index(column)
 
 
-def _choose_senses(name: str, header: list[str], columns: dict[str, str], use: Iterable[str] | None) -> dict[str, Sense]:
+def _check_letters(name: str, header: list[str], columns: list[str]) -> None:
+    """Raise ValueError where a column is not there, but one of another upper and lower case is."""
+    for column in map(str.strip, columns):
+        alike = [found for found in header if found.casefold() == column.casefold()]
+        if alike and column not in header:
+            raise ValueError(f"{name} has no column {column!r}, but it has {alike[0]!r}: rename it "
+                             f"to {column!r}, or to another name if it is something else")
+
+
+def _choose_senses(name: str, header: list[str], columns: dict[str, str],
+                   use: Iterable[str] | None) -> tuple[dict[str, Sense], dict[str, Sense]]:
+    """All senses that the table has, and those of ``use``."""
     if set(columns) - set(KINDS):
         raise ValueError(f"columns has {sorted(set(columns) - set(KINDS))}; the kinds of sense are {list(KINDS)}")
     found: list[tuple[str, Sense]] = []
@@ -204,7 +278,7 @@ def _choose_senses(name: str, header: list[str], columns: dict[str, str], use: I
             raise ValueError(f"use asks for {sense_name!r}; {name} has the senses {sorted(senses)}")
     if not wanted:
         raise ValueError(f"use is empty; {name} has the senses {sorted(senses)}")
-    return {n: senses[n] for n in senses if n in wanted}
+    return senses, {n: senses[n] for n in senses if n in wanted}
 
 
 def resolve(manifest: Manifest, cell: str) -> Path:

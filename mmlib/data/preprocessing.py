@@ -1,4 +1,5 @@
 """What was fitted on the training rows (sizes, normalisation, vocabularies, classes), and raw samples -> batches with it."""
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -40,11 +41,14 @@ class Preprocessing:
     std: dict[str, list[float]] = field(default_factory=dict)
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict)   # of text senses
     rate: int = RATE                                                    # of sound, in Hz
+    group: str | None = None                                  # the column whose groups stay whole
+    split_columns: list[Sense] = field(default_factory=list)  # splits are drawn from: Manifest.keys
 
     def state(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers: ``Preprocessing.from_state(p.state())`` is the same."""
         return {"senses": {name: list(sense) for name, sense in self.senses.items()}, "target_name": self.target_name,
                 "target": asdict(self.target), "sizes": self.sizes, "mean": self.mean, "std": self.std, "rate": self.rate,
+                "group": self.group, "split_columns": [list(sense) for sense in self.split_columns],
                 "vocabularies": {name: vocabulary.to_list() for name, vocabulary in self.vocabularies.items()}}
 
     @classmethod
@@ -54,6 +58,7 @@ class Preprocessing:
             raise ValueError(f"this model hears at {state['rate']} Hz, this version of mmlib reads sound at {RATE} Hz")
         return cls(**state | {"senses": {name: Sense(*sense) for name, sense in state["senses"].items()},
                               "target": Target(**state["target"]),
+                              "split_columns": [Sense(*s) for s in state.get("split_columns", [])],
                               "vocabularies": {name: Vocabulary(words) for name, words in state["vocabularies"].items()}})
 
     def batch(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
@@ -62,17 +67,32 @@ class Preprocessing:
         Pictures: path, PIL image or array. Sound: path, samples at 16 kHz, or (samples, rate). A sense left out, None or a
         blank text is missing. ``row`` numbers the samples from 0 (for several batches, number on: ``collect`` puts windows of one row
         together); a clip of over four seconds gives several rows of its number.
+        A sense goes by its name, or by the column that it had in the training manifest.
         Raises ValueError that names sample and sense.
         """
         if not samples:
             raise ValueError("no samples: expected at least one dict such as {'image': path}")
-        for i, sample in enumerate(samples):
-            if set(sample) - set(self.senses):
-                unknown = sorted(set(sample) - set(self.senses))
-                raise ValueError(f"sample {i} has {unknown}; this model has the senses {sorted(self.senses)}")
+        samples = [self._by_sense(i, sample) for i, sample in enumerate(samples)]
         stores = {name: self._store(name, [sample.get(name) for sample in samples]) for name in self.senses}
         rows, windows = spread_windows(stores, np.arange(len(samples)))
         return self.assemble(stores, rows, windows)
+
+    def _by_sense(self, i: int, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """The values by the names of the senses. The name of a sense's column is accepted, too."""
+        columns = {sense.column: name for name, sense in self.senses.items()}
+        found: dict[str, Any] = {}
+        for key, value in sample.items():
+            name = key if key in self.senses else columns.get(key)
+            if name is None:
+                close = difflib.get_close_matches(key, [*self.senses, *columns], n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"sample {i} has {key!r}; this model has the senses "
+                                 f"{sorted(self.senses)}{hint}")
+            if name in found:
+                raise ValueError(f"sample {i} has {name!r} twice, once by its column "
+                                 f"{self.senses[name].column!r}; give it once")
+            found[name] = value
+        return found
 
     def _store(self, name: str, values: list[Any]) -> Store:
         """The given values of one sense, decoded."""

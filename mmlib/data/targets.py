@@ -1,4 +1,4 @@
-"""The target column -> classes or numbers; the split column, or none -> train, val and test."""
+"""The target column -> classes or numbers."""
 import re
 import unicodedata
 from collections import Counter
@@ -11,9 +11,7 @@ from torch import Tensor
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 LARGEST = 1e37  # of numbers: beyond, they and their differences are infinite in float32
-SPLIT_SEED = 0  # fixed: `evaluate` must find the test rows that `train` left out, whatever seed trained
 STEPS = 1000         # of the last digit: what a deviation must have for differences to be told apart
-PART = 0.15          # of the rows, for val and for test
 
 
 @dataclass(frozen=True)
@@ -102,67 +100,8 @@ def check_target(target: Target, values: Sequence[str], splits: Sequence[str], c
     unseen = Counter((value, split) for value, split in zip(values, splits) if value not in set(target.classes))
     if unseen:
         shown = ", ".join(f"{value!r} ({count} rows in {split})" for (value, split), count in sorted(unseen.items())[:10])
-        raise ValueError(f"target column {column!r} has {len(unseen)} class(es) unseen in training: {shown}; "
-                         "move rows of each into train, or take these rows out")
-
-
-def choose_splits(split: Sequence[str] | None, target: Sequence[str] | None, group: Sequence[str] | None, rows: int) -> list[str]:
-    """The split of every row. Without a split column: 70% train, 15% val, 15% test; without val rows: 15% of train becomes val.
-
-    Stratified by target (numbers: by fifths) and by ``group`` where there is one: a group is never divided. The same rows
-    in, the same splits out: no training seed enters.
-    """
-    strata = _strata(target, rows)
-    if split is None:
-        return _divide(np.arange(rows), strata, group, {"train": 1 - 2 * PART, "val": PART, "test": PART}, ["train"] * rows)
-    if "val" in split or "train" not in split:
-        return list(split)
-    train = np.array([i for i, name in enumerate(split) if name == "train"])
-    return _divide(train, strata, group, {"train": 1 - PART, "val": PART}, list(split))
-
-
-def _strata(target: Sequence[str] | None, rows: int) -> np.ndarray:
-    """(rows,) int: rows of one stratum are spread over the splits alike."""
-    if target is None:
-        return np.zeros(rows, dtype=np.int64)
-    if len(set(target)) > 20 and all(_is_number(value) for value in target if value):
-        numbers = np.array([float(value or 0) for value in target])
-        return np.searchsorted(np.quantile(numbers, [0.2, 0.4, 0.6, 0.8]), numbers)
-    return np.unique(np.array(target, dtype=object).astype(str), return_inverse=True)[1]
-
-
-def _divide(chosen: np.ndarray, strata: np.ndarray, group: Sequence[str] | None, parts: dict[str, float], out: list[str]) -> list[str]:
-    """Divide the ``chosen`` rows over ``parts``; in ``out`` all of them have the first part's name when this begins."""
-    random, names = np.random.default_rng(SPLIT_SEED), list(parts)
-    if group is None:
-        for stratum in np.unique(strata[chosen]):
-            rows = random.permutation(chosen[strata[chosen] == stratum])
-            counts = [max(1, round(parts[name] * len(rows))) if len(rows) > 2 else 0 for name in names[1:]]  # one or two stay in train
-            for row, name in zip(rows, [n for n, count in zip(names[1:], counts) for _ in range(count)]):
-                out[row] = name
-        return out
-    alone = [group[row] or f"\0{row}" for row in chosen]  # a row without a group is its own
-    for row, part in zip(chosen, _divide_groups(strata[chosen], alone, np.array(list(parts.values())), random)):
-        out[row] = names[part]
-    return out
-
-
-def _divide_groups(strata: np.ndarray, group: list[str], parts: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(rows,) index of a part. Largest group first, each to the part that it brings closest to its share of every stratum."""
-    strata = np.unique(strata, return_inverse=True)[1]
-    names, index = np.unique(np.array(group), return_inverse=True)
-    counts = np.zeros((len(names), strata.max() + 1))
-    np.add.at(counts, (index, strata), 1)
-    share = counts / counts.sum(axis=0)                                # (groups, strata)
-    left = (counts > 0).sum(axis=0)                                    # groups yet to place that have the stratum
-    filled, part = np.zeros((len(parts), counts.shape[1])), np.zeros(len(names), dtype=np.int64)
-    order = random.permutation(len(names))
-    for g in order[np.argsort(-counts[order].sum(axis=1), kind="stable")]:
-        main = counts[g].argmax()
-        empty = np.flatnonzero(filled[:, main] == 0)
-        candidates = empty if left[main] <= len(empty) else np.arange(len(parts))  # a stratum with three groups has one in each part
-        gap = filled[None] + share[g] * np.eye(len(parts))[candidates][:, :, None] - parts[None, :, None]
-        part[g] = candidates[(gap ** 2).sum(axis=(1, 2)).argmin()]
-        filled[part[g]] += share[g]
-        left -= counts[g] > 0
-    return part[index]
+        count = len({value for value, _ in unseen})
+        raise ValueError(
+            f"target column {column!r} has {count} class(es) unseen in training: {shown}; put rows "
+            "of each into train (by a split column, where the split is drawn here), or take these "
+            "rows out")
