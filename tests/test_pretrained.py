@@ -268,10 +268,9 @@ def test_a_name_alone_downloads_nothing_and_a_frozen_random_network_is_warned_of
 
 
 @every
-def test_a_network_on_another_device_makes_an_encoder_there(name, monkeypatch):
-    make, batch, _ = CASES[name]
-    with torch.device("meta"):
-        encoder, (x, mask) = make(), batch()
+def test_a_network_on_another_device_makes_an_encoder_there(name):
+    plain, x, mask = build(name)
+    encoder = type(plain)(D, plain.trunk.net.to("meta"))
     assert {v.device.type for v in encoder.state_dict().values()} == {"meta"}
     features = encoder(x.to("meta"), mask.to("meta"))
     assert features.pooled.device.type == "meta" and features.pooled.shape == (4, D)
