@@ -41,7 +41,7 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last axis where ``mask`` (it broadcasts to scores) is True, exactly 0 elsewhere.
+    """Softmax over the last axis where ``mask`` (broadcast to scores) is True, exactly 0 elsewhere.
 
     Where nothing along the axis is True, all weights are 0.
     """

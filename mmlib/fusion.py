@@ -56,7 +56,7 @@ class SumFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        parts = apply_each(self.project, pooled)                                          # (B, M, D)
+        parts = apply_each(self.project, pooled)                                         # (B, M, D)
         return from_pooled(parts.masked_fill(~present[..., None], 0).sum(dim=1), present.any(dim=1))
 
 
@@ -70,7 +70,7 @@ class LateFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        parts = apply_each(self.mlp, pooled)                                              # (B, M, D)
+        parts = apply_each(self.mlp, pooled)                                             # (B, M, D)
         return from_pooled(masked_mean(parts, present), present.any(dim=1))
 
 
@@ -111,7 +111,7 @@ class GatedFusion(nn.Module):
         pooled, present = stack(features, self.names)
         weights = masked_softmax(self.gate(pooled.flatten(1)), present)                  # (B, M)
         keep_weights(self, weights)
-        parts = apply_each(self.project, pooled)                                          # (B, M, D)
+        parts = apply_each(self.project, pooled)                                         # (B, M, D)
         return from_pooled((weights[..., None] * parts.tanh()).sum(dim=1), present.any(dim=1))
 
 
@@ -189,5 +189,5 @@ class LowRankFusion(nn.Module):
 
 def append_one(project: nn.ModuleDict, pooled: Tensor, present: Tensor) -> list[Tensor]:
     """Each sense of ``pooled`` (B, M, D) through its projection, with a 1 appended: M of (B, width + 1); absent = [0, .., 0, 1]."""
-    parts = apply_each(project, pooled).masked_fill(~present[..., None], 0)               # (B, M, width)
+    parts = apply_each(project, pooled).masked_fill(~present[..., None], 0)          # (B, M, width)
     return list(torch.cat([parts, torch.ones_like(parts[..., :1])], dim=-1).unbind(dim=1))

@@ -76,7 +76,7 @@ class CrossmodalFusion(nn.Module):
             others = {other: senses[other] for other in self.ask[name]}
             heard = [self.ask[name][other].update(own, part.tokens, part.mask).flatten(1)
                      for other, part in others.items()]
-            present = torch.stack([part.present for part in others.values()], dim=1)      # (B, M - 1)
-            change = masked_mean(torch.stack(heard, dim=1), present)                      # (B, T * D)
+            present = torch.stack([part.present for part in others.values()], dim=1)    # (B, M - 1)
+            change = masked_mean(torch.stack(heard, dim=1), present)                    # (B, T * D)
             tokens = own + change.unflatten(1, own.shape[1:])
         return from_tokens(self.transformers[name](tokens, mask[:, None, None]), mask)

@@ -27,8 +27,8 @@ class BilinearFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        parts = apply_each(self.project, pooled).masked_fill(~present[..., None], 1)      # (B, M, D * factors)
-        product = reduce(torch.mul, parts.unbind(dim=1))                                  # (B, D * factors)
+        parts = apply_each(self.project, pooled).masked_fill(~present[..., None], 1)
+        product = reduce(torch.mul, parts.unbind(dim=1))                          # (B, D * factors)
         total = product.unflatten(-1, (-1, self.factors)).sum(dim=-1)                     # (B, D)
         return from_pooled(F.normalize(signed_sqrt(total), dim=-1), present.any(dim=1))
 
@@ -54,7 +54,7 @@ class ProductFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        experts = apply_each(self.expert, pooled)                                         # (B, M, 2 D)
+        experts = apply_each(self.expert, pooled)                                      # (B, M, 2 D)
         mean, log_precision = experts.chunk(2, dim=-1)                                    # (B, M, D) each
         log_precision = log_precision.masked_fill(~present[..., None], float("-inf"))
         prior = torch.zeros_like(log_precision[:, :1])                                    # (B, 1, D)

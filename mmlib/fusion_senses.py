@@ -34,7 +34,7 @@ def stack(features: dict[str, Features], names: list[str]) -> tuple[Tensor, Tens
 
 
 def apply_each(layers: nn.ModuleDict, pooled: Tensor) -> Tensor:
-    """A layer of its own for each modality: pooled (B, M, D) -> (B, M, D'), M in the order of ``layers``."""
+    """A layer for each modality: pooled (B, M, D) -> (B, M, D'), in the order of ``layers``."""
     parts = [layer(part) for layer, part in zip(layers.values(), pooled.unbind(dim=1), strict=True)]
     return torch.stack(parts, dim=1)
 

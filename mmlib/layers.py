@@ -58,9 +58,10 @@ class Attention(nn.Module):
 
 
 def keep_weights(module: nn.Module, weights: Tensor) -> None:
-    """Keep attention weights in ``module.weights``, without their graph, so that the module can be copied and pickled.
+    """Keep attention weights in ``module.weights``, to be looked at.
 
-    An exported program has no place for them.
+    Without their graph, so that the module can be copied and pickled. An exported program has no
+    place for them.
     """
     if not torch.compiler.is_exporting():
         module.weights = weights.detach()
@@ -68,9 +69,9 @@ def keep_weights(module: nn.Module, weights: Tensor) -> None:
 
 @contextmanager
 def recording(module: nn.Module) -> Iterator[None]:
-    """Inside this block every Attention of ``module`` keeps the weights of its last forward pass in ``.weights``.
+    """Inside this block every Attention of ``module`` keeps the weights of its last forward pass.
 
-    They can be read inside the block and after it, until the next recording replaces them.
+    ``.weights`` can be read inside the block and after it, until the next recording replaces them.
     """
     parts = [m for m in module.modules() if isinstance(m, Attention)]
     for part in parts:

@@ -104,7 +104,7 @@ def test_pooled_has_the_gradient_of_a_plain_mean_over_each_row():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_masked_softmax_is_the_softmax_of_what_is_real_and_exactly_zero_elsewhere(dtype):
     scores = (30 * torch.randn(4, 5)).to(dtype).requires_grad_()
-    scores.data[1] -= 1e4                                                     # however low the real ones are
+    scores.data[1] -= 1e4                                            # however low the real ones are
     weights = masked_softmax(scores, MASK)
     for row, length in enumerate([5, 3, 1, 0]):
         assert torch.equal(weights[row, :length], scores[row, :length].softmax(dim=0))

@@ -417,7 +417,7 @@ def test_crossmodal_never_looks_at_a_token_that_is_not_there():
 
 
 def test_what_a_token_learns_keeps_its_digits_beside_a_large_token():
-    """``Ask.update`` is the change alone: x + change - x would lose what rounding takes from a large x."""
+    """``Ask.update`` is the change alone: (x + change) - x would lose digits where x is large."""
     torch.manual_seed(0)
     ask, x, memory = Ask(D, 2), 1e5 * torch.randn(2, 3, D), torch.randn(2, 4, D)
     mask = torch.ones(2, 4, dtype=torch.bool)

@@ -1,5 +1,6 @@
 """Networks made elsewhere, small and with random numbers. Nothing is downloaded; small modules that keep what timm and transformers
 promise stand in for them, and the real ones are tried where they are installed."""
+import re
 import sys
 import warnings
 from types import SimpleNamespace
@@ -11,9 +12,13 @@ import torchaudio
 from torch import Tensor, nn
 from torchvision import models
 
-from mmlib.encoders import TimmEncoder, TorchvisionEncoder, TransformersEncoder, Wav2Vec2Encoder
+from mmlib.encoders import (ResNetEncoder, TimmEncoder, TorchvisionEncoder, TransformersEncoder,
+                            Wav2Vec2Encoder)
+from mmlib.encoders.pretrained import torchvision_statistics
+from mmlib.encoders.trunk import Renormalise
 
 D = 12
+pytestmark = pytest.mark.filterwarnings("ignore:.* gets the images as they are")  # judged below
 
 
 def rows(total: int, *lengths: int) -> Tensor:
@@ -56,7 +61,8 @@ def tiny_wav2vec2(mode: str = "group_norm") -> nn.Module:
 
 
 class TimmLike(nn.Module):
-    """What timm's networks promise: ``num_features``, ``num_prefix_tokens``, ``patch_embed.img_size``, ``forward_features``."""
+    """What timm's networks promise: ``num_features``, ``num_prefix_tokens``,
+    ``patch_embed.img_size``, ``forward_features`` and ``forward_head``."""
 
     def __init__(self, kind: str):
         super().__init__()
@@ -74,6 +80,11 @@ class TimmLike(nn.Module):
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
             return x + x.mean(dim=1, keepdim=True)
         return x if self.kind == "map" else x.permute(0, 2, 3, 1)
+
+    def forward_head(self, x: Tensor, pre_logits: bool) -> Tensor:
+        if self.kind == "tokens":
+            return x[:, 0]
+        return x.mean(dim=(2, 3) if self.kind == "map" else (1, 2))
 
 
 class TextLike(nn.Module):
@@ -194,20 +205,6 @@ def test_thawed_every_parameter_that_is_read_learns_and_batch_norm_keeps_its_sta
     assert all(torch.equal(v, statistics[n]) for n, v in encoder.named_buffers() if n in statistics)
 
 
-def test_torchvision_features_are_those_of_the_network_s_own_forward():
-    x, mask = photos()
-    net = tiny_resnet().eval()
-    expected = net(x[:2])
-    encoder = TorchvisionEncoder(D, net)
-    grid, _ = encoder.trunk(x[:2])
-    torch.testing.assert_close(net.fc(grid.mean(dim=1)), expected)
-    vit = tiny_vit().eval()
-    expected = vit(x[:2])
-    grid, summary = TorchvisionEncoder(D, vit).trunk(x[:2])
-    torch.testing.assert_close(vit.heads(summary), expected)
-    assert grid.shape == (2, 16, 16)
-
-
 @pytest.mark.parametrize("mode", ["group_norm", "layer_norm"])
 def test_wav2vec2_gives_each_clip_what_torchaudio_gives_it_alone(mode):
     x, mask = sounds()
@@ -239,17 +236,24 @@ def test_pretrained_encoders_stay_finite_in_bfloat16(name):
     assert features.tokens.isfinite().all() and all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("make,package", [(lambda: TimmEncoder(D, "resnet18"), "timm"),
-                                          (lambda: TransformersEncoder(D, "bert-base-uncased"), "transformers")])
-def test_a_missing_package_is_named_with_the_line_that_installs_it(make, package, monkeypatch):
+@pytest.mark.parametrize("make,package,install", [
+    (lambda: TimmEncoder(D, "resnet18"), "timm", "timm"),
+    (lambda: TransformersEncoder(D, "bert-base-uncased"), "transformers", "transformers"),
+    (lambda: TorchvisionEncoder(D, "no_such_name"), "torchvision", "'mmlib[torchvision]'"),
+    (lambda: TorchvisionEncoder(D, nn.Linear(1, 1)), "torchvision", "'mmlib[torchvision]'"),
+    (lambda: ResNetEncoder(D, name="no_such_name"), "torchvision", "'mmlib[torchvision]'"),
+    (lambda: Wav2Vec2Encoder(D), "torchaudio", "'mmlib[wav2vec2]'")])
+def test_a_missing_package_is_named_with_the_line_that_installs_it(make, package, install,
+                                                                   monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)                           # as if it were not installed
-    with pytest.raises(ImportError, match=f"needs the package {package}, which is not installed: pip install {package}"):
+    message = f"needs the package {package}, which is not installed: pip install {install}"
+    with pytest.raises(ImportError, match=re.escape(message)):
         make()
 
 
 def test_a_network_that_is_not_read_is_named():
-    with pytest.raises(ValueError, match="SwinTransformer is not read by TorchvisionEncoder, expected a VisionTransformer"):
-        TorchvisionEncoder(D, models.SwinTransformer([4, 4], 8, [1, 1], [1, 1], [2, 2]))
+    with pytest.raises(ValueError, match="ShuffleNetV2 is not read by TorchvisionEncoder"):
+        TorchvisionEncoder(D, models.shufflenet_v2_x0_5())
 
 
 def test_a_name_alone_downloads_nothing_and_a_frozen_random_network_is_warned_of(monkeypatch):
@@ -263,18 +267,151 @@ def test_a_name_alone_downloads_nothing_and_a_frozen_random_network_is_warned_of
         TorchvisionEncoder(D, "resnet18", weights="DEFAULT")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_real_networks_of_timm_are_read(name):
-    timm = pytest.importorskip("timm", reason="optional: pip install timm")
-    encoder = TimmEncoder(D, timm.create_model(name, num_classes=0), frozen=True)
-    features = encoder(*photos())
-    assert features.tokens.shape[2] == D and features.mask.all(dim=1).tolist() == [True, True, False, False]
+@every
+def test_a_network_on_another_device_makes_an_encoder_there(name):
+    plain, x, mask = build(name)
+    encoder = type(plain)(D, plain.trunk.net.to("meta"))
+    assert {v.device.type for v in encoder.state_dict().values()} == {"meta"}
+    features = encoder(x.to("meta"), mask.to("meta"))
+    assert features.pooled.device.type == "meta" and features.pooled.shape == (4, D)
 
 
-def test_real_networks_of_transformers_are_read():
-    transformers = pytest.importorskip("transformers", reason="optional: pip install transformers")
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    words = TransformersEncoder(D, transformers.BertModel(transformers.BertConfig(vocab_size=20, **small)))
-    pixels = TransformersEncoder(D, transformers.ViTModel(transformers.ViTConfig(image_size=24, patch_size=8, **small)))
-    assert words(*texts()).mask.sum(dim=1).tolist() == [7, 4, 0, 1]
-    assert pixels(*photos()).mask.sum(dim=1).tolist() == [9, 9, 0, 0]
+@every
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_network_in_half_precision_serves_a_model_in_full_precision(name, frozen):
+    encoder, x, mask = build(name, frozen)
+    encoder.eval()
+    exact = encoder(x, mask)
+    encoder.trunk.bfloat16()
+    half = encoder(x, mask)
+    assert half.pooled.dtype == torch.float32 and half.tokens.isfinite().all()
+    assert (half.pooled - exact.pooled).norm() < 0.1 * exact.pooled.norm()
+    half.pooled.square().sum().backward()
+    assert encoder.project.weight.grad.any()
+
+
+def test_a_ready_network_in_half_precision_is_read():
+    encoder = TorchvisionEncoder(D, tiny_resnet().bfloat16())
+    assert encoder(*photos()).pooled.dtype == torch.float32
+
+
+@every
+def test_a_new_encoder_is_in_training_mode_as_every_new_module_and_a_frozen_network_never(name):
+    for frozen in (True, False):
+        encoder = CASES[name][0](frozen=frozen)
+        for mode in (True, False, True):
+            on = [m for m in encoder.trunk.modules() if not isinstance(m, nn.BatchNorm2d)]
+            assert {m.training for m in on} == {mode and not frozen} and encoder.training == mode
+            encoder.train(not mode)
+
+
+BATCH = ([0.6, 0.3, 0.4], [0.15, 0.3, 0.2])                            # mean and std of the batches
+OWN = ([0.48, 0.46, 0.41], [1 / 255, 0.22, 0.5])                              # those of the network
+
+
+class TimmWithStatistics(TimmLike):
+    pretrained_cfg = {"mean": OWN[0], "std": OWN[1], "input_size": (3, 24, 24)}
+
+
+def channels(values: list[float]) -> Tensor:
+    return torch.tensor(values)[:, None, None]
+
+
+NORMALISED = {
+    "resnet": lambda **k: TorchvisionEncoder(D, tiny_resnet(), expects=OWN, **k),
+    "vit, resized": lambda **k: TorchvisionEncoder(D, tiny_vit(), expects=OWN, **k),
+    "timm": lambda **k: TimmEncoder(D, TimmWithStatistics("map"), **k),
+    "timm, resized": lambda **k: TimmEncoder(D, TimmWithStatistics("tokens"), **k),
+    "transformers": lambda **k: TransformersEncoder(D, PictureLike(True), expects=OWN, **k),
+}
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_the_network_sees_exactly_what_its_own_preprocessing_would_give(name):
+    torch.manual_seed(0)
+    encoder = NORMALISED[name](mean=BATCH[0], std=BATCH[1])
+    pixels, mask = torch.rand(4, 3, 40, 40), rows(40, 40, 40, 0, 0)
+    batch = (pixels - channels(BATCH[0])) / channels(BATCH[1])
+    seen = []
+    encoder.trunk.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    features = encoder(batch, mask)
+    own = (pixels - channels(OWN[0])) / channels(OWN[1])               # the network's preprocessing
+    torch.testing.assert_close(seen[0][:2], own[:2], rtol=1e-5, atol=1e-5)
+    grid, summary = encoder.trunk(own[:2])
+    pooled = encoder.project(grid.mean(dim=1) if summary is None else summary)
+    torch.testing.assert_close(features.tokens[:2], encoder.project(grid), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features.pooled[:2], pooled, rtol=1e-4, atol=1e-4)
+    plain = NORMALISED[name]()(batch, mask)
+    assert not torch.allclose(features.pooled[:2], plain.pooled[:2], atol=0.01)
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_renormalising_leaves_absent_images_and_masks_alone(name):
+    encoder = NORMALISED[name](mean=BATCH[0], std=BATCH[1])
+    (x, mask), seen = photos(), []
+    encoder.trunk.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    clean, before = encoder(hide(x, mask, 0), mask), mask.clone()
+    torch.testing.assert_close(encoder(hide(x, mask, float("nan")), mask), clean)
+    assert not seen[0][2:].any() and not seen[1][2:].any() and seen[0][:2].all(dim=1).any()
+    assert torch.equal(mask, before) and not clean.pooled[2:].any() and not clean.tokens[2:].any()
+
+
+def test_renormalising_adds_nothing_to_a_checkpoint():
+    plain, exact = (NORMALISED["resnet"](**k) for k in ({}, {"mean": BATCH[0], "std": BATCH[1]}))
+    assert plain.state_dict().keys() == exact.state_dict().keys()
+
+
+@pytest.mark.parametrize("weights", [None, "DEFAULT", "ResNet18_Weights.IMAGENET1K_V1",
+                                     models.ResNet18_Weights.DEFAULT])
+def test_a_named_network_of_torchvision_expects_the_same_with_and_without_its_weights(weights):
+    """A model is built again without a download, then its checkpoint brings the weights."""
+    preset = models.ResNet18_Weights.DEFAULT.transforms()
+    assert torchvision_statistics(models, "resnet18", weights) == (preset.mean, preset.std)
+    encoder = TorchvisionEncoder(D, "resnet18", frozen=False, mean=BATCH[0], std=BATCH[1])
+    exact = Renormalise(*BATCH, (preset.mean, preset.std))
+    assert torch.equal(encoder.renormalise.scale, exact.scale)
+    assert torch.equal(encoder.renormalise.shift, exact.shift)
+
+
+def test_other_weights_of_a_name_bring_other_statistics():
+    preset = models.VGG16_Weights.IMAGENET1K_FEATURES.transforms()
+    found = torchvision_statistics(models, "vgg16", "IMAGENET1K_FEATURES")
+    assert found == (preset.mean, preset.std) != torchvision_statistics(models, "vgg16", None)
+
+
+def test_what_is_not_known_is_said_and_the_images_stay_as_they_are():
+    batches, network = "mean and std of the batches", "mean and std of the network's training"
+    with pytest.warns(UserWarning, match=f"ResNet gets the images as they.*{batches}.*{network}"):
+        TorchvisionEncoder(D, tiny_resnet())
+    with pytest.warns(UserWarning, match=f"Not known: {network}"):
+        encoder = TorchvisionEncoder(D, tiny_resnet(), mean=BATCH[0], std=BATCH[1])
+    with pytest.warns(UserWarning, match=f"Not known: {batches}") as caught:
+        TimmEncoder(D, TimmWithStatistics("map"))
+    assert "expects" not in str(caught[0].message)
+    x, mask = photos()
+    seen = []
+    encoder.trunk.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    encoder(x, mask)
+    assert torch.equal(seen[0][:2], x[:2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        NORMALISED["timm"](mean=BATCH[0], std=BATCH[1])
+        TorchvisionEncoder(D, "resnet18", frozen=False)        # not trained yet
+
+
+@pytest.mark.parametrize("options,message", [
+    ({"mean": [0.5] * 3}, "mean and std of the batches belong together: give both or neither"),
+    ({"mean": [0.5] * 3, "std": [0.2]}, r"std is \[0.2\], expected 3 numbers as in mean, one per"),
+    ({"mean": [0.5] * 3, "std": [0.2, 0, 1]}, r"std is \[0.2, 0, 1\], expected numbers above 0")])
+def test_wrong_statistics_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        TorchvisionEncoder(D, tiny_resnet(), expects=OWN, **options)
+
+
+def test_text_has_no_mean_and_std_and_other_inputs_are_refused():
+    with pytest.raises(ValueError, match="TextLike reads text, but mean, std and expects are"):
+        TransformersEncoder(D, TextLike(), mean=BATCH[0], std=BATCH[1])
+    net = TextLike()
+    net.main_input_name = "input_values"
+    with pytest.raises(ValueError, match="TextLike is not read by .*: it takes 'input_values'"):
+        TransformersEncoder(D, net)

@@ -1,4 +1,7 @@
 """Pictures -> Features: x (B, C, H, W), mask (B, W) of columns -> a grid of tokens in reading order, row by row."""
+import importlib
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -107,6 +110,17 @@ class ViTEncoder(nn.Module):
         return from_tokens(x, mask)
 
 
+def import_optional(package: str, install: str) -> ModuleType:
+    """The module of a package that only some encoders need; ImportError saying what to install."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ImportError(f"this encoder needs the package {package}, which is not installed: "
+                          f"pip install {install}") from error
+
+
 class ResNetEncoder(nn.Module):
     """A torchvision ResNet (He et al., 2016) trained from nothing, with GroupNorm: BatchNorm would mix the samples of a batch.
 
@@ -117,9 +131,8 @@ class ResNetEncoder(nn.Module):
 
     def __init__(self, dim: int, channels: int = 3, name: str = "resnet18"):
         super().__init__()
-        from torchvision.models import get_model                              # 2 s to import: only those who use it wait
-
-        trunk = get_model(name, weights=None, norm_layer=lambda width: nn.GroupNorm(8, width))
+        torchvision = import_optional("torchvision", "'mmlib[torchvision]'")
+        trunk = torchvision.models.get_model(name, norm_layer=lambda width: nn.GroupNorm(8, width))
         stem = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         self.trunk = nn.Sequential(stem, trunk.bn1, trunk.relu, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
         self.project, self.norm = nn.Linear(trunk.fc.in_features, dim), nn.LayerNorm(dim)
