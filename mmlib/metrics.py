@@ -3,6 +3,7 @@
 Classes: logits (N, K), target (N,) int64. Numbers: logits (N,), target (N,), in the units of the target.
 """
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -10,6 +11,27 @@ def accuracy(logits: Tensor, target: Tensor) -> float:
     """Share of samples whose largest logit is that of their class."""
     _check_classes(logits, target)
     return float((logits.argmax(dim=-1) == target).double().mean())
+
+
+def balanced_accuracy(logits: Tensor, target: Tensor) -> float:
+    """Mean over the classes in ``target`` of the share of their samples that are answered rightly.
+
+    One answer for all samples gives 1 / classes, however rare the others are.
+    """
+    from sklearn.metrics import recall_score
+    _check_classes(logits, target)
+    there = target.unique().numpy()
+    return float(recall_score(target.numpy(), logits.argmax(dim=-1).numpy(), labels=there, average="macro", zero_division=0))
+
+
+def log_loss(logits: Tensor, target: Tensor) -> float:
+    """Mean of -log(probability given to the true class): 0 is perfect; the shares of the classes, for all samples, give their entropy.
+
+    It judges the probabilities themselves, so it tells a model that has learned something also where a rare class is never the
+    likeliest.
+    """
+    _check_classes(logits, target)
+    return float(F.cross_entropy(logits.double(), target))
 
 
 def macro_f1(logits: Tensor, target: Tensor) -> float:

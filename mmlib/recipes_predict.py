@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmlib import checkpoint, metrics
+from mmlib import checkpoint, distributed, metrics
 from mmlib.data import Loader, Preprocessing, load_data, read_manifest
 from mmlib.data.loaders import has_sense
 from mmlib.models import Model
@@ -15,7 +15,8 @@ from mmlib.recipes_plan import build
 from mmlib.train import collect, evaluate
 
 BATCH = 32
-SCORES = {"classes": {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1},
+SCORES = {"classes": {"accuracy": metrics.accuracy, "balanced_accuracy": metrics.balanced_accuracy, "macro_f1": metrics.macro_f1,
+                      "log_loss": metrics.log_loss},
           "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2}}
 
 
@@ -23,7 +24,7 @@ class Predictor:
     """A trained model together with the preprocessing it was trained with."""
 
     def __init__(self, model: Model, preprocessing: Preprocessing, device: str = "auto"):
-        self.model, self.preprocessing, self.device = model, preprocessing, device
+        self.model, self.preprocessing, self.device = model.to(distributed.join(device)), preprocessing, device
         self.classes = preprocessing.target.classes
 
     def predict(self, **senses: Any) -> dict[str, Any] | list[dict[str, Any]]:
