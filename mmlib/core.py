@@ -3,6 +3,21 @@
 A batch is a flat dict of tensors. Every modality ``name`` has a mask ``name_mask``: bool (B, length), True = real,
 padding on the right; length is the last axis of ``batch[name]`` (columns of a picture, words, samples of sound).
 A missing modality is a row of False. Legend used everywhere: B batch, T tokens, D width, H heads, S target length, K classes.
+
+A head says what it takes by its attribute ``kind``, and where it tells classes apart, how many by ``classes`` = K:
+
+| kind | logits | target | windows of a row are averaged as |
+|---|---|---|---|
+| "classes" | (B, K) | (B,) int64, 0 to K - 1; -100 = left out | probabilities of a softmax |
+| "labels" | (B, K) | (B, K), 0 to 1; NaN = unknown | probabilities of a sigmoid |
+| "ordinal" | (B, K - 1) | (B,) int64, 0 to K - 1; -100 = left out | probabilities of a sigmoid |
+| "number" | (B,) | (B,) float32, finite | numbers |
+| "sequence" | (B, S, K) | (B, S) int64 with ``target_mask`` | (they are not) |
+| "contrast" | (B, B) | none: query i belongs to key i | vectors |
+
+A model of kind "contrast" compares samples and has the methods ``embed`` and ``compare`` of ``models.TwoTower``.
+
+A model of one's own without ``kind`` is taken as it is: no target is checked, and windows of a row are averaged as logits.
 """
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,6 +26,7 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Tensor]
+KINDS = ("classes", "labels", "ordinal", "number", "sequence", "contrast")
 
 
 class Features(NamedTuple):

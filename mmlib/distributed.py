@@ -66,6 +66,12 @@ def share(loader: Iterable[Batch]) -> Iterable[Batch | None]:
                      "shard(rank, world), as mmlib.data has, or a list of batches")
 
 
+def stand_in(batch: Batch) -> Batch:
+    """The batch with every modality missing: it keeps a process without a share in step, and no sample is compared with it."""
+    masks = [key for key in batch if key.endswith("_mask") and key != "target_mask"]
+    return batch | {key: torch.zeros_like(batch[key]) for key in masks}
+
+
 def _rows(batch: Batch) -> int:
     return len(next(iter(batch.values())))
 

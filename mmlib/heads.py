@@ -2,6 +2,7 @@
 
 The loss is a mean and ``count`` says over how much, so that for any split of a batch into parts
 sum(loss_i * count_i) / sum(count_i) is the loss of the whole. Without "target" in the batch, loss and count are None.
+``kind`` says which targets a head takes, and ``classes`` how many it tells apart: see ``mmlib.core``.
 """
 import torch
 import torch.nn.functional as F
@@ -12,26 +13,39 @@ from mmlib.layers import Transformer, sine_positions
 
 
 class ClassifyHead(nn.Module):
-    """Class logits (B, K) from ``pooled``; target (B,) int64; the loss is F.cross_entropy.
+    """Class logits (B, K) from ``pooled``; target (B,) int64, -100 = left out; the loss is F.cross_entropy.
 
-    ``prior`` (K,): how frequent each class is in training (counts or shares, all above zero; uniform when None). A row with no
-    sense gets log(prior) as logits; it is in the loss, where it has no gradient. ``weight`` (K,), above zero: the loss is the
-    weighted mean, as F.cross_entropy(weight=...), and ``count`` the sum of the weights of the targets.
+    ``prior`` (K,): how frequent each class is in training (counts or shares, all above zero; uniform when None). A row without
+    any modality gets log(prior) as logits; it is in the loss, where it has no gradient. Training starts from the prior, too.
+
+    ``weight`` (K,), above zero: the loss is the weighted mean, as F.cross_entropy(weight=...), and ``count`` the sum of the
+    weights of the targets. A model so trained answers as if class k came weight[k] times as often: its softmax is proportional
+    to P(k | x) * weight[k]. The loss is computed on those scores; ``logits`` are the scores - log(weight), so that their softmax
+    is P(k | x) of the data as they are (logit adjustment: Menon et al., 2021, arXiv:2007.07314).
     """
+
+    kind = "classes"
 
     def __init__(self, dim: int, classes: int, prior: Tensor | None = None, weight: Tensor | None = None):
         super().__init__()
-        prior, weight = _per_class("prior", prior, classes), _per_class("weight", weight, classes)
-        self.linear = nn.Linear(dim, classes)
-        self.register_buffer("log_prior", (prior / prior.sum()).log())
+        shares, weight = _per_class("prior", prior, classes), _per_class("weight", weight, classes)
+        self.classes, self.linear = classes, nn.Linear(dim, classes)
+        self.register_buffer("log_prior", (shares / shares.sum()).log())
         self.register_buffer("weight", weight)
+        if prior is not None:
+            start = self.log_prior + weight.log()
+            with torch.no_grad():
+                self.linear.bias += start - start.mean()
 
     def forward(self, features: Features, batch: Batch) -> Output:
-        logits = torch.where(features.present[:, None], self.linear(features.pooled), self.log_prior)   # (B, K)
+        scores = self.linear(features.pooled) - self.weight.log()
+        logits = torch.where(features.present[:, None], scores, self.log_prior)                          # (B, K)
         if "target" not in batch:
             return Output(logits, None, None)
         target = _one_per_sample(batch["target"], logits)
-        return Output(logits, F.cross_entropy(logits, target, self.weight), self.weight[target].sum())
+        count = self.weight[target.clamp(min=0)].masked_fill(target == -100, 0).sum()
+        loss = F.cross_entropy(logits + self.weight.log(), target, self.weight, reduction="sum")
+        return Output(logits, loss / count.clamp(min=torch.finfo(count.dtype).tiny), count)
 
 
 def _per_class(name: str, value: Tensor | None, classes: int) -> Tensor:
@@ -50,24 +64,28 @@ def _one_per_sample(target: Tensor, logits: Tensor) -> Tensor:
 class RegressHead(nn.Module):
     """A number per sample, logits (B,) in the units of the target (B,); the loss is the squared error in units of ``std``.
 
-    ``mean`` and ``std`` are those of the training targets. A row with no sense gets ``mean``.
+    ``mean`` and ``std`` are those of the training targets. A row with no sense gets ``mean``. The last product runs in float32,
+    also under autocast. A target that is not finite makes the loss so: correct such a row, or leave it out.
     """
+
+    kind = "number"
 
     def __init__(self, dim: int, mean: float = 0.0, std: float = 1.0):
         super().__init__()
         if not std > 0:
             raise ValueError(f"std is {std}, expected a number above zero; when all targets are equal there is nothing to learn")
         self.linear = nn.Linear(dim, 1)
-        self.register_buffer("mean", torch.tensor([float(mean)]))   # (1,) and not a scalar: under bf16 the product is then float32
+        self.register_buffer("mean", torch.tensor([float(mean)]))
         self.register_buffer("std", torch.tensor([float(std)]))
 
     def forward(self, features: Features, batch: Batch) -> Output:
-        scaled = self.linear(features.pooled).squeeze(-1).masked_fill(~features.present, 0)             # (B,)
+        with torch.autocast(features.pooled.device.type, enabled=False):    # bf16 tells 256 numbers from 1 to 2 apart: too few
+            scaled = self.linear(features.pooled.float()).squeeze(-1).masked_fill(~features.present, 0)  # (B,)
         logits = self.mean + self.std * scaled
         if "target" not in batch:
             return Output(logits, None, None)
         target = _one_per_sample(batch["target"], logits)
-        loss = F.mse_loss(scaled.to(self.mean.dtype), (target - self.mean) / self.std)
+        loss = F.mse_loss(scaled, (target - self.mean) / self.std)
         return Output(logits, loss, self.mean.new_tensor(len(target)))
 
 
@@ -81,10 +99,13 @@ class LanguageHead(nn.Module):
     Without a target there is nothing to read: logits (B, 0, K); see ``generate``.
     """
 
+    kind = "sequence"
+
     def __init__(self, dim: int, vocab_size: int, depth: int = 2, heads: int = 4, cross: bool = False, dropout: float = 0.0):
         super().__init__()
         if dim % 2:
             raise ValueError(f"dim is {dim}, expected an even number: positions are pairs of sine and cosine")
+        self.classes = vocab_size
         self.cross, self.embed = cross, nn.Embedding(vocab_size, dim)
         self.transformer = Transformer(dim, depth, heads, cross, dropout)
         self.linear = nn.Linear(dim, vocab_size)
@@ -141,8 +162,11 @@ class CTCHead(nn.Module):
     loss is 0, without gradient; make the encoder's frames finer.
     """
 
+    kind = "sequence"
+
     def __init__(self, dim: int, vocab_size: int):
         super().__init__()
+        self.classes = vocab_size
         self.linear = nn.Linear(dim, vocab_size)
         self.register_buffer("blank", F.one_hot(torch.tensor(0), vocab_size) * 1e4, persistent=False)   # (K,) certain, yet finite
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmlib import checkpoint, metrics
+from mmlib import checkpoint, distributed, metrics
 from mmlib.data import Loader, Manifest, Preprocessing, load_data, read_manifest
 from mmlib.data.loaders import has_sense
 from mmlib.data.splits import choose_splits, is_drawn
@@ -17,7 +17,8 @@ from mmlib.recipes_plan import build
 from mmlib.train import collect, evaluate
 
 BATCH = 32
-SCORES = {"classes": {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1},
+SCORES = {"classes": {"accuracy": metrics.accuracy, "balanced_accuracy": metrics.balanced_accuracy, "macro_f1": metrics.macro_f1,
+                      "log_loss": metrics.log_loss},
           "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2}}
 
 
@@ -30,7 +31,7 @@ class Predictor:
 
     def __init__(self, model: Model, preprocessing: Preprocessing, device: str = "auto",
                  precision: str = "auto", trained: dict[str, str] | None = None):
-        self.model, self.preprocessing = model, preprocessing
+        self.model, self.preprocessing = model.to(distributed.join(device)), preprocessing
         self.device, self.precision, self.trained = device, precision, trained
         self.classes = preprocessing.target.classes
 

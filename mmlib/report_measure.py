@@ -96,7 +96,7 @@ def project(model: Model, encoded: Encoded, seed: int = 0, evaluations: int = EV
     # The mean over the same drawn samples on all sides: then the constant terms of an additive model cancel exactly.
     overall = torch.stack([means[name][torch.from_numpy(drawn[name])].mean(dim=0) for name in names]).mean(dim=0)   # (K,)
     logits = sum(means.values()) - (len(names) - 1) * overall
-    return Projection(one_per_row(logits.float().cpu(), None, encoded.row)[0], count)
+    return Projection(one_per_row(logits.float().cpu(), None, encoded.row, model.kind)[0], count)
 
 
 def shuffle(model: Model, encoded: Encoded, name: str, seed: int = 0) -> Tensor:
@@ -106,7 +106,7 @@ def shuffle(model: Model, encoded: Encoded, name: str, seed: int = 0) -> Tensor:
         order = torch.from_numpy(random.permutation(len(encoded.row)))
         donor = torch.empty_like(order).index_copy(0, order, order.roll(1))                  # a ring: nobody is his own donor
         mixed = encoded.features | {name: Features(*(x[donor.to(x.device)] for x in encoded.features[name]))}
-        answers.append(one_per_row(fuse(model, mixed).cpu(), None, encoded.row)[0])
+        answers.append(one_per_row(fuse(model, mixed).cpu(), None, encoded.row, model.kind)[0])
     return torch.stack(answers)
 
 

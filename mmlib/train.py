@@ -72,6 +72,7 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
     bit for bit. torch's generators are seeded from (``config.seed``, epoch, process).
 
     Under torchrun the processes share each batch, and the loss is the mean over all their targets: the same as one process.
+    A model that compares samples (kind "contrast") then compares those of all processes; with ``accumulate`` it cannot.
     Raises ValueError, saying what to do, for a loss that is not finite (step, batch and key), an empty loader, a batch without
     target, a target that is no class, nothing to train, a checkpoint of another run, and another run at work in ``out``;
     OSError where ``out`` cannot be written; torch.OutOfMemoryError with the batch's shapes. Whatever ends it, the model can be
@@ -89,7 +90,7 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
         forward = torch.compile(network) if c.compile else network
         optimizer = adamw(model, c)
         run.restore_optimizer(optimizer, device)
-        parameters, classes = [p for p in model.parameters() if p.requires_grad], None
+        parameters, checked = [p for p in model.parameters() if p.requires_grad], False
         casting = autocast(device, c.precision)
         while run.epoch < c.epochs and not run.is_stale(c.patience):
             torch.manual_seed(_seed(c.seed, run.epoch))
@@ -99,7 +100,8 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
                     group["lr"] = lr_at(run.step, steps, c)
                 sums = None
                 for number, (batch, weight) in enumerate(window, 1):
-                    classes = check_target(model, batch, device, classes)
+                    checked = check_target(model, batch, device, checked)
+                    batch = batch if weight else distributed.stand_in(batch)
                     with distributed.synced(network, last=number == len(window)), enough_for(batch):
                         batch = to_device(batch, device, by_pixel)
                         with casting:

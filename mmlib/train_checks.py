@@ -2,9 +2,9 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mmlib.core import Batch, Output
+from mmlib.core import KINDS, Batch, Output
 from mmlib.trace import ERRORS, trace
 from mmlib.train_evaluate import to_device
 
@@ -21,33 +21,60 @@ def check_arguments(model: nn.Module, train: Any, val: Any, config: Any, metrics
         raise ValueError(f"TrainConfig: monitor is {config.monitor!r}, expected 'min' or 'max' and one of {known}")
     if val is None and metrics:
         raise ValueError(f"the metrics {sorted(metrics)} are computed on val, and there is none: give val, or no metrics")
+    if config.accumulate > 1 and getattr(model, "kind", None) == "contrast":
+        raise ValueError(f"TrainConfig: accumulate is {config.accumulate}, but this model compares samples with one another, and the parts of "
+                         "a step would not see each other: the loss would be another one. Give larger batches, or more processes "
+                         "(torchrun), which do compare the whole step")
     if config.tensorboard and out is None:
         raise ValueError("TrainConfig: tensorboard=True needs a folder to write to: fit(..., out=FOLDER)")
 
 
-def check_target(model: nn.Module, batch: Batch, device: torch.device, classes: int | None) -> int:
-    """How many classes the model tells apart (0: it does not). Raises ValueError for a target that is none of them.
+def check_target(model: nn.Module, batch: Batch, device: torch.device, checked: bool) -> bool:
+    """Raise ValueError, naming the sample, for a target that the model's ``kind`` does not take (see ``mmlib.core``) -> True.
 
-    The first time it asks the model about one sample. Later targets are looked at where that is free: on the CPU.
+    The first time (``checked`` is False) it also asks the model about one sample: is there a loss? Later targets are looked at
+    where that is free: on the CPU.
     """
-    first, target = classes is None, batch.get("target")
-    classes = _count_classes(model, batch, device) if first else classes
-    if not classes or not (first or target.device.type == "cpu"):
-        return classes
-    if "target_mask" in batch:
-        target = target.masked_fill(~batch["target_mask"], 0)
+    if not checked:
+        _ask_for_one(model, batch, device)
+    kind, target = getattr(model, "kind", None), batch.get("target")
+    if kind in (None, "contrast") or target is None or (checked and target.device.type != "cpu"):
+        return True
+    if kind not in KINDS:
+        raise ValueError(f"the model's kind is {kind!r}, expected one of {KINDS}, or no attribute 'kind' at all")
+    if kind == "number":
+        _refuse(target, ~target.isfinite(), "a finite number: correct that row, or leave it out")
+    elif kind == "labels":
+        _refuse(target, (target < 0) | (target > 1), "0 to 1 for each label; NaN where it is not known")
+    else:
+        _check_classes(model, kind, target, batch.get("target_mask"))
+    return True
+
+
+def _check_classes(model: nn.Module, kind: str, target: Tensor, mask: Tensor | None) -> None:
+    classes = getattr(model, "classes", None)
+    if target.is_floating_point():
+        raise ValueError(f"batch['target'] is {target.dtype}, expected int64: the model's kind is {kind!r}")
+    if classes is None:
+        raise ValueError(f"the model is of kind {kind!r} and does not say how many classes it has: give it an attribute 'classes'")
+    target = target if mask is None else target.masked_fill(~mask, 0)
+    how = "; target_mask says what is left out" if kind == "sequence" else ", or -100 to leave the row out"
     low, high = torch.stack(target.aminmax()).tolist()
-    if low < 0 or high >= classes:
-        bad = (target >= classes) | ((target < 0) & (target != -100))   # -100: what F.cross_entropy leaves out
-        if bad.any():
-            sample = int(bad.nonzero()[0, 0])
-            raise ValueError(f"batch['target'], sample {sample}: class {target[bad][0]}, but the model has the classes 0 to {classes - 1}; "
-                             "give its head more classes, or number the targets from 0, the same way in every split")
-    return classes
+    if low < 0 or high >= classes:      # the usual case costs one look
+        bad = (target < 0) | (target >= classes)
+        _refuse(target, bad if kind == "sequence" else bad & (target != -100),
+                f"a class from 0 to {classes - 1}{how}; give the head more classes, or number the targets from 0, "
+                "the same way in every split")
+
+
+def _refuse(target: Tensor, bad: Tensor, expected: str) -> None:
+    if bad.any():
+        sample = int(bad.nonzero()[0, 0])
+        raise ValueError(f"batch['target'], sample {sample}: {target[bad][0]:g}, expected {expected}")
 
 
 @torch.no_grad()
-def _count_classes(model: nn.Module, batch: Batch, device: torch.device) -> int:
+def _ask_for_one(model: nn.Module, batch: Batch, device: torch.device) -> None:
     one = {key: value[:1] for key, value in batch.items()}
     if "target" in batch:
         one["target"] = torch.zeros_like(one["target"])   # class 0 is there, whatever the real one is
@@ -55,9 +82,6 @@ def _count_classes(model: nn.Module, batch: Batch, device: torch.device) -> int:
     model.train()
     if output.loss is None:
         raise ValueError(f"the model gave no loss for the batch; it has {sorted(batch)}: is 'target' missing?")
-    if "target" not in batch or batch["target"].is_floating_point() or output.logits.ndim != batch["target"].ndim + 1:
-        return 0
-    return output.logits.shape[-1] if output.logits.shape[-1] > 1 else 0   # 1: a matcher, sample against sample
 
 
 def _answer(model: nn.Module, one: Batch) -> Output:

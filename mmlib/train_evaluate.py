@@ -1,6 +1,6 @@
 """A model over a whole loader: its scores, or its logits."""
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -12,23 +12,30 @@ from mmlib.memory import enough_for
 
 Metric = Callable[[Tensor, Tensor], float]
 Part = tuple[Tensor, Tensor, Tensor | None, Tensor | None]   # places in the whole set, logits, target, rows
+Whole = tuple[Tensor, Tensor | None, Tensor | None]          # logits, target, rows
+LEFT_OUT = ("classes", "ordinal", "contrast")                # kinds in which a target of -100 is left out
+CHUNK = 2048                                                 # queries that are compared with all keys at a time
 
 
 def evaluate(model: nn.Module, loader: Iterable[Batch], metrics: Mapping[str, Metric] | None = None,
              device: str = "auto", precision: str = "auto") -> dict[str, float]:
     """{"loss": mean over all targets, and each metric's name: metric(logits, target) over the whole set, see ``collect``}.
 
-    The loss is the head's, over all windows of a row. Under torchrun a loader with ``shard`` is shared out, and every process
-    gets the same numbers; anything else is read whole by each. Raises ValueError when the loader is empty or has no target.
+    The loss is the head's, over all windows of a row; that of a ``TwoTower`` compares the whole set, not batch by batch. Rows with the target -100 are left out of loss and metrics. Device "auto"
+    is where the model is; another one moves the model there. Its parts end in the mode (train or eval) they were in, also after
+    an error. Under torchrun a loader with ``shard`` is shared out, and every process gets the same numbers; anything else is read
+    whole by each. Raises ValueError when the loader is empty or has no target.
     """
-    loss, parts = _pass_over(model, loader, device, precision, keep=bool(metrics))
+    loss, whole = _pass_over(model, loader, device, precision, keep=bool(metrics))
     if loss is None:
         raise ValueError("the model gave no loss: the batches have no 'target'; to predict, use collect(model, loader)")
     if not metrics:
         return {"loss": loss}
-    logits, target, _ = _whole(parts)
+    logits, target, _ = whole
     if target is None:
         raise ValueError(f"the metrics {sorted(metrics)} need batch['target']")
+    if _kind(model) in LEFT_OUT:
+        logits, target = logits[target != -100], target[target != -100]
     return {"loss": loss} | {name: float(metric(logits, target)) for name, metric in metrics.items()}
 
 
@@ -36,10 +43,12 @@ def collect(model: nn.Module, loader: Iterable[Batch], device: str = "auto",
             precision: str = "auto") -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Logits, target and rows of the whole set, on the CPU in float32: (N, K) or (N,), (N,), (N,). What is not there is None.
 
-    With ``row`` in the batches there is one line per row, by row number: the windows of a row are averaged, class logits as the log
-    of the mean probability, numbers as their mean. Sequences (B, S, K) come as one line per real target position, in order.
+    With ``row`` in the batches there is one line per row, by row number: the windows of a row are averaged, as the model's
+    ``kind`` says (see ``mmlib.core``). Sequences (B, S, K) come as one line per real target position, in order. A ``TwoTower``
+    gives all queries by all keys, (N, N), and as target the place of each query's own key (-100 where one of the two is absent).
+    For device and mode see ``evaluate``.
     """
-    return _whole(_pass_over(model, loader, device, precision, keep=True)[1])
+    return _pass_over(model, loader, device, precision, keep=True)[1]
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
@@ -56,46 +65,80 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" or auto else nullcontext()
 
 
+def _kind(model: nn.Module) -> str | None:
+    return getattr(model, "kind", None)
+
+
+def _device(model: nn.Module, device: str) -> torch.device:
+    """Joins the other processes, too."""
+    chosen, first = distributed.join(device), next(model.parameters(), None)
+    return first.device if device == "auto" and first is not None else chosen
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 @torch.no_grad()
-def _pass_over(model: nn.Module, loader: Iterable[Batch], device: str, precision: str, keep: bool) -> tuple[float | None, list[Part]]:
-    """Mean loss, and with ``keep`` the parts of the answer. Leaves the model in the mode it was in."""
-    chosen, training, sums, parts, last = distributed.join(device), model.training, [], [], None
+def _pass_over(model: nn.Module, loader: Iterable[Batch], device: str, precision: str, keep: bool) -> tuple[float | None, Whole | None]:
+    """Mean loss, and with ``keep`` the whole answer."""
+    kind, chosen, sums, parts, last = _kind(model), _device(model, device), [], [], None
+    ask = model.embed if kind == "contrast" else model
     shared = distributed.world() > 1 and hasattr(loader, "shard")
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(0)
     casting = autocast(chosen, precision)
-    model.to(chosen).eval()
-    for number, batch in enumerate(loader.shard(distributed.rank(), distributed.world()) if shared else loader):
-        if batch is None:          # no share of a short batch; fully_shard still needs this process in step
-            if last is None and distributed.is_sharded(model):
-                raise ValueError("fewer samples than processes: evaluate on more rows, or with fewer processes")
-            if last is not None:
-                model(last)
-            continue
-        with enough_for(batch), casting:
-            last = to_device(batch, chosen)
-            output = model(last)
-        if output.loss is not None:
-            sums.append(torch.stack([output.loss.float() * output.count, output.count]))
-        if keep:
-            parts.append(_part(output, batch, number, shared))
-    model.train(training)
+    model.to(chosen)
+    with _in_eval_mode(model):
+        for number, batch in enumerate(loader.shard(distributed.rank(), distributed.world()) if shared else loader):
+            if batch is None:          # no share of a short batch; fully_shard still needs this process in step
+                if last is None and distributed.is_sharded(model):
+                    raise ValueError("fewer samples than processes: evaluate on more rows, or with fewer processes")
+                if last is not None:
+                    ask(last)
+                continue
+            with enough_for(batch), casting:
+                last = to_device(batch, chosen)
+                output = ask(last)
+            place = _places(batch, number, shared)
+            if kind == "contrast":
+                parts.append((place, *(None if x is None else x.cpu() for x in (*output, batch.get("row")))))
+                continue
+            if output.loss is not None:
+                sums.append(torch.stack([output.loss.float() * output.count, output.count]))
+            if keep:
+                parts.append(_part(kind, output, batch, place))
     sums = torch.stack(sums).tolist() if sums else []
     if shared:
         sums, parts = (sum(distributed.gather(mine), []) for mine in (sums, parts))
     if last is None and not sums and not parts:
         raise ValueError("the loader is empty: no batch to evaluate")
+    if kind == "contrast":
+        return _compared(model, _joined(parts), keep, chosen)
     total = sum(count for _, count in sums)
-    return (sum(loss for loss, _ in sums) / total if total else None), parts
+    if sums and not total:
+        raise ValueError("every target is left out (-100, or nothing under target_mask): there is nothing to evaluate")
+    return (sum(loss for loss, _ in sums) / total if sums else None), _whole(parts, kind) if keep else None
 
 
-def _part(output: Output, batch: Batch, number: int, shared: bool) -> Part:
-    """One batch's share of the answer, with the place of each line in the whole set: batch number, then place in the batch."""
-    logits, target, row = output.logits.float().cpu(), batch.get("target"), batch.get("row")
+def _places(batch: Batch, number: int, shared: bool) -> Tensor:
+    """(B,) the place of each sample in the whole set: batch number, then place in the batch."""
     step, first = (distributed.world(), distributed.rank()) if shared else (1, 0)
-    place = torch.arange(len(logits)) * step + first + (number << 32)                                    # (B,)
+    return torch.arange(len(next(iter(batch.values())))) * step + first + (number << 32)
+
+
+def _part(kind: str | None, output: Output, batch: Batch, place: Tensor) -> Part:
+    """One batch's share of the answer."""
+    logits, target, row = output.logits.float().cpu(), batch.get("target"), batch.get("row")
     target, row = (None if x is None else x.cpu() for x in (target, row))
-    if logits.ndim < 3:
+    if kind != "sequence" and (kind is not None or "target_mask" not in batch):
         return place, logits, target, row
     if target is None:
         raise ValueError(f"logits are {tuple(logits.shape)}, a sequence: to tell its real positions, batch['target'] is needed")
@@ -109,29 +152,79 @@ def _part(output: Output, batch: Batch, number: int, shared: bool) -> Part:
     return place, logits[mask], target[mask], None
 
 
-def _whole(parts: list[Part]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    place, logits, target, row = (None if column[0] is None else torch.cat(column) for column in zip(*parts))
+def _whole(parts: list[Part], kind: str | None) -> Whole:
+    shapes = sorted({tuple(logits.shape[1:]) for _, logits, _, _ in parts})
+    if len(shapes) > 1:
+        raise ValueError(f"the logits of a sample are {shapes[0]} in one batch and {shapes[1]} in another, so they cannot be put "
+                         "together; score such a model in a loop of your own")
+    logits, target, row = _joined(parts)
+    return (logits, target, None) if row is None else one_per_row(logits, target, row, kind)
+
+
+def _joined(parts: list[tuple]) -> list[Tensor | None]:
+    """The parts' columns, each put together and in the order of the first one, the places, which is left out."""
+    place, *columns = (None if column[0] is None else torch.cat(column) for column in zip(*parts))
     order = place.argsort(stable=True)
-    logits, target, row = (None if x is None else x[order] for x in (logits, target, row))
-    return (logits, target, None) if row is None else one_per_row(logits, target, row)
+    return [None if x is None else x[order] for x in columns]
 
 
-def one_per_row(logits: Tensor, target: Tensor | None, row: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The windows (N, ...) of each row averaged -> one line per row, in the order of row numbers; see ``collect``.
+def _compared(model: nn.Module, columns: list[Tensor | None], keep: bool, device: torch.device) -> tuple[float, Whole | None]:
+    """All queries against all keys, some of them at a time. A row's vector is the mean over its windows, of length 1 again."""
+    *pairs, row = columns
+    if row is not None:
+        row, place = row.unique(return_inverse=True)
+        query, key, present, item = pairs
+        query, key = (F.normalize(x.new_zeros(len(row), x.shape[1]).index_add(0, place, x), dim=-1) for x in (query, key))
+        present = torch.zeros_like(row).index_add(0, place, present.long()) > 0
+        pairs = query, key, present, None if item is None else item[_first_windows(place, row)]
+    present = pairs[2]
+    if not present.any():
+        raise ValueError("no row has both query and key: there is nothing to evaluate")
+    pairs, loss, logits = tuple(None if x is None else x.to(device) for x in pairs), 0.0, []
+    for start in range(0, len(present), CHUNK):
+        output = model.compare(pairs, slice(start, start + CHUNK))
+        loss += float(output.loss * output.count)
+        logits += [output.logits.cpu()] if keep else []
+    target = torch.arange(len(present)).masked_fill(~present, -100)
+    return loss / int(present.sum()), (torch.cat(logits), target, row) if keep else None
+
+
+def _first_windows(place: Tensor, rows: Tensor) -> Tensor:
+    """The first window of each row; ``place`` says of each window which of the ``rows`` it belongs to."""
+    return torch.empty_like(rows).index_copy(0, place.flip(0), torch.arange(len(place)).flip(0))
+
+
+def one_per_row(logits: Tensor, target: Tensor | None, row: Tensor, kind: str | None) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The windows (N, ...) of each row averaged as ``kind`` says -> one line per row, in the order of row numbers; see ``collect``.
 
     Raises ValueError where windows of one row have different targets: then they are not of one row.
     """
     rows, place, windows = row.unique(return_inverse=True, return_counts=True)
-    classes = logits.ndim == 2 and not (target is not None and target.is_floating_point())
-    values = F.softmax(logits.double(), dim=-1) if classes else logits.double()
+    values = _probabilities(logits.double(), kind)
     sums = values.new_zeros(len(rows), *values.shape[1:]).index_add(0, place, values)
-    mean = sums / windows.reshape(-1, *[1] * (values.ndim - 1))
-    mean = mean.clamp(min=1e-300).log() if classes else mean
-    first = torch.empty_like(rows).index_copy(0, place.flip(0), torch.arange(len(row)).flip(0))   # the first window of each row
-    if target is not None and not torch.equal(target, target[first[place]]):
-        bad = int(row[target != target[first[place]]][0])
-        raise ValueError(f"row {bad} has different targets, so it is not one row: number batch['row'] on from batch to batch, "
-                         "or leave it out")
+    mean = _from_probabilities(sums / windows.reshape(-1, *[1] * (values.ndim - 1)), kind)
+    first = _first_windows(place, rows)
+    if target is not None:
+        theirs = target[first[place]]
+        differ = ((target != theirs) & ~(target.isnan() & theirs.isnan())).reshape(len(row), -1).any(dim=1)   # NaN: unknown in both
+        if differ.any():
+            raise ValueError(f"row {int(row[differ][0])} has different targets, so it is not one row: number batch['row'] on from "
+                             "batch to batch, or leave it out")
     alone = windows[place[first]] == 1                                                            # keep those as they are, to the bit
-    mean = torch.where(alone.reshape(-1, *[1] * (values.ndim - 1)), logits[first], mean.float())
+    mean = torch.where(alone.reshape(-1, *[1] * (logits.ndim - 1)), logits[first], mean.float())
     return mean, None if target is None else target[first], rows
+
+
+def _probabilities(logits: Tensor, kind: str | None) -> Tensor:
+    """What is averaged: of classes (N, K) -> (N, K); of labels and levels (N, K) -> (N, K, 2), yes and no; else the logits."""
+    if kind == "classes":
+        return logits.softmax(dim=-1)
+    return torch.stack([logits, -logits], dim=-1).sigmoid() if kind in ("labels", "ordinal") else logits
+
+
+def _from_probabilities(mean: Tensor, kind: str | None) -> Tensor:
+    """Back to logits, finite also where a probability is 0."""
+    if kind == "classes":
+        return mean.clamp(min=1e-300).log()
+    yes, no = mean.clamp(min=1e-300).log().unbind(dim=-1) if kind in ("labels", "ordinal") else (mean, 0)
+    return yes - no

@@ -14,10 +14,14 @@ from test_train import CPU, Tiny, cut, sample_batch, without_seconds
 from torch import nn
 
 from mmlib import checkpoint, distributed
-from mmlib.core import Batch, Output
+from mmlib.core import Batch, Output, from_pooled
+from mmlib.encoders import RecurrentEncoder
+from mmlib.fusion import SumFusion
+from mmlib.models import Backbone, TwoTower
 from mmlib.train import collect, evaluate, fit
 
 CONFIG = replace(CPU, epochs=3, clip=0.5, accumulate=2)
+KINDS = ("classes", "words", "list", "blocks", "fsdp", "softmax", "sigmoid")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 pytestmark = pytest.mark.skipif(not dist.is_available() or sys.platform == "win32", reason="this torch has no gloo")
 
@@ -49,6 +53,7 @@ class Blocks(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.kind, self.classes = "sequence", 3
         self.tiny = Tiny(words=True)
         self.blocks = nn.ModuleList([nn.Linear(3, 3) for _ in range(2)])
 
@@ -64,6 +69,27 @@ class Blocks(nn.Module):
         return Output(logits, loss / count.clamp(min=1), count)
 
 
+class See(nn.Module):
+    """Pictures (B, 3, 4, 5) -> one vector each."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 8)
+
+    def forward(self, x, mask):
+        return from_pooled(self.linear(x.mean((2, 3))), mask.any(dim=1))
+
+
+def towers(loss: str) -> TwoTower:
+    """Wrong pairs matter from the start: their bias is 0."""
+    torch.manual_seed(1)
+    image, text = Backbone({"image": See()}, SumFusion(8, ["image"])), Backbone({"text": RecurrentEncoder(8, 10)}, SumFusion(8, ["text"]))
+    model = TwoTower(image, text, loss)
+    if model.bias is not None:
+        model.bias.data.zero_()
+    return model
+
+
 def answers(logits, target) -> float:
     return float(logits.double().square().sum() + target.sum())
 
@@ -72,8 +98,10 @@ def run(kind: str, out: Path | None = None) -> dict:
     """One training run, alone or in company: history, weights, evaluation of each kind."""
     torch.set_num_threads(1)
     config = replace(CONFIG, distributed="fsdp" if kind == "fsdp" else "ddp")
-    words = kind != "classes"
-    model = Blocks() if kind in ("fsdp", "blocks") else Tiny(words)
+    words = kind not in ("classes", "softmax", "sigmoid")
+    model = Blocks() if kind in ("fsdp", "blocks") else Tiny(words) if words or kind == "classes" else towers(kind)
+    if model.kind == "contrast":
+        config = replace(config, accumulate=1)
     if distributed.rank() or int(os.environ.get("RANK", 0)):
         for parameter in model.parameters():
             parameter.data += 1.0           # the first process's weights are those that count
@@ -117,7 +145,7 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     """All that two processes do together, in one go: starting them is what takes time."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     out = Path(folder)
-    results = {kind: run(kind, out / kind) for kind in ("classes", "words", "list", "blocks", "fsdp")}
+    results = {kind: run(kind, out / kind) for kind in KINDS}
     results |= {f"resumed {kind}": resumed(kind, out / f"resumed {kind}") for kind in ("ddp", "fsdp")}
     try:
         fit(Tiny(), torch.utils.data.DataLoader([1, 2]), config=CONFIG)
@@ -150,7 +178,7 @@ def alike(a: dict, b: dict) -> None:
     torch.testing.assert_close(a["weights"], b["weights"], **CLOSE)
 
 
-@pytest.mark.parametrize("kind", ["classes", "words", "list", "blocks", "fsdp"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_are_one(pair, kind):
     alone = run(kind)
     alike(pair[0][kind], alone)
@@ -159,7 +187,17 @@ def test_two_processes_are_one(pair, kind):
     assert pair[0][kind]["shared"]["loss"] == pytest.approx(pair[0][kind]["whole"]["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["classes", "words", "list", "blocks", "fsdp"])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_what_compares_samples_compares_those_of_all_processes(pair, kind):
+    """With gradients: the history and the weights above are those of one process. And it matters: alone, a share has another loss."""
+    rows = cut(sample_batch(22), 7)[0]
+    model = towers(kind).train()
+    shares = [model({key: value[rank::2] for key, value in rows.items()}) for rank in range(2)]
+    apart = sum(share.loss * share.count for share in shares) / sum(share.count for share in shares)
+    assert apart < 0.9 * model(rows).loss
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_both_processes_have_the_same_numbers(pair, kind):
     a, b = (results[kind] for results in pair)
     assert a["history"] == b["history"] and a["shared"] == b["shared"] and torch.equal(a["logits"], b["logits"])

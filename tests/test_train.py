@@ -1,4 +1,5 @@
 """The loop: weighing, early stopping, precision, errors that name what to do, evaluation of whole sets."""
+import copy
 import math
 import sys
 from dataclasses import replace
@@ -8,9 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib import checkpoint, memory, train_log
+from mmlib import checkpoint, distributed, memory, train_log
 from mmlib.core import Batch, Output, masked_mean
+from mmlib.encoders import RecurrentEncoder
+from mmlib.fusion import SumFusion
+from mmlib.heads import ClassifyHead
 from mmlib.memory import keep_freed_memory
+from mmlib.models import Backbone, Model
 from mmlib.train import TrainConfig, adamw, collect, evaluate, fit, lr_at, divide_and_clip
 from mmlib.train_log import Log
 
@@ -23,6 +28,7 @@ class Tiny(nn.Module):
     def __init__(self, words: bool = False, dropout: float = 0.0):
         super().__init__()
         torch.manual_seed(1)
+        self.kind, self.classes = "sequence" if words else "classes", 3
         self.words, self.see, self.read = words, nn.Conv2d(3, 8, 3, padding=1), nn.Embedding(10, 8)
         self.norm, self.drop, self.head = nn.LayerNorm(8), nn.Dropout(dropout), nn.Linear(8, 3)
 
@@ -280,9 +286,10 @@ def test_each_mistake_says_what_to_do(tmp_path):
     blind = {key: value for key, value in good[0].items() if key != "target"}
     cases = [
         ("train loader is empty", lambda: fit(Tiny(), [], config=CPU)), ("val loader is empty", lambda: fit(Tiny(), good, [], CPU)),
-        ("unfreeze", lambda: fit(frozen, good, config=CPU)), ("sample 2: class 3", lambda: fit(Tiny(), [wrong], config=CPU)),
-        ("sample 2: class 3", lambda: fit(Tiny(), good + [wrong], config=CPU)),
-        ("sample 1: class -1", lambda: fit(Tiny(), [negative], config=CPU)),
+        ("unfreeze", lambda: fit(frozen, good, config=CPU)),
+        ("sample 2: 3, expected a class from 0 to 2", lambda: fit(Tiny(), [wrong], config=CPU)),
+        ("sample 2: 3, expected a class from 0 to 2", lambda: fit(Tiny(), good + [wrong], config=CPU)),
+        ("sample 1: -1", lambda: fit(Tiny(), [negative], config=CPU)),
         ("'target' missing", lambda: fit(Tiny(), [blind], config=CPU)), ("out=FOLDER", lambda: fit(Tiny(), good, config=CPU, resume=True)),
         ("out=FOLDER", lambda: fit(Tiny(), good, config=replace(CPU, tensorboard=True))),
         ("give val", lambda: fit(Tiny(), good, config=CPU, metrics={"accuracy": accuracy})),
@@ -347,6 +354,10 @@ def test_sequences_are_flattened_over_real_positions():
 class Given(nn.Module):
     """Says what the batch says."""
 
+    def __init__(self, kind: str | None = None):
+        super().__init__()
+        self.kind = kind
+
     def forward(self, batch: Batch) -> Output:
         return Output(batch["says"], torch.zeros(()) if "target" in batch else None, torch.ones(()))
 
@@ -364,15 +375,141 @@ def test_windows_of_a_row_are_averaged_as_probabilities_and_weigh_once():
     chance = torch.tensor([[0.45, 0.55], [0.3, 0.7], [0.4, 0.6], [0.95, 0.05], [0.8, 0.2]])
     row, target = torch.tensor([5, 9, 5, 5, 2]), torch.tensor([0, 1, 0, 0, 1])
     batches = cut({"says": chance.log() + 3, "row": row, "target": target}, 3)
-    logits, classes, rows = collect(Given(), batches, "cpu")
+    logits, classes, rows = collect(Given("classes"), batches, "cpu")
     assert rows.tolist() == [2, 5, 9] and classes.tolist() == [1, 0, 1]
     torch.testing.assert_close(logits.softmax(-1), torch.stack([chance[4], chance[[0, 2, 3]].mean(0), chance[1]]))
-    assert evaluate(Given(), batches, {"accuracy": accuracy}, "cpu")["accuracy"] == pytest.approx(2 / 3)
+    assert evaluate(Given("classes"), batches, {"accuracy": accuracy}, "cpu")["accuracy"] == pytest.approx(2 / 3)
     torch.testing.assert_close(logits[0], batches[1]["says"][1])       # a row of one window is left as it is
     numbers = {"says": torch.tensor([1.0, 4.0, 2.0]), "row": torch.tensor([3, 1, 3]), "target": torch.zeros(3)}
-    assert collect(Given(), [numbers], "cpu")[0].tolist() == [4.0, 1.5]
+    assert collect(Given("number"), [numbers], "cpu")[0].tolist() == [4.0, 1.5]
     certain = {"says": torch.tensor([[200.0, -200.0], [200.0, -200.0]]), "row": torch.tensor([0, 0])}
-    assert collect(Given(), [certain], "cpu")[0].isfinite().all()
+    assert collect(Given("classes"), [certain], "cpu")[0].isfinite().all()
+    rare = {"says": torch.tensor([[14.0, 0.0], [16.0, 0.0]]), "row": torch.tensor([0, 0])}
+    expected = rare["says"].double().softmax(-1).mean(0).log()
+    torch.testing.assert_close(collect(Given("classes"), [rare], "cpu")[0][0].log_softmax(-1), expected.float())
+
+
+@pytest.mark.parametrize("kind", ["labels", "ordinal"])
+@pytest.mark.parametrize("target", [None, torch.tensor([[1, 0, 1]] * 3), torch.tensor([[1.0, 0.0, math.nan]] * 3)])
+def test_windows_of_labels_are_averaged_as_probabilities_of_each_with_or_without_a_target(kind, target):
+    says = torch.tensor([[2.0, -1.0, 0.1], [-0.5, -2.0, 90.0], [0.3, 0.4, -200.0]])
+    batch = {"says": says, "row": torch.tensor([4, 4, 7])} | ({} if target is None else {"target": target})
+    logits, _, rows = collect(Given(kind), [batch], "cpu")
+    assert rows.tolist() == [4, 7]
+    torch.testing.assert_close(logits[0].sigmoid(), says[:2].sigmoid().mean(0))
+    assert torch.equal(logits[1], says[2]) and torch.equal(logits > 0, torch.stack([says[:2].sigmoid().mean(0) > 0.5, says[2] > 0]))
+    certain = {"says": torch.tensor([[300.0], [300.0], [-300.0], [-300.0]]), "row": torch.tensor([0, 0, 1, 1])}
+    assert collect(Given(kind), [certain], "cpu")[0][:, 0].tolist() == pytest.approx([300, -300], rel=1e-6)
+
+
+def test_windows_of_a_model_that_does_not_say_its_kind_are_averaged_as_they_are():
+    batch = {"says": torch.tensor([[2.0, -1.0], [4.0, 1.0]]), "row": torch.tensor([0, 0]), "target": torch.tensor([1, 1])}
+    assert collect(Given(), [batch], "cpu")[0].tolist() == [[3.0, 0.0]]
+
+
+def test_logits_that_cannot_be_put_together_are_named():
+    batches = [{"says": torch.zeros(4, 4)}, {"says": torch.zeros(3, 3)}]
+    assert "(3,) in one batch and (4,) in another" in message(ValueError, lambda: collect(Given(), batches, "cpu"))
+
+
+class Own(nn.Module):
+    """A head of one's own on the mean of the picture."""
+
+    def __init__(self, kind: str | None, logits: int, classes: int | None, loss):
+        super().__init__()
+        self.kind, self.classes, self.linear, self.loss = kind, classes, nn.Linear(3, logits), loss
+
+    def forward(self, batch: Batch) -> Output:
+        logits = self.linear(batch["image"].mean((2, 3)))
+        return Output(logits, self.loss(logits, batch["target"]), torch.tensor(float(len(logits)))) if "target" in batch else Output(
+            logits, None, None)
+
+
+def ordinal(classes: int | None = 10) -> Own:
+    levels = lambda logits, target: F.binary_cross_entropy_with_logits(  # noqa: E731
+        logits, (target[:, None] > torch.arange(9)).float())
+    return Own("ordinal", 9, classes, levels)
+
+
+def labels() -> Own:
+    return Own("labels", 4, 4, lambda logits, target: F.binary_cross_entropy_with_logits(
+        logits[~target.isnan()], target[~target.isnan()]))
+
+
+def test_an_ordinal_head_has_one_logit_less_than_classes_and_takes_them_all():
+    batch = sample_batch(10) | {"target": torch.arange(10)}
+    assert math.isfinite(fit(ordinal(), [batch], config=CPU)[-1]["loss"])
+    wrong = batch | {"target": torch.arange(1, 11)}
+    assert "sample 9: 10, expected a class from 0 to 9" in message(ValueError, lambda: fit(ordinal(), [wrong], config=CPU))
+    assert "attribute 'classes'" in message(ValueError, lambda: fit(ordinal(None), [batch], config=CPU))
+
+
+def test_a_target_is_what_the_kind_takes():
+    image = sample_batch(2)
+    for target in ([[1.0, 0.0, math.nan, 0.5]] * 2, [[0.0] * 4] * 2):
+        fit(labels(), [image | {"target": torch.tensor(target)}], config=CPU)
+    two = image | {"target": torch.tensor([[0.0] * 4, [0.0, 2.0, 0.0, 0.0]])}
+    assert "sample 1: 2, expected 0 to 1" in message(ValueError, lambda: fit(labels(), [two], config=CPU))
+    number = Number()
+    number.kind = "number"
+    gap = image | {"target": torch.tensor([1.0, math.nan])}
+    assert "sample 1: nan, expected a finite number" in message(ValueError, lambda: fit(number, [gap], config=CPU))
+    numbers = image | {"target": torch.tensor([1.0, 2.0])}
+    assert "expected int64" in message(ValueError, lambda: fit(Own("classes", 3, 3, lambda z, y: z.sum()), [numbers], config=CPU))
+    odd = Own("klasses", 3, 3, lambda z, y: z.sum())
+    assert "kind is 'klasses', expected one of" in message(ValueError, lambda: fit(odd, [numbers], config=CPU))
+    free = Own(None, 3, None, lambda z, y: z.square().mean())          # says nothing: nothing is checked
+    fit(free, [image | {"target": torch.tensor([7, -3])}], config=CPU)
+
+
+def test_left_out_targets_count_neither_in_training_nor_in_scores():
+    """-100, as in F.cross_entropy: the same loss, weights and scores as without these rows."""
+    model = lambda: Model(Backbone({"text": RecurrentEncoder(8, 10)}, SumFusion(8, ["text"])),  # noqa: E731
+                          ClassifyHead(8, 3, weight=torch.tensor([1.0, 2.0, 3.0])))
+    whole = sample_batch(12)
+    out = torch.arange(12) % 3 == 1
+    holes = whole | {"target": whole["target"].masked_fill(out, -100)}
+    torch.manual_seed(0)
+    one = model()
+    two = copy.deepcopy(one)
+    kept = {key: value[~out] for key, value in whole.items()}
+    a, b = fit(one, [kept], config=CPU), fit(two, [holes], config=CPU)
+    torch.testing.assert_close([row["loss"] for row in a], [row["loss"] for row in b])
+    same(one.state_dict(), two.state_dict(), rtol=1e-4, atol=1e-5)
+    scores = [evaluate(one, cut(batch, 5), {"accuracy": accuracy, "rows": lambda logits, target: len(target)}, "cpu")
+              for batch in (kept, holes)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5) and scores[1]["rows"] == 8
+    nothing = holes | {"target": torch.full((12,), -100)}
+    assert "left out" in message(ValueError, lambda: evaluate(one, [nothing], device="cpu"))
+    assert fit(one, [nothing, kept], config=CPU)[-1]["loss"] > 0       # a step of nothing is no harm
+
+
+class Breaks(Tiny):
+    def forward(self, batch: Batch) -> Output:
+        if not self.training:
+            raise OSError("no such file")
+        return super().forward(batch)
+
+
+@pytest.mark.parametrize("call", [evaluate, collect])
+def test_the_model_keeps_its_modes_and_its_place_whatever_happens(call):
+    for model in (Tiny(dropout=0.5), Breaks(dropout=0.5)):
+        model.train()
+        model.norm.eval()                                              # a frozen part of a model in training
+        before = {name: part.training for name, part in model.named_modules()}
+        try:
+            call(model, [sample_batch(4)])
+        except OSError:
+            assert type(model) is Breaks
+        assert {name: part.training for name, part in model.named_modules()} == before
+
+
+def test_auto_is_where_the_model_is(monkeypatch):
+    """The first device there is would be another one: evaluating must not carry the caller's model there."""
+    monkeypatch.setattr(distributed, "join", lambda device: torch.device("meta" if device == "auto" else device))
+    model = Tiny()
+    assert math.isfinite(evaluate(model, [sample_batch(4)])["loss"]) and len(collect(model, [sample_batch(4)])[0]) == 4
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
 
 
 def test_rows_numbered_from_zero_in_every_batch_are_refused_not_mixed():
