@@ -58,6 +58,7 @@ class Manifest:
     group: list[str] | None
     allow_outside: bool = False
     extra: dict[str, list[str]] = field(default_factory=dict)  # the other columns, which no model reads; the leak check does
+    chosen: bool = False  # ``use`` named the senses: the other columns are left out on purpose
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -113,7 +114,7 @@ def read_manifest(source: Any, target: str | None = "label", columns: dict[str, 
     return Manifest(name, folder if root is None else Path(root), rows, senses, {n: cells(sense.column) for n, sense in senses.items()},
                     target, None if target is None else cells(target), split if split and any(split) else None,
                     None if group is None else cells(group), allow_outside,
-                    {column: cells(column) for column in header if column and column not in taken})
+                    {column: cells(column) for column in header if column and column not in taken}, use is not None)
 
 
 def _from_csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
