@@ -1,11 +1,14 @@
 """A training run on disk: one file, complete, written so that a kill at any moment leaves the old one or the new one."""
+import json
+import math
 import os
 import pickle
+import secrets
 import shutil
 import socket
-import tempfile
+import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +21,88 @@ from mmlib import distributed
 FORMAT = 1
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 HISTORY, LOCK = "history.jsonl", ".lock"
+_held: set[tuple[str, int, int]] = set()     # folder, process and thread of each lock that is held here
+
+
+def tensor(value: Any) -> bool:
+    """a dense tensor without NaN"""
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized and not value.is_complex()
+    return plain and not bool(value.isnan().any())
+
+
+def number(value: Any) -> bool:
+    """a number"""
+    return isinstance(value, int | float)
+
+
+def finite(value: Any) -> bool:
+    """a finite number"""
+    return number(value) and math.isfinite(value)
+
+
+def whole(value: Any) -> bool:
+    """a whole number, 0 or more"""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def plain(value: Any) -> bool:
+    """plain data, as JSON has it"""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and plain(one) for key, one in value.items())
+    return all(map(plain, value)) if isinstance(value, list | tuple) else value is None or isinstance(value, str | int | float)
+
+
+def optional(value: Any) -> bool:
+    """a number or nothing"""
+    return value is None or number(value)
+
+
+FORM = {    # of what a run writes, see ``misfit``; other keys are their writers' own
+    "model": {str: tensor}, "best": {str: tensor}, "random": [{str: tensor}], "extra": plain, "config": plain, "history": [
+        {"epoch": whole, "seconds": finite, str: optional}],
+    "optimizer": {"state": {int: {str: object}}, "param_groups": [{"params": [whole], str: object}], str: object},
+    "epoch": whole, "batch": whole, "step": whole, "best_epoch": whole, "batches": whole, "processes": whole,
+    "loss": finite, "count": finite, "seconds": finite, "best_value": optional, str: object}
+
+
+def misfit(value: Any, form: Any, name: str) -> str | None:
+    """Where ``value`` is not of ``form``, in words; None where it is.
+
+    A form is a type, or a test whose docstring says what is expected; [form] for a list of such; or a dict, by key: every key named
+    there must be there, and one that is not named must be of a type that stands among the keys.
+    """
+    if isinstance(form, list | dict):
+        if not isinstance(value, type(form)):
+            return f"{name} is a {type(value).__name__}, expected a {type(form).__name__}"
+        if isinstance(form, list):
+            parts = [(f"{name}[{i}]", one, form[0]) for i, one in enumerate(value)]
+        else:
+            missing = [key for key in form if isinstance(key, str) and key not in value]
+            if missing:
+                return f"{name} has no {missing[0]!r}"
+            parts = [(f"{name}, {key}", one, form.get(key) or next((form[kind] for kind in form if isinstance(kind, type)
+                                                                      and isinstance(key, kind)), None)) for key, one in value.items()]
+        return next((found for part in parts if (found := misfit(part[1], part[2], part[0]))), None)
+    try:
+        fits = form is not None and (isinstance(value, form) if isinstance(form, type) else form(value))
+    except Exception:       # a test on something of a kind that it does not know
+        fits = False
+    if fits:
+        return None
+    shown = repr(value)[:40] if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
+    expected = "no such key" if form is None else form.__name__ if isinstance(form, type) else form.__doc__
+    return f"{name} is {shown}, expected {expected}"
+
+
+def as_json(value: Any, **style: Any) -> str:
+    """JSON that every program reads: a number that is not finite becomes null."""
+    def clean(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: clean(one) for key, one in part.items()}
+        if isinstance(part, list | tuple):
+            return [clean(one) for one in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+    return json.dumps(clean(value), allow_nan=False, **style)
 
 
 def save(folder: str | Path, state: dict[str, Any]) -> None:
@@ -50,19 +135,18 @@ def _write(path: Path, write: Callable[[BinaryIO], None], keep: Path | None) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}-*.tmp"):
         left.unlink(missing_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
+    temporary = path.parent / f".{path.name}-{secrets.token_hex(4)}.tmp"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:     # who may read it is for the umask to say, as with every file
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
         if keep is not None and path.exists():
             keep.unlink(missing_ok=True)
             _give_second_name(path, keep)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     if os.name == "posix":          # the rename itself must reach the disk; Windows has no such call
         folder = os.open(path.parent, os.O_RDONLY)
@@ -81,16 +165,19 @@ def _give_second_name(path: Path, name: Path) -> None:
 
 @contextmanager
 def locked(folder: str | Path | None) -> Iterator[None]:
-    """While this block runs, another that asks for the same folder gets a ValueError. None: nothing is locked.
+    """While this block runs, another that asks for the same folder gets a ValueError; its own thread may ask again. None: nothing is locked.
 
     The lock is the system's (flock): it ends with its process, however that ends. Windows has no such call: there nothing is locked.
     Raises OSError, saying what to do, where the folder cannot be made or written to: now, rather than after the first epoch.
+    A folder that it made and that is still empty at the end is taken away.
     """
-    if folder is None or os.name != "posix":
+    mine = (os.path.realpath(folder or ""), os.getpid(), threading.get_ident())
+    if folder is None or os.name != "posix" or mine in _held:
         yield
         return
     import fcntl
     path = Path(folder) / LOCK
+    new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")
@@ -108,10 +195,14 @@ def locked(folder: str | Path | None) -> Iterator[None]:
             raise ValueError(f"another run in {folder} has ended just now: start this one again")
         file.truncate(0)
         print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        _held.add(mine)
         try:
             yield
         finally:
+            _held.discard(mine)
             path.unlink(missing_ok=True)
+            if new and not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
 
 def exists(folder: str | Path) -> bool:
@@ -119,24 +210,48 @@ def exists(folder: str | Path) -> bool:
     return any((Path(folder) / name).is_file() for name in (NAME, PREVIOUS))
 
 
+def strangers(folder: str | Path) -> list[str]:
+    """Names in the folder that are of no run: none where there is a checkpoint, else all but what a run leaves before its first one."""
+    if exists(folder) or not Path(folder).is_dir():
+        return []
+    return sorted(path.name for path in Path(folder).iterdir()
+                  if path.name not in (LOCK, "tensorboard") and not (path.name.startswith(".") and path.name.endswith(".tmp")))
+
+
+def check_free(folder: str | Path) -> None:
+    """Raise ValueError where a new run must not begin: there is one, or there are files that none has made."""
+    if exists(folder):
+        raise ValueError(f"{folder} already holds a run: resume it (resume=True, --resume), or choose another folder")
+    if found := strangers(folder):
+        raise ValueError(f"{folder} holds files that no run has made ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''}): "
+                         "choose a new or an empty folder (out=, --out)")
+
+
 def clear(folder: str | Path) -> None:
-    """Make the folder, and remove the checkpoints and the history of an earlier run from it."""
+    """Make the folder, and remove the checkpoints and the history of an earlier run from it.
+
+    Raises ValueError where there is a history that is of no run.
+    """
+    if HISTORY in strangers(folder):
+        raise ValueError(f"{Path(folder) / HISTORY} is there, and no checkpoint of its run: it would be overwritten; "
+                         "move it away, or choose another folder (out=, --out)")
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in (PREVIOUS, NAME, HISTORY):
         (Path(folder) / name).unlink(missing_ok=True)
 
 
-def load(folder: str | Path) -> dict[str, Any]:
+def load(folder: str | Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     """What ``save`` wrote, on the CPU. "best" holds the weights to use, "extra" what the caller of ``fit`` gave.
 
     Reads data only: no code in the file is ever run. Raises ValueError naming the file when it is missing, damaged,
-    not one of mmlib's, or of a newer format, and says whether the checkpoint before it can be used instead.
+    not one of mmlib's, of a newer format, without a key that is ``needed``, or with something in it that no run writes (a weight that
+    is NaN is named), and says whether the checkpoint before it can be used instead.
     """
     path = Path(folder) / NAME
     if not exists(folder):
         raise ValueError(f"{path} does not exist: give the folder that a training run wrote (out=..., --out)")
     try:
-        return _read(path)
+        return _read(path, needed)
     except ValueError as error:
         raise ValueError(f"{error}; {_instead(path.with_name(PREVIOUS))}") from error
 
@@ -150,21 +265,24 @@ def _instead(previous: Path) -> str:
     return f"the one before it is whole (step {step}): to go on from there, rename {previous.name} to {NAME}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:   # torch.load does not compare checksums
             damaged = archive.testzip()
         state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than plain data, so it is not read: mmlib writes no such file") from error
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged, or not a checkpoint ({error})") from error
+    except Exception as error:      # zip, zlib, lzma, pickle and torch have an error for each kind of damage, and they share no class
+        raise ValueError(f"{path} is damaged, or not a checkpoint ({str(error) or type(error).__name__})") from error
     if damaged:
         raise ValueError(f"{path} is damaged (checksum of {damaged})")
     if not isinstance(state, dict) or "format" not in state:
         raise ValueError(f"{path} was not written by mmlib: it has no format number; expected a file of mmlib.checkpoint.save")
     if state["format"] != FORMAT:
         raise ValueError(f"{path} has format {state['format']}, this mmlib reads format {FORMAT}: use the mmlib that wrote it")
+    found = misfit(state, {key: form for key, form in FORM.items() if key in state or key in needed or key is str}, "it")
+    if found:
+        raise ValueError(f"{path} does not hold what a run writes: {found.removeprefix('it, ')}")
     return state
 
 
@@ -194,11 +312,30 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """The other way round."""
+    """The other way round. Raises ValueError where ``saved`` is of another optimizer, or of other weights."""
+    _check_optimizer(optimizer, saved)
     optimizer.load_state_dict(saved)
     for parameter, one in optimizer.state.items():
         for key in one.keys() - {"step"}:
             one[key] = distributed.like(one[key], parameter)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """``load_state_dict`` takes almost anything; the first step then fails, or does not."""
+    groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
+    kinds, expected = ([{name: float if number(value) else type(value) for name, value in group.items()} for group in part]
+                       for part in (groups, own))
+    if kinds != expected or [group["params"] for group in groups] != [group["params"] for group in own]:
+        raise ValueError("the checkpoint is of another optimizer: its groups of weights have other members or settings; "
+                         "build it as it was, or start a new run in another folder")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        return                  # only of these is it known here what they keep
+    for place, moments in saved["state"].items():
+        shape = tuple(parameters[place].shape) if 0 <= place < len(parameters) else "unknown"
+        found = {key: tuple(value.shape) if tensor(value) and value.is_floating_point() else None for key, value in moments.items()}
+        if found != {"step": (), "exp_avg": shape, "exp_avg_sq": shape} | ({"max_exp_avg_sq": shape} if "max_exp_avg_sq" in found else {}):
+            raise ValueError(f"the checkpoint's optimizer does not fit weight {place}, of shape {shape}: it is of another model")
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -211,6 +348,9 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 def set_random_state(device: torch.device, saved: dict[str, Tensor]) -> None:
     """The other way round; a kind of device that is not in ``saved`` goes on as it is."""
-    torch.set_rng_state(saved["cpu"])
-    if device.type in saved and device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(saved[device.type])
+    try:
+        torch.set_rng_state(saved["cpu"])
+        if device.type in saved and device.type != "cpu":
+            torch.get_device_module(device).set_rng_state(saved[device.type])
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise ValueError(f"the checkpoint's state of torch's random generator is none ({error}): start a new run") from error

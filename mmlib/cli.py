@@ -1,8 +1,8 @@
 """The command line: train on a manifest, evaluate a saved model, predict with it; and judge. ``python -m mmlib --help`` teaches."""
 import argparse
-import json
 import os
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,11 +87,11 @@ def train(arguments: argparse.Namespace) -> None:
     run = recipes.train(asked)
     if distributed.rank() > 0:
         return
+    text = checkpoint.as_json(run.metrics, indent=2)
+    checkpoint.write_atomically(asked.out / "metrics.json", lambda file: file.write(f"{text}\n".encode()))  # first: figures may fail
     plots.save(run.history.plot(), asked.out / "curve.png")
     if run.confusion is not None:
         plots.save(plots.confusion(run.confusion, run.predictor.classes), asked.out / "confusion.png")
-    text = json.dumps(run.metrics, indent=2)
-    checkpoint.write_atomically(asked.out / "metrics.json", lambda file: file.write(f"{text}\n".encode()))  # last: all is done
     print(text)
     print(f"wrote {asked.out}")
 
@@ -106,7 +106,8 @@ def warn_of_leaks(recipe: recipes.Recipe) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     """The evaluate command."""
     predictor = recipes.load(arguments.folder, arguments.device)
-    print(json.dumps(predictor.evaluate(arguments.manifest, arguments.split, arguments.on_error, arguments.allow_outside), indent=2))
+    scores = predictor.evaluate(arguments.manifest, arguments.split, arguments.on_error, arguments.allow_outside)
+    print(checkpoint.as_json(scores, indent=2))
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -114,14 +115,18 @@ def predict(arguments: argparse.Namespace) -> None:
     predictor = recipes.load(arguments.folder, arguments.device)
     senses = dict(arguments.sense) | {kind: value for kind in KINDS if (value := getattr(arguments, kind)) is not None}
     if arguments.manifest is None:
-        print(json.dumps(predictor.predict(**senses), ensure_ascii=False))
+        print(checkpoint.as_json(predictor.predict(**senses), ensure_ascii=False))
         return
     answers = predictor.predict_manifest(arguments.manifest, arguments.allow_outside)
-    print("[\n" + ",\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers) + "\n]")
+    print("[\n" + ",\n".join(checkpoint.as_json(answer, ensure_ascii=False) for answer in answers) + "\n]")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 done, 1 failed (the reason on stderr), 2 wrong usage."""
+    """Run one command; 0 done, 1 failed (the reason on stderr), 2 wrong usage. What it prints is UTF-8, whatever the system's own is."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):              # a class 狗 must not end a run because the output goes into a file on Windows
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    warnings.filterwarnings("ignore", module=r"PIL\.")    # they name no file; what cannot be read is named by mmlib
     commands = parser()
     arguments = commands.parse_args(argv)
     if getattr(arguments, "resume", False) and arguments.out is None:

@@ -40,6 +40,15 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     return tokens.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last axis where ``mask`` (it broadcasts to scores) is True, exactly 0 elsewhere.
+
+    Where nothing along the axis is True, all weights are 0.
+    """
+    lowest = torch.finfo(scores.dtype).min  # finite: -inf gives NaN in an empty row
+    return scores.masked_fill(~mask, lowest).softmax(dim=-1).masked_fill(~mask, 0)
+
+
 def from_tokens(tokens: Tensor, mask: Tensor) -> Features:
     """Features of a sequence: tokens (B, T, D) zeroed where ``mask`` (B, T) is False, pooled by their mean."""
     tokens = tokens.masked_fill(~mask[..., None], 0)

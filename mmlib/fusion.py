@@ -10,21 +10,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from mmlib.core import Features, from_pooled, masked_mean
+from mmlib.core import Features, from_pooled, masked_mean, masked_softmax
 from mmlib.fusion_asking import CrossmodalFusion, PerceiverFusion
 from mmlib.fusion_products import BilinearFusion, FiLMFusion, ProductFusion
-from mmlib.fusion_senses import keep_weights, sort_names, stack
+from mmlib.fusion_senses import apply_each, sort_names, stack
 from mmlib.fusion_tokens import BottleneckFusion, CrossFusion, JoinFusion
+from mmlib.layers import keep_weights
 
 __all__ = ["ConcatFusion", "SumFusion", "GatedFusion", "AttentionFusion", "LowRankFusion", "TensorFusion", "LateFusion", "DeepSetFusion",
            "BilinearFusion", "ProductFusion", "CrossFusion", "JoinFusion", "BottleneckFusion", "FiLMFusion", "PerceiverFusion",
            "CrossmodalFusion"]
-
-
-def softmax_present(scores: Tensor, present: Tensor) -> Tensor:
-    """Softmax over the present senses: scores, present (B, M) -> weights (B, M), exactly 0 where absent."""
-    scores = scores.masked_fill(~present, torch.finfo(scores.dtype).min)                  # finite: -inf gives NaN in an empty row
-    return scores.softmax(dim=-1).masked_fill(~present, 0)
 
 
 def _mlp(width: int, dim: int) -> nn.Sequential:
@@ -61,7 +56,7 @@ class SumFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        parts = torch.stack([self.project[name](pooled[:, i]) for i, name in enumerate(self.names)], dim=1)  # (B, M, D)
+        parts = apply_each(self.project, pooled)                                          # (B, M, D)
         return from_pooled(parts.masked_fill(~present[..., None], 0).sum(dim=1), present.any(dim=1))
 
 
@@ -75,7 +70,7 @@ class LateFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        parts = torch.stack([self.mlp[name](pooled[:, i]) for i, name in enumerate(self.names)], dim=1)      # (B, M, D)
+        parts = apply_each(self.mlp, pooled)                                              # (B, M, D)
         return from_pooled(masked_mean(parts, present), present.any(dim=1))
 
 
@@ -114,9 +109,9 @@ class GatedFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        weights = softmax_present(self.gate(pooled.flatten(1)), present)                  # (B, M)
+        weights = masked_softmax(self.gate(pooled.flatten(1)), present)                  # (B, M)
         keep_weights(self, weights)
-        parts = torch.stack([self.project[name](pooled[:, i]) for i, name in enumerate(self.names)], dim=1)  # (B, M, D)
+        parts = apply_each(self.project, pooled)                                          # (B, M, D)
         return from_pooled((weights[..., None] * parts.tanh()).sum(dim=1), present.any(dim=1))
 
 
@@ -141,7 +136,7 @@ class AttentionFusion(nn.Module):
             i = self.names.index(self.query)
             q = torch.where(present[:, i, None], pooled[:, i], q)
         scores = torch.einsum("bmd,bd->bm", pooled, self.bilinear(q)) * pooled.shape[-1] ** -0.5
-        weights = softmax_present(scores, present)                                        # (B, M)
+        weights = masked_softmax(scores, present)                                        # (B, M)
         keep_weights(self, weights)
         return from_pooled((weights[..., None] * pooled).sum(dim=1), present.any(dim=1))
 
@@ -194,5 +189,5 @@ class LowRankFusion(nn.Module):
 
 def append_one(project: nn.ModuleDict, pooled: Tensor, present: Tensor) -> list[Tensor]:
     """Each sense of ``pooled`` (B, M, D) through its projection, with a 1 appended: M of (B, width + 1); absent = [0, .., 0, 1]."""
-    parts = [layer(pooled[:, i]).masked_fill(~present[:, i, None], 0) for i, layer in enumerate(project.values())]
-    return [torch.cat([part, part.new_ones(part.shape[0], 1)], dim=-1) for part in parts]
+    parts = apply_each(project, pooled).masked_fill(~present[..., None], 0)               # (B, M, width)
+    return list(torch.cat([parts, torch.ones_like(parts[..., :1])], dim=-1).unbind(dim=1))

@@ -18,8 +18,12 @@ class Ask(nn.Module):
         self.norm_mlp, self.mlp = nn.LayerNorm(dim), nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.attention(self.norm(x), mask[:, None, None], self.norm_memory(memory))
-        return x + self.mlp(self.norm_mlp(x))
+        return x + self.update(x, memory, mask)
+
+    def update(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """What ``x`` learns from the memory: the change alone (B, Q, D), without x."""
+        found = self.attention(self.norm(x), mask[:, None, None], self.norm_memory(memory))
+        return found + self.mlp(self.norm_mlp(x + found))
 
 
 class PerceiverFusion(nn.Module):
@@ -69,7 +73,10 @@ class CrossmodalFusion(nn.Module):
         own = tokens = senses[name].tokens                                                # (B, T, D)
         mask = senses[name].mask
         if self.ask[name]:
-            heard = [(ask(own, *senses[other][:2]) - own).flatten(1) for other, ask in self.ask[name].items()]
-            present = torch.stack([senses[other].present for other in self.ask[name]], dim=1)               # (B, M - 1)
-            tokens = own + masked_mean(torch.stack(heard, dim=1), present).unflatten(1, own.shape[1:])
+            others = {other: senses[other] for other in self.ask[name]}
+            heard = [self.ask[name][other].update(own, part.tokens, part.mask).flatten(1)
+                     for other, part in others.items()]
+            present = torch.stack([part.present for part in others.values()], dim=1)      # (B, M - 1)
+            change = masked_mean(torch.stack(heard, dim=1), present)                      # (B, T * D)
+            tokens = own + change.unflatten(1, own.shape[1:])
         return from_tokens(self.transformers[name](tokens, mask[:, None, None]), mask)

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib.core import Features, from_pooled, from_tokens
-from mmlib.fusion_senses import keep_weights, line_up, sort_names, stack
+from mmlib.fusion_senses import apply_each, line_up, sort_names, stack
+from mmlib.layers import keep_weights
 
 
 class BilinearFusion(nn.Module):
@@ -26,8 +27,8 @@ class BilinearFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        parts = [self.project[name](pooled[:, i]).masked_fill(~present[:, i, None], 1) for i, name in enumerate(self.names)]
-        product = reduce(torch.mul, parts)                                                # (B, D * factors)
+        parts = apply_each(self.project, pooled).masked_fill(~present[..., None], 1)      # (B, M, D * factors)
+        product = reduce(torch.mul, parts.unbind(dim=1))                                  # (B, D * factors)
         total = product.unflatten(-1, (-1, self.factors)).sum(dim=-1)                     # (B, D)
         return from_pooled(F.normalize(signed_sqrt(total), dim=-1), present.any(dim=1))
 
@@ -53,7 +54,7 @@ class ProductFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        experts = torch.stack([self.expert[name](pooled[:, i]) for i, name in enumerate(self.names)], dim=1)  # (B, M, 2 D)
+        experts = apply_each(self.expert, pooled)                                         # (B, M, 2 D)
         mean, log_precision = experts.chunk(2, dim=-1)                                    # (B, M, D) each
         log_precision = log_precision.masked_fill(~present[..., None], float("-inf"))
         prior = torch.zeros_like(log_precision[:, :1])                                    # (B, 1, D)

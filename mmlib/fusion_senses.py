@@ -33,6 +33,12 @@ def stack(features: dict[str, Features], names: list[str]) -> tuple[Tensor, Tens
     return pooled.masked_fill(~present[..., None], 0), present
 
 
+def apply_each(layers: nn.ModuleDict, pooled: Tensor) -> Tensor:
+    """A layer of its own for each modality: pooled (B, M, D) -> (B, M, D'), M in the order of ``layers``."""
+    parts = [layer(part) for layer, part in zip(layers.values(), pooled.unbind(dim=1), strict=True)]
+    return torch.stack(parts, dim=1)
+
+
 def line_up(parts: list[Features]) -> Features:
     """The tokens of several Features in one line: (B, sum of T, D).
 
@@ -41,12 +47,6 @@ def line_up(parts: list[Features]) -> Features:
     tokens, mask = (torch.cat(part, dim=1) for part in list(zip(*parts))[:2])             # (B, sum of T, D), (B, sum of T)
     present = torch.stack([part.present for part in parts], dim=1)                        # (B, M)
     return Features(tokens, mask, masked_mean(torch.stack([part.pooled for part in parts], dim=1), present))
-
-
-def keep_weights(module: nn.Module, weights: Tensor) -> None:
-    """Keep the weights to look at, without their graph; an exported program has no place for them."""
-    if not torch.compiler.is_exporting():
-        module.weights = weights.detach()
 
 
 class Tags(nn.Module):

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmlib.core import masked_softmax
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Scaled dot-product attention written out (Vaswani et al., 2017, eq. 1) -> result (B, H, Q, d), weights (B, H, Q, K).
@@ -14,11 +16,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
     Where a query has nothing to look at, its result and its weights are exactly zero.
     """
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5                    # (B, H, Q, K)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)     # finite: -inf gives NaN in an empty row
-    weights = scores.softmax(dim=-1)
-    if mask is not None:
-        weights = weights.masked_fill(~mask, 0)
+    weights = scores.softmax(dim=-1) if mask is None else masked_softmax(scores, mask)
     return weights @ v, weights
 
 
@@ -49,7 +47,8 @@ class Attention(nn.Module):
         q = self._split(self.q(x))                                            # (B, H, Q, d)
         k, v = (self._split(part) for part in self.kv(context).chunk(2, dim=-1))
         if self.record:
-            y, self.weights = attend(q, k, v, mask)
+            y, weights = attend(q, k, v, mask)
+            keep_weights(self, weights)
         else:
             y = attend_fused(q, k, v, mask)
         return self.out(y.transpose(1, 2).flatten(2))                         # (B, Q, D)
@@ -58,9 +57,21 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)              # (B, T, D) -> (B, H, T, d)
 
 
+def keep_weights(module: nn.Module, weights: Tensor) -> None:
+    """Keep attention weights in ``module.weights``, without their graph, so that the module can be copied and pickled.
+
+    An exported program has no place for them.
+    """
+    if not torch.compiler.is_exporting():
+        module.weights = weights.detach()
+
+
 @contextmanager
 def recording(module: nn.Module) -> Iterator[None]:
-    """Inside this block every Attention of ``module`` keeps the weights of its last forward pass in ``.weights``."""
+    """Inside this block every Attention of ``module`` keeps the weights of its last forward pass in ``.weights``.
+
+    They can be read inside the block and after it, until the next recording replaces them.
+    """
     parts = [m for m in module.modules() if isinstance(m, Attention)]
     for part in parts:
         part.record = True

@@ -12,6 +12,28 @@ def accuracy(logits: Tensor, target: Tensor) -> float:
     return float((logits.argmax(dim=-1) == target).double().mean())
 
 
+def balanced_accuracy(logits: Tensor, target: Tensor) -> float:
+    """Mean over the classes in ``target`` of the share of their samples that are answered rightly.
+
+    Always giving the same class scores 1 / K, however frequent that class is.
+    """
+    from sklearn.metrics import recall_score
+    _check_classes(logits, target)
+    guess, there = logits.argmax(dim=-1).numpy(), target.unique().numpy()
+    return float(recall_score(target.numpy(), guess, average="macro", labels=there))
+
+
+def log_loss(logits: Tensor, target: Tensor) -> float:
+    """Mean of -log(the probability given to the true class), in nats: 0 is perfect, and lower is better.
+
+    A proper score: no other probabilities score better than the true ones.
+    """
+    from sklearn.metrics import log_loss as loss
+    _check_classes(logits, target)
+    shares = logits.double().softmax(dim=-1).numpy()
+    return float(loss(target.numpy(), shares, labels=range(logits.shape[-1])))
+
+
 def macro_f1(logits: Tensor, target: Tensor) -> float:
     """Mean over classes of F1: a rare class weighs as much as a frequent one. A class neither there nor predicted is left out."""
     from sklearn.metrics import f1_score

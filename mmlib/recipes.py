@@ -78,14 +78,20 @@ def regress(recipe: Recipe) -> Run:
 def train(recipe: Recipe) -> Run:
     """Train a classifier or a regressor, as the target column says (or ``recipe.task``).
 
-    Raises ValueError, naming file, row and column, for anything wrong with the manifest; see ``load_data`` and ``fit``.
+    Raises ValueError, naming file, row and column, for anything wrong with the manifest; see ``load_data`` and ``fit``. Without
+    ``resume`` the folder ``out`` must be new, or empty: nothing that is there is overwritten.
     """
     if recipe.fusion not in FUSIONS:
         raise ValueError(f"fusion is {recipe.fusion!r}, expected one of {sorted(FUSIONS)}")
     distributed.join(recipe.device)
+    with checkpoint.locked(recipe.out if distributed.rank() == 0 else None):    # from the look at it until the last checkpoint
+        if recipe.out is not None and not (recipe.resume and checkpoint.exists(recipe.out)) and distributed.rank() == 0:
+            checkpoint.check_free(recipe.out)
+        return _train(recipe)
+
+
+def _train(recipe: Recipe) -> Run:
     log = recipe.log if distributed.rank() == 0 else lambda line: None
-    if recipe.out is not None and checkpoint.exists(recipe.out) and not recipe.resume:
-        raise ValueError(f"{recipe.out} already holds a run: resume it (resume=True, --resume), or choose another folder")
     manifest = read_manifest(recipe.manifest, recipe.target, recipe.columns, recipe.group, recipe.use, recipe.allow_outside)
     data = load_data(manifest, batch_size=BATCH, seed=recipe.seed, augment=recipe.augment, task=recipe.task, on_error=recipe.on_error)
     for line in data.summary + [f"skipped: {problem}" for problem in data.skipped]:

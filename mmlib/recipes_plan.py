@@ -15,7 +15,8 @@ from mmlib.models import Backbone, Model
 FUSIONS = {name.removesuffix("Fusion").lower(): getattr(fusions, name) for name in fusions.__all__}
 DIM, DROPOUT, LR = 64, 0.1, 2e-3
 WIDTHS = {32: 32, 64: 16, 96: 12, 128: 8}  # channels of the first convolution by picture size
-BUDGET, MOST_EPOCHS = 7.5e11, 60            # multiplications of all forward passes of a training
+BUDGET = 7.5e11                            # multiplications of all forward passes of a training
+LEAST_EPOCHS, MOST_EPOCHS = 5, 60
 
 
 def plan(data: Data, fusion: str = "sum", dim: int = DIM, lr: float = LR, dropout: float = DROPOUT, budget: float = 1.0) -> dict[str, Any]:
@@ -25,26 +26,46 @@ def plan(data: Data, fusion: str = "sum", dim: int = DIM, lr: float = LR, dropou
     multiplications of forward passes times ``budget``: about three minutes of one core where it is 1.
     """
     train, fitted = data.loaders["train"], data.preprocessing
-    encoders, work = {}, 0.0
+    encoders = {}
     for name, sense in fitted.senses.items():
         if sense.kind == "image":
             size = fitted.sizes[name]
             encoders[name] = {"kind": "image", "width": WIDTHS[size], "stages": int(math.log2(size / 4))}
-            work += 9 * size**2 * WIDTHS[size] * (3 + WIDTHS[size] * (encoders[name]["stages"] - 1) / 2)
         elif sense.kind == "audio":
-            seconds = float(train.batches.stores[name].row_lengths(train.batches.rows).clip(max=WINDOW).mean()) / RATE
             encoders[name] = {"kind": "audio", "width": 16, "stages": 3}
-            work += 9 * 64 * 100 * seconds * 16 * (1 + 16)
         else:
             encoders[name] = {"kind": "text", "vocab_size": len(fitted.vocabularies[name])}
-            work += 20 * 6 * dim**2
-    epochs = int(min(MOST_EPOCHS, max(5, budget * BUDGET / work / max(1, train.samples))))
+    work = sum(multiplications(data, name, dim) for name in fitted.senses)
+    epochs = affordable(work * max(1, train.samples), budget)
     why = (f"{epochs} epochs over {train.samples:,} rows of {work / 1e6:.0f} million multiplications each "
            f"(about {3 * budget:.2g} minutes of one core, but 5 to {MOST_EPOCHS} epochs)")
     spec = {"encoders": encoders, "fusion": fusion, "dim": dim, "dropout": dropout, "epochs": epochs, "lr": lr, "why": why}
     if data.counts is None:
-        return spec | {"task": "numbers", "mean": fitted.target.mean, "std": fitted.target.std}
+        return spec | {"task": "numbers", "mean": fitted.target.mean - fitted.target.centre, "std": fitted.target.std}
     return spec | {"task": "classes", "prior": data.counts, "weight": class_weights(data.counts)}
+
+
+def multiplications(data: Data, name: str, dim: int) -> float:
+    """About how many multiplications the encoder of one modality needs for one training row, forward."""
+    train, fitted = data.loaders["train"], data.preprocessing
+    kind = fitted.senses[name].kind
+    if kind == "image":
+        size = fitted.sizes[name]
+        return 9 * size**2 * WIDTHS[size] * (3 + WIDTHS[size] * (int(math.log2(size / 4)) - 1) / 2)
+    if kind == "audio":
+        lengths = train.batches.stores[name].row_lengths(train.batches.rows)
+        return 9 * 64 * 100 * float(lengths.clip(max=WINDOW).mean()) / RATE * 16 * (1 + 16)
+    return 20 * 6 * dim**2
+
+
+def affordable(work: float, budget: float) -> int:
+    """The epochs of ``work`` multiplications each that ``budget`` pays for, but at least ``LEAST_EPOCHS``, whatever they cost."""
+    return int(min(MOST_EPOCHS, max(LEAST_EPOCHS, budget * BUDGET / work)))
+
+
+def minutes(work: float) -> float:
+    """About how many minutes of one core a training takes whose forward passes need so many multiplications."""
+    return 3 * work / BUDGET
 
 
 def class_weights(counts: Sequence[int]) -> list[float]:

@@ -1,5 +1,6 @@
-"""What a report measures in a trained model: its additive part, and what it says when a sense comes from another sample."""
-from typing import NamedTuple
+"""What a report measures: the additive part of a model, its answers when a modality is another sample's, calibration, unfinished training."""
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from mmlib.train_evaluate import one_per_row, to_device
 EVALUATIONS = 500_000  # of fusion and head for one projection; more change the third digit at most
 SHUFFLES = 10
 CHUNK = 1024
+BINS = 10               # of the reliability curves
 
 
 class Projection(NamedTuple):
@@ -106,3 +108,40 @@ def shuffle(model: Model, encoded: Encoded, name: str, seed: int = 0) -> Tensor:
         mixed = encoded.features | {name: Features(*(x[donor.to(x.device)] for x in encoded.features[name]))}
         answers.append(one_per_row(fuse(model, mixed).cpu(), None, encoded.row)[0])
     return torch.stack(answers)
+
+
+def average(logits: Sequence[Tensor], there: Tensor, prior: Tensor) -> Tensor:
+    """The probabilities of M models averaged, over the modalities that are there: M of (S, N, K) and (M, N) -> logits (S, N, K).
+
+    A row without any of them gets ``prior`` (K,), log shares of the classes.
+    """
+    weight = (there / there.sum(dim=0).clamp(min=1))[:, None, :, None]                         # (M, 1, N, 1)
+    mean = (torch.stack(list(logits)).double().softmax(dim=-1) * weight).sum(dim=0)            # (S, N, K)
+    empty = prior.double().log_softmax(dim=-1)
+    return torch.where(there.any(dim=0)[:, None], mean.clamp(min=1e-300).log(), empty).float()
+
+
+def reliability(logits: Tensor, target: Tensor, bins: int = BINS) -> list[tuple[float, float, int]]:
+    """The reliability curve (Guo et al., 2017, arXiv:1706.04599) of logits (S, N, K): confidence, accuracy and count of each bin in use.
+
+    ``bins`` equal bins of the probability of the answer given, the answers of all seeds together.
+    """
+    confidence, given = logits.double().softmax(dim=-1).max(dim=-1)                                     # (S, N) both
+    right = (given == target).double()
+    place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
+    used = [place == i for i in place.unique().tolist()]
+    return [(float(confidence[here].mean()), float(right[here].mean()), int(here.sum())) for here in used]
+
+
+def still_improving(history: Sequence[dict[str, Any]]) -> bool:
+    """Was a training stopped too soon? A row per epoch, with its ``val_loss``.
+
+    Yes where the last epoch is the best and, over the last quarter of the epochs, the loss still fell at least half as fast as over
+    all of them. Of two epochs or fewer nothing can be said, so yes.
+    """
+    losses = [row["val_loss"] for row in history]
+    steps, late = len(losses) - 1, max(1, len(losses) // 4)
+    if steps < 2:
+        return True
+    speed, late_speed = (losses[0] - losses[-1]) / steps, (losses[-1 - late] - losses[-1]) / late
+    return losses[-1] == min(losses) and late_speed >= speed / 2

@@ -1,24 +1,18 @@
-"""A Report -> report.json and report.html: one page that needs nothing else, for light and dark screens."""
+"""A report in plain numbers and words (``Report.plain``) -> one HTML page that needs nothing else, for light and dark screens."""
 import base64
 import io
-import json
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor
-
-from mmlib.checkpoint import write_atomically
 from mmlib.data import read_audio
 from mmlib.data.audio import RATE
 
-if TYPE_CHECKING:
-    from mmlib.report import Report
-
-BINS = 10            # of the reliability curves
 PICTURE, SECONDS = 320, 10   # pixels of the longer side, and of sound, that an example shows at most
-SIGNS = {"helps": "Yes", "does not help": "No", "hurts": "No, it hurts", "nothing learned": "Nothing was learned"}
+SIGNS = {"helps": "Yes", "does not help": "No", "hurts": "No, it hurts", "cannot tell": "Cannot tell",
+         "nothing learned": "Nothing was learned"}
+COLUMNS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "macro_f1": "macro-F1",
+           "auroc": "AUROC", "calibration_error": "calibration error"}
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --soft: #5d6673; --line: #dde1e7; --ground: #fff; --card: #f5f6f8; --accent: #0b62a4;
@@ -35,12 +29,13 @@ p { margin: .35rem 0; max-width: 46rem; }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
 .sign { margin: .2rem 0 .6rem; font-size: 3rem; line-height: 1.1; font-weight: 700; letter-spacing: -.03em; color: var(--bad); }
 .sign.helps { color: var(--good); }
+.sign.cannot-tell { color: var(--soft); }
 .verdict { margin-bottom: 1rem; font-size: 1.3rem; line-height: 1.45; }
 .wide { overflow-x: auto; }
 .wide svg { min-width: 38rem; }
 table { width: 100%; margin-top: 1.2rem; border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .42rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; font-weight: 400; }
-th { font-size: .8rem; color: var(--soft); border-bottom-color: var(--soft); }
+th, td { padding: .42rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; font-weight: 400; }
+th { font-size: .8rem; white-space: normal; vertical-align: bottom; color: var(--soft); border-bottom-color: var(--soft); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 tr.chosen td { font-weight: 650; color: var(--accent); }
 svg { display: block; width: 100%; height: auto; margin-top: .8rem; }
@@ -51,6 +46,8 @@ svg text.minor { fill: var(--soft); font-size: 11px; }
 .dot { fill-opacity: .85; }
 .grid { fill: none; stroke: var(--line); }
 .mark { stroke: var(--ink); stroke-width: 1.6; }
+.range { fill: none; stroke: var(--accent); stroke-width: 3; stroke-linecap: round; }
+.band { fill: var(--line); fill-opacity: .55; }
 .blind { stroke: var(--soft); stroke-dasharray: 3 4; }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: 1.5rem; }
 figure { margin: .8rem 0 0; max-width: 20rem; }
@@ -64,71 +61,83 @@ figcaption { padding-left: 2.6rem; }
 """
 
 
-def write(report: "Report", folder: Path) -> Path:
-    """Write report.json and report.html into ``folder``, each replaced atomically -> the page's path."""
-    text = json.dumps(as_json(report), indent=2, ensure_ascii=False)
-    write_atomically(folder / "report.json", lambda file: file.write(f"{text}\n".encode()))
-    html = page(report)
-    write_atomically(folder / "report.html", lambda file: file.write(html.encode()))
-    return folder / "report.html"
-
-
-def as_json(report: "Report") -> dict[str, Any]:
-    """The report in plain numbers and strings."""
-    verdict = report.verdict
-    return {"verdict": {"kind": verdict.kind, "interacts": verdict.interacts, "text": verdict.text, "best": verdict.best,
-                        "gain": verdict.gain._asdict(), "interaction": verdict.interaction._asdict()},
-            "model": report.chosen, "table": report.table, "shuffled": report.shuffled, "notes": report.notes, "classes": report.classes,
-            "rows": len(report.target),
-            "mistakes": [{key: mistake[key] for key in ("row", "true", "given", "probability")} for mistake in report.mistakes]}
-
-
-def page(report: "Report") -> str:
-    """The whole HTML page. Everything that comes from the data is escaped."""
-    kind, logits = report.verdict.kind, {answers.name: answers.logits for answers in report.answers}
-    shown = [report.chosen, report.verdict.best, "average of the senses' answers"]
-    curves = "".join(f"<figure>{reliability_curve(logits[name], report.target)}<figcaption>{escape(name)}, calibration error "
-                     f"{_row(report, name)['calibration_error']:.3f}</figcaption></figure>" for name in shown)
+def page(found: dict[str, Any]) -> str:
+    """The whole HTML page of a report in plain numbers. Everything that comes from the data is escaped."""
+    verdict, rows = found["verdict"], {row["model"]: row for row in found["table"]}
+    score, chosen, blind = verdict["score"], found["model"], rows[found["blind"]]
+    column = score.replace(" ", "_")
+    curves = "".join(f"<figure>{reliability_curve(points)}<figcaption>{escape(name)}, calibration error "
+                     f"{rows[name]['calibration_error']:.3f}</figcaption></figure>" for name, points in found["reliability"].items())
+    gains = [(row["model"], row["gain"]["points"], row["gain"]["error"]) for row in found["table"] if row["gain"]]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Does fusion help?</title><style>{STYLE}</style></head><body>
 <h1>Does fusion help?</h1>
-<div class="sign {kind.replace(" ", "-")}">{SIGNS[kind]}</div>
-<p class="verdict">{escape(report.verdict.text)}</p>
-<p class="soft">± is one standard error, from the rows and from the seeds; a difference counts from two of them on.</p>
-{"".join(f'<p class="soft">{escape(note)}</p>' for note in report.notes)}
-<h2>Accuracy</h2>
+<div class="sign {verdict["kind"].replace(" ", "-")}">{SIGNS[verdict["kind"]]}</div>
+<p class="verdict">{escape(verdict["text"])}</p>
+<p class="soft">± is one standard error, from the rows and from the seeds. A difference counts from two of them on.
+"Does not help" is said only where a gain of {verdict["matters"]:g} points is excluded.
+The smallest gain that would have shown here, with a probability of 80%, is {verdict["smallest"]:.1f} points.</p>
+{"".join(f'<p class="soft">{escape(note)}</p>' for note in found["notes"])}
+<h2>Gain over {escape(verdict["best"])}, the best single modality</h2>
+<p class="soft">Points of {score}, on the same rows. Lines: two standard errors, either way. A line that touches zero shows nothing
+yet. Grey: gains too small to matter.</p>
+{intervals(gains, verdict["fusion"], verdict["matters"])}
+<h2>{score.capitalize()}</h2>
 <p class="soft">Bars: mean over the seeds. Line across their ends: a standard deviation between seeds, either way.
 Dashed: the most frequent class.</p>
-{bars([(row["model"], row["accuracy"], row["spread"]) for row in report.table[1:]], report.chosen, report.table[0]["accuracy"])}
-<div class="wide">{_table(report)}</div>
-<h2>One sense from another sample</h2>
-<p class="soft">All senses together, when one of them comes from another sample. The lower the bar, the more it relies on that sense.</p>
-{bars([("nothing exchanged", _row(report, report.chosen)["accuracy"], 0), *((name, value, 0) for name, value in report.shuffled.items())],
-      "nothing exchanged", report.table[0]["accuracy"])}
+{bars([(row["model"], row[column], row["spread"]) for row in found["table"] if row is not blind], verdict["fusion"], blind[column])}
+<div class="wide">{_table(found["table"], verdict)}</div>
+<h2>One modality from another sample</h2>
+<p class="soft">{escape(chosen)}, when one modality comes from another sample. The lower the bar, the more the model relies on it.</p>
+{bars([("nothing exchanged", rows[chosen][column], 0), *((name, value, 0) for name, value in found["shuffled"].items())],
+      "nothing exchanged", blind[column])}
 <h2>Can its probabilities be believed?</h2>
 <p class="soft">Of the answers given with 80%, eight in ten should be right: dots on the line; below it, too sure.
 To the right: the probability given; upwards: how many of them were right, in percent. Size of a dot: how many answers.</p>
 <div class="row">{curves}</div>
 <h2>Most surely wrong</h2>
-{_examples(report.mistakes)}
+{_examples(found["mistakes"])}
 </body></html>
 """
 
 
-def _row(report: "Report", name: str) -> dict[str, Any]:
-    return next(row for row in report.table if row["model"] == name)
-
-
-def _table(report: "Report") -> str:
-    columns = ("accuracy", "spread", "macro_f1", "auroc", "calibration_error")
-    head = "".join(f"<th>{name}</th>" for name in ("model", "accuracy", "± seeds", "macro-F1", "AUROC", "calibration error"))
+def _table(table: Sequence[dict[str, Any]], verdict: dict[str, Any]) -> str:
+    head = "".join(f"<th>{name}</th>" for name in ("model", f"gain over {escape(verdict['best'])}", *COLUMNS.values(), "± seeds"))
     lines = []
-    for row in report.table:
-        chosen = ' class="chosen"' if row["model"] == report.chosen else ""
-        cells = "".join(f"<td>{row[column]:.3f}</td>" for column in columns)
+    for row in table:
+        chosen = ' class="chosen"' if row["model"] == verdict["fusion"] else ""
+        gain = f"{row['gain']['points']:+.1f} ± {row['gain']['error']:.1f}" if row["gain"] else ""
+        cells = "".join(f"<td>{value}</td>" for value in (gain, *(f"{row[name]:.3f}" for name in (*COLUMNS, "spread"))))
         lines.append(f"<tr{chosen}><td>{escape(row['model'])}</td>{cells}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def intervals(rows: Sequence[tuple[str, float, float]], chosen: str, matters: float) -> str:
+    """An SVG of differences: name, points, standard error; each a dot with a line of two errors either way, over a scale around zero."""
+    left, width, step = 250, 600, 30
+    bottom, reach = step * len(rows) + 4, max(2 * matters, *(abs(points) + 2 * error for _, points, error in rows))
+    tick = next(size for size in (1, 2, 5, 10, 20, 50, 100) if reach <= 5 * size or size == 100)
+
+    def at(points: float) -> float:
+        return left + width / 2 * (1 + max(-1.0, min(1.0, points / reach)))
+
+    parts = [f'<rect class="band" x="{at(-matters):.1f}" y="0" width="{at(matters) - at(-matters):.1f}" height="{bottom}"/>']
+    for mark in range(-int(reach // tick) * tick, int(reach // tick) * tick + 1, tick):
+        parts.append(f'<path class="{"grid" if mark else "blind"}" d="M{at(mark):.1f} 0V{bottom}"/>'
+                     f'<text class="minor" x="{at(mark):.1f}" y="{bottom + 16}" text-anchor="middle">{f"{mark:+d}" if mark else 0}</text>')
+    for i, (name, points, error) in enumerate(rows):
+        y = i * step + 16
+        parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(_short(name))}</text>'
+                     f'<path class="{"range" if name == chosen else "mark"}" d="M{at(points - 2 * error):.1f} {y}H{at(points + 2 * error):.1f}"/>'
+                     f'<circle class="dot" cx="{at(points):.1f}" cy="{y}" r="5"/>'
+                     f'<text x="{left + width + 12}" y="{y + 4}">{points:+.1f}</text>')
+    return (f'<div class="wide"><svg viewBox="0 0 {left + width + 60} {bottom + 22}" role="img" aria-label="gains">'
+            f'{"".join(parts)}</svg></div>')
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 36 else f"{name[:35]}…"
 
 
 def bars(rows: Sequence[tuple[str, float, float]], chosen: str, blind: float) -> str:
@@ -142,8 +151,7 @@ def bars(rows: Sequence[tuple[str, float, float]], chosen: str, blind: float) ->
                      f'<text class="minor" x="{x}" y="{bottom + 16}" text-anchor="middle">{tick}%</text>')
     for i, (name, mean, spread) in enumerate(rows):
         y, low, high = i * step, max(0.0, mean - spread), min(1.0, mean + spread)
-        label = name if len(name) <= 36 else f"{name[:35]}…"
-        parts.append(f'<text x="{left - 12}" y="{y + 20}" text-anchor="end">{escape(label)}</text>'
+        parts.append(f'<text x="{left - 12}" y="{y + 20}" text-anchor="end">{escape(_short(name))}</text>'
                      f'<rect class="bar{" chosen" * (name == chosen)}" x="{left}" y="{y + 6}" '
                      f'width="{width * mean:.1f}" height="20" rx="2"/>'
                      f'<path class="mark" d="M{left + width * low:.1f} {y + 16}H{left + width * high:.1f}"/>'
@@ -154,21 +162,9 @@ def bars(rows: Sequence[tuple[str, float, float]], chosen: str, blind: float) ->
             f'{"".join(parts)}</svg></div>')
 
 
-def reliability(logits: Tensor, target: Tensor, bins: int = BINS) -> list[tuple[float, float, int]]:
-    """The reliability curve (Guo et al., 2017, arXiv:1706.04599) of logits (S, N, K): confidence, accuracy and count of each bin in use.
-
-    ``bins`` equal bins of the probability of the answer given, the answers of all seeds together.
-    """
-    confidence, given = logits.double().softmax(dim=-1).max(dim=-1)                                     # (S, N) both
-    right = (given == target).double()
-    place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    used = [place == i for i in place.unique().tolist()]
-    return [(float(confidence[here].mean()), float(right[here].mean()), int(here.sum())) for here in used]
-
-
-def reliability_curve(logits: Tensor, target: Tensor) -> str:
+def reliability_curve(points: Sequence[tuple[float, float, int]]) -> str:
     """An SVG of the reliability curve: confidence to the right, accuracy upwards; the area of a dot is its share of the answers."""
-    points, size, edge = reliability(logits, target), 220, 34
+    size, edge = 220, 34
     total, grid = sum(count for _, _, count in points), []
     for tick in (0, 50, 100):
         at = size * tick / 100

@@ -16,6 +16,8 @@ from mmlib.alt_text import speaking
 FREE = ("progress", "tensorboard", "checkpoint_every", "device", "keep_freed_memory")   # settings that a resumed run may change
 POSITION = ("epoch", "batch", "step", "loss", "count", "best_value", "best_epoch")
 
+NEEDED = (*POSITION, "extra", "config", "batches", "processes", "model", "best", "optimizer", "random", "history", "seconds")   # to go on
+
 
 class History(list):
     """A row (dict) per epoch: epoch, step, lr, loss (mean over the epoch), val_loss, val_<metric> ..., seconds."""
@@ -47,7 +49,7 @@ class History(list):
 
     def write(self, folder: str | Path) -> None:
         """history.jsonl in ``folder``, a row per line, replaced as a whole."""
-        lines = "".join(json.dumps(row) + "\n" for row in self)
+        lines = "".join(checkpoint.as_json(row) + "\n" for row in self)
         checkpoint.write_atomically(Path(folder) / checkpoint.HISTORY, lambda file: file.write(lines.encode()))
 
 
@@ -73,7 +75,7 @@ class Run:
         settings = {name: value for name, value in asdict(config).items() if name not in FREE}
         self.identity = {"extra": _plain(extra), "config": settings, "batches": batches, "processes": distributed.world()}
         if resume and checkpoint.exists(out):
-            self.saved = checkpoint.load(out)
+            self.saved = checkpoint.load(out, NEEDED)
             self._check_same(self.saved)
             self._take(self.saved)
         elif out is not None and distributed.rank() == 0:
@@ -109,6 +111,9 @@ class Run:
         for name in POSITION:
             setattr(self, name, saved[name])
         self.history, self.best, self.seconds = History(saved["history"]), saved["best"], saved["seconds"]
+        if len(saved["random"]) != saved["processes"]:
+            raise ValueError(f"cannot resume the run in {self.out}: it has {len(saved['random'])} states of torch's generators, "
+                             f"expected one for each process ({saved['processes']})")
         self.random = saved["random"][distributed.rank()] if self.batch else None
 
     def restore_weights(self, model: nn.Module) -> None:

@@ -23,6 +23,7 @@ from mmlib import checkpoint, distributed, recipes
 from mmlib.data import Augment, Data, Loader, Manifest, load_data, read_manifest
 from mmlib.data.targets import choose_splits
 from mmlib.recipes import Recipe, build, plan, settings
+from mmlib.recipes_plan import minutes, multiplications
 from mmlib.recipes_predict import BATCH, SCORES
 from mmlib.train import fit
 from mmlib.tune_board import DONE, FAILED, STOPPED, TRIALS, Search, Trial, rank, read, with_settings, write
@@ -30,6 +31,7 @@ from mmlib.tune_board import DONE, FAILED, STOPPED, TRIALS, Search, Trial, rank,
 FUSIONS = ("sum", "concat", "gated", "lowrank", "join")   # that add up, that mix, that choose, that multiply, that read tokens
 DIMS, LR, DROPOUT, HIDE = (32, 64, 128), (5e-4, 1e-2), (0.0, 0.5), (0.0, 0.25, 0.5)
 HALF = 2                                                  # one in so many goes on
+BEST = "best"                                             # the folder in ``out`` that the line to train with names
 
 
 def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = False) -> Search:
@@ -54,6 +56,8 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
     if (Path(out) / TRIALS).exists() and not resume:
         raise ValueError(f"{out} already holds a search: go on with it (resume=True, --resume), or choose another folder")
     with _quiet_optuna() as optuna, checkpoint.locked(out):
+        if not (Path(out) / TRIALS).exists():
+            checkpoint.check_free(out)
         manifest = read_manifest(recipe.manifest, recipe.target, recipe.columns, recipe.group, recipe.use, recipe.allow_outside)
         manifest = without_test(manifest)
         data = load_data(manifest, splits=["train", "val"], batch_size=BATCH, seed=recipe.seed, augment=recipe.augment, task=recipe.task,
@@ -61,16 +65,17 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
         epochs = recipe.epochs or plan(data, recipe.fusion, recipe.dim, recipe.lr, recipe.dropout, recipe.budget)["epochs"]
         space = _space(optuna, recipe, len(manifest.senses))
         identity = _identity(recipe, manifest, space, epochs)
+        asked = replace(recipe, epochs=epochs, out=Path(out) / BEST, resume=False)          # what a finished trial was trained as
         done = read(Path(out), identity)
-        for line in data.summary + [_plan(recipe, trials, epochs, len(done), data.loaders["train"].samples)]:
+        for line in data.summary + [_plan(recipe, trials, epochs, len(done), data)]:
             recipe.log(line)
         while len(done) < trials:
             trial = _run(optuna, _study(optuna, space, recipe, epochs, done), space, recipe, data, epochs)
             done.append(trial)
-            found = rank(recipe, done)
+            found = rank(asked, done)
             write(Path(out), identity, done, found)
             recipe.log(_line(trial, trials, found))
-    found = rank(recipe, done)
+    found = rank(asked, done)
     recipe.log(f"{found}\n\nto train with the best settings:\n  {found.command}")
     return found
 
@@ -198,12 +203,13 @@ def _identity(recipe: Recipe, manifest: Manifest, space: dict[str, Any], epochs:
             } | {f"{name} rows": manifest.checksums(places) for name, places in rows.items()}
 
 
-def _plan(recipe: Recipe, trials: int, epochs: int, done: int, rows: int) -> str:
+def _plan(recipe: Recipe, trials: int, epochs: int, done: int, data: Data) -> str:
     before = f" ({done} of them done before)" if done else ""
-    minutes = 3 * recipe.budget
-    length = "" if recipe.epochs else f" (about {minutes:.2g} minutes of one core, all of them {minutes * trials:.2g} if none were stopped)"
-    return (f"plan: {trials} trials{before} of up to {epochs} epochs over {rows:,} rows{length}; the better half goes on after "
-            f"{_rung(epochs)} and after {HALF * _rung(epochs)} epochs; the recipe's own settings come first")
+    rows = data.loaders["train"].samples
+    each = minutes(epochs * rows * sum(multiplications(data, name, recipe.dim) for name in data.preprocessing.senses))
+    return (f"plan: {trials} trials{before} of up to {epochs} epochs over {rows:,} rows (about {each:.2g} minutes of one core with "
+            f"the recipe's own settings, beside the reading of files; {each * trials:.2g} for all of them, if none were stopped); the "
+            f"better half goes on after {_rung(epochs)} and after {HALF * _rung(epochs)} epochs; the recipe's own settings come first")
 
 
 def _line(trial: Trial, trials: int, found: Search) -> str:

@@ -13,11 +13,15 @@ from mmlib.recipes import Recipe
 
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 TRIALS, LEADERBOARD = "trials.jsonl", "leaderboard.csv"
+OPTIONS = ("group", "task", "seed", "on_error", "allow_outside", "device", "precision", "distributed", "tensorboard")   # of train
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One attempt. ``epochs`` were trained; ``loss`` is the best val loss among them, ``scores`` those of that epoch."""
+    """One attempt. ``epochs`` were trained; ``loss`` is the best val loss among them, ``scores`` those of that epoch.
+
+    ``number`` counts from 0, as optuna does; screen and leaderboard count from 1.
+    """
 
     number: int
     state: str                    # "done", "stopped" by successive halving, "failed" with a reason
@@ -33,30 +37,43 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """What ``search`` returns: ``trials``, the best first, and the recipe with the best settings."""
+    """What ``search`` returns: ``trials``, the best first, and the recipe with the best settings.
+
+    ``best`` trains as that trial was trained: the same epochs, whatever the budget would pay for; its ``out`` is the folder "best"
+    in that of the search.
+    """
 
     trials: list[Trial]
     best: Recipe
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The leaderboard: rank, state, val_loss, scores, epochs, settings, seconds and number of each trial."""
-        return [{"rank": place, "state": trial.state, "val_loss": trial.loss}
+        """The leaderboard: rank, state, val_loss, scores, epochs, settings, seconds and number (from 1) of each trial.
+
+        Only finished trials have a rank: a stopped one has the val loss of a shorter training, which is not to be compared with theirs.
+        """
+        return [{"rank": place if trial.state == DONE else None, "state": trial.state, "val_loss": trial.loss}
                 | {f"val_{name}": value for name, value in trial.scores.items()}
-                | {"epochs": trial.epochs} | trial.settings | {"seconds": trial.seconds, "trial": trial.number}
+                | {"epochs": trial.epochs} | trial.settings | {"seconds": trial.seconds, "trial": trial.number + 1}
                 for place, trial in enumerate(self.trials, 1)]
 
     @property
     def command(self) -> str:
-        """The line that trains with the best settings."""
-        recipe = self.best
-        words = ["python", "-m", "mmlib", "train", str(recipe.manifest), "--target", recipe.target]
+        """The line that trains with the best settings: all that the command line can say of ``best``.
+
+        What only Python can say (a DataFrame, an augmentation of one's own) is not in it: train ``best`` itself there.
+        """
+        recipe, usual = self.best, Recipe("")
+        source = str(recipe.manifest) if isinstance(recipe.manifest, str | Path) else "MANIFEST.csv"
+        words = ["python", "-m", "mmlib", "train", source, "--target", recipe.target]
         words += [word for kind, column in recipe.columns.items() for word in (f"--{kind}", column)]
-        for name, value in {"use": ",".join(recipe.use or ()), "group": recipe.group, "task": recipe.task, "epochs": recipe.epochs,
-                            "seed": recipe.seed or None}.items():
-            words += [f"--{name}", str(value)] if value else []
-        for name, value in self.trials[0].settings.items():
-            words += [f"--{name}", f"{value}"]
+        said = {"use": ",".join(recipe.use or ()), "epochs": recipe.epochs, "out": recipe.out} | self.trials[0].settings
+        for name in OPTIONS:
+            if (value := getattr(recipe, name)) != getattr(usual, name):
+                said[name] = value
+        for name, value in said.items():
+            flag = f"--{name.replace('_', '-')}"
+            words += [] if value in (None, "") else [flag] if value is True else [flag, str(value)]
         return shlex.join(words)
 
     def __str__(self) -> str:
@@ -72,7 +89,7 @@ def _short(value: Any) -> str:
 
 
 def rank(recipe: Recipe, done: list[Trial]) -> Search:
-    """Those that were not stopped first, by val loss; then those that came furthest."""
+    """Those that were not stopped first, by val loss; then those that came furthest. ``recipe`` is as the trials were trained."""
     order = sorted(done, key=lambda trial: ((DONE, STOPPED, FAILED).index(trial.state), -trial.epochs if trial.state != DONE else 0,
                                             math.inf if trial.loss is None else trial.loss, trial.number))
     return Search(order, with_settings(recipe, order[0].settings))
@@ -84,6 +101,23 @@ def with_settings(recipe: Recipe, chosen: dict[str, Any]) -> Recipe:
     return replace(recipe, augment=replace(recipe.augment, hide=chosen["hide"]), **rest)
 
 
+def _state(value: Any) -> bool:
+    """'done', 'stopped' or 'failed'"""
+    return value in (DONE, STOPPED, FAILED)
+
+
+def _misfit(trial: Any, number: int) -> str | None:
+    """Where a line of trials.jsonl is no trial, or not the one of this number."""
+    finite, whole, optional = checkpoint.finite, checkpoint.whole, checkpoint.optional
+    found = checkpoint.misfit(trial, {
+        "number": whole, "state": _state, "loss": optional, "scores": {str: optional}, "epochs": whole, "seconds": finite,
+        "losses": [finite], "reason": str, "marks": checkpoint.plain,
+        "settings": {"fusion": str, "dim": whole, "lr": finite, "dropout": finite, "hide": finite}}, f"line {number + 2}")
+    if not found and (trial["number"] != number or (trial["state"] == DONE and trial["loss"] is None)):
+        return f"line {number + 2} is not trial {number}, with a loss where it is done"
+    return found
+
+
 def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
     """The trials of the search in ``out``, none where there is no search. Raises ValueError where it is another one, or damaged."""
     path = out / TRIALS
@@ -91,9 +125,13 @@ def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
         return []
     try:
         before, *trials = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        done = [Trial(**trial) for trial in trials]
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged, or no search of this version: {error}; choose another folder") from error
+    found = checkpoint.misfit(before, {str: object}, "line 1") or next(
+        (words for i, trial in enumerate(trials) if (words := _misfit(trial, i))), None)
+    if found:
+        raise ValueError(f"{path} is damaged, or no search of this version: {found}; choose another folder")
+    done = [Trial(**trial) for trial in trials]
     for name, now in identity.items():
         if before.get(name) != json.loads(json.dumps(now)):
             raise ValueError(f"cannot go on with the search in {out}: {name} was {before.get(name)} and is now {now}; "
@@ -103,7 +141,7 @@ def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
 
 def write(out: Path, identity: dict[str, Any], done: list[Trial], found: Search) -> None:
     """Replace both files in ``out``, each as a whole."""
-    lines = "".join(json.dumps(part) + "\n" for part in [identity, *map(asdict, done)])
+    lines = "".join(checkpoint.as_json(part) + "\n" for part in [identity, *map(asdict, done)])
     checkpoint.write_atomically(out / TRIALS, lambda file: file.write(lines.encode()))
     table = io.StringIO()
     writer = csv.DictWriter(table, list(found.rows[0]), restval="", lineterminator="\n")

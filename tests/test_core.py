@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib.core import check_batch, from_pooled, from_tokens, masked_mean
+from mmlib.core import check_batch, from_pooled, from_tokens, masked_mean, masked_softmax
 
 # a full sample, a ragged one, one with a single token, one with none
 MASK = torch.arange(5) < torch.tensor([5, 3, 1, 0])[:, None]                   # (4, 5)
@@ -99,3 +99,15 @@ def test_pooled_has_the_gradient_of_a_plain_mean_over_each_row():
     (gradient,) = torch.autograd.grad((from_tokens(x, MASK).pooled * weights).sum(), x)
     length = MASK.sum(dim=1).clamp(min=1)[:, None, None]
     torch.testing.assert_close(gradient, (weights[:, None] / length).expand(-1, 5, -1) * F.one_hot(MASK.long(), 2)[..., 1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_masked_softmax_is_the_softmax_of_what_is_real_and_exactly_zero_elsewhere(dtype):
+    scores = (30 * torch.randn(4, 5)).to(dtype).requires_grad_()
+    scores.data[1] -= 1e4                                                     # however low the real ones are
+    weights = masked_softmax(scores, MASK)
+    for row, length in enumerate([5, 3, 1, 0]):
+        assert torch.equal(weights[row, :length], scores[row, :length].softmax(dim=0))
+    assert not weights[~MASK].any()
+    weights.square().sum().backward()
+    assert scores.grad.isfinite().all() and not scores.grad[~MASK].any()

@@ -1,9 +1,14 @@
 """Sound of every kind becomes float32, mono, 16 kHz; the pitch and the loudness stay what they were."""
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+import mmlib.data.audio
 from mmlib.data.audio import RATE, read_audio, seconds
 
 
@@ -83,6 +88,48 @@ def test_arrays_of_every_type_agree():
 def test_an_array_that_is_no_sound_is_refused_with_the_reason(array, word):
     with pytest.raises(ValueError, match=word):
         read_audio(array)
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("decoder"), TypeError(), OverflowError("too large")],
+                         ids=lambda fault: type(fault).__name__)
+def test_whatever_a_sound_decoder_raises_is_a_reason(tmp_path, monkeypatch, fault):
+    def read(*_, **__):
+        raise fault
+    soundfile.write(tmp_path / "x.wav", tone(RATE), RATE)
+    for place, name in ((soundfile.SoundFile, "read"), (mmlib.data.audio, "_resample")):
+        with monkeypatch.context() as patched, pytest.raises(ValueError) as caught:
+            patched.setattr(place, name, read)
+            read_audio(tmp_path / "x.wav")
+        assert ("memory" if isinstance(fault, MemoryError) else str(fault) or type(fault).__name__) in str(caught.value)
+
+
+def test_a_header_that_sends_the_library_nowhere_makes_no_noise(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)          # pytest has its own
+    soundfile.write(tmp_path / "x.aiff", np.zeros(300), RATE)
+    data = (tmp_path / "x.aiff").read_bytes()
+    (tmp_path / "x.aiff").write_bytes(data[:38] + b"\xff" + data[39:])            # of the chunk of samples: its size
+    for read in (read_audio, seconds):
+        try:
+            read(tmp_path / "x.aiff")
+        except ValueError:
+            pass
+    assert capfd.readouterr() == ("", "")
+
+
+def test_notes_of_the_mpeg_decoder_reach_nobody_and_standard_error_is_there_again(tmp_path, capfd):
+    soundfile.write(tmp_path / "x.mp3", np.random.default_rng(0).uniform(-0.9, 0.9, 3000), 48_000, format="MP3")
+    data = (tmp_path / "x.mp3").read_bytes()
+    (tmp_path / "x.mp3").write_bytes(data[:500] + bytes(40) + data[900:])
+
+    def read(_: int) -> None:
+        try:
+            read_audio(tmp_path / "x.mp3")
+        except ValueError:
+            pass
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, range(100)))
+    os.write(2, b"here")
+    assert capfd.readouterr() == ("", "here")
 
 
 def test_broken_files_say_what_is_wrong(tmp_path):

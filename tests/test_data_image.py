@@ -1,11 +1,14 @@
 """Pictures of every kind that people have become uint8 (3, S, S): the whole picture, upright, with its colours."""
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from mmlib.data import ManifestErrors, load_data, read_manifest
 from mmlib.data.image import choose_size, image_size, read_image
 
 RED, BLUE = (220, 30, 40), (20, 60, 200)
@@ -180,6 +183,57 @@ def test_random_damage_gives_a_picture_or_a_valueerror(tmp_path):
 def test_a_broken_exif_block_does_not_lose_the_picture(tmp_path):
     two_colours().save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*" + struct.pack(">I", 1 << 20))
     assert close(halves(read_image(tmp_path / "x.jpg", 32))[0], RED, 20)
+
+
+FAULTS = [RuntimeError("Failed to decode frame 0"), NotImplementedError("Unknown pixel format flags 0"), struct.error("unpack"),
+          SyntaxError("broken"), KeyError("mode"), IndexError(), RecursionError("too deep"), OSError("gs failed"), MemoryError(),
+          subprocess.CalledProcessError(1, ["gs"]), AttributeError("none"), ZeroDivisionError("division by zero")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_whatever_a_decoder_raises_is_a_reason_listed_with_all_others_and_skipped_when_asked(tmp_path, monkeypatch, fault):
+    rows = ["image,label,split"]
+    for i in range(12):
+        two_colours(8, 8 + i).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{'cat' if i % 2 else 'dog'},{('train', 'train', 'val', 'test')[i // 3]}")
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", failing(PngImagePlugin.PngImageFile.load, (8, 8), fault))
+    with pytest.raises(ManifestErrors) as caught:
+        load_data(read_manifest(tmp_path / "m.csv"), progress=False)
+    assert [(p.row, p.column, p.path) for p in caught.value.problems] == [("line 2", "image", "0.png"), ("line 5", "image", "3.png")]
+    reason = caught.value.problems[0].reason
+    assert ("memory" if isinstance(fault, MemoryError) else str(fault) or type(fault).__name__) in reason
+    data = load_data(read_manifest(tmp_path / "m.csv"), progress=False, on_error="skip")
+    assert [problem.row for problem in data.skipped] == ["line 2", "line 5"] and data.loaders["train"].samples == 4
+
+
+def failing(real, size: tuple[int, int], fault: Exception):
+    """``real`` that raises ``fault`` for pictures of one size."""
+    def load(image, *arguments):
+        if image.size == size:
+            raise fault
+        return real(image, *arguments)
+    return load
+
+
+def test_a_decoder_that_fails_at_the_header_is_a_reason_too(tmp_path, monkeypatch):
+    two_colours().save(tmp_path / "x.png")
+    for fault in FAULTS:
+        monkeypatch.setattr(Image, "open", lambda *_, fault=fault, **__: failing(None, (0, 0), fault)(Image.new("L", (0, 0))))
+        with pytest.raises(ValueError, match=r"\w"):
+            image_size(tmp_path / "x.png")
+
+
+def test_pillow_says_nothing_about_a_bad_file_that_does_not_name_it(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.tiff")
+    data = (tmp_path / "x.tiff").read_bytes()
+    samples = data.index(struct.pack("<HHI", 277, 3, 1)) + 8                    # samples per pixel: 3
+    (tmp_path / "x.tiff").write_bytes(data[:samples] + b"\x08" + data[samples + 1:])
+    program = f"from mmlib.data import read_image\nread_image({str(tmp_path / 'x.tiff')!r}, 32)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ValueError: not a picture" in done.stderr
+    assert "More samples" not in done.stderr.partition("Traceback")[0]
 
 
 def test_the_size_is_the_smallest_that_holds_the_median_longer_side():

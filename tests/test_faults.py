@@ -145,7 +145,7 @@ def test_a_disk_without_hard_links_keeps_the_one_before_too(tmp_path, monkeypatc
 
 def test_no_damage_to_a_checkpoint_goes_unnoticed(tmp_path):
     """Cut off at any place, or any byte changed: an error, or exactly what was saved."""
-    saved = {"step": 5, "model": {"w": torch.randn(50), "n": torch.arange(5)}, "history": [{"epoch": 1}], "words": ["cat", "狗"]}
+    saved = {"step": 5, "model": {"w": torch.randn(50), "n": torch.arange(5)}, "history": [{"epoch": 1, "seconds": 2.5}], "words": ["cat", "狗"]}
     checkpoint.save(tmp_path, saved)
     path = tmp_path / checkpoint.NAME
     whole, same, noticed = path.read_bytes(), 0, 0

@@ -3,6 +3,7 @@ last equal their formulas, written out one sample at a time.
 
 tests/test_laws.py holds the same laws for whole models; here each fusion stands alone and answers for its inputs' gradients too.
 """
+import copy
 import io
 import itertools
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from mmlib import fusion
 from mmlib.core import Features, from_tokens
 from mmlib.fusion import BilinearFusion, CrossmodalFusion, DeepSetFusion, FiLMFusion, PerceiverFusion, ProductFusion
+from mmlib.fusion_asking import Ask
 from mmlib.fusion_products import signed_sqrt
 from mmlib.layers import recording
 
@@ -412,3 +414,14 @@ def test_crossmodal_never_looks_at_a_token_that_is_not_there():
             mask = features[answerer].mask[:, None, None]                     # (B, 1, 1, K)
             weights = ask.attention.weights                                   # (B, H, T, K)
             assert weights.shape[2:] == (features[asker].mask.shape[1], mask.shape[-1]) and not weights.masked_select(~mask).any()
+
+
+def test_what_a_token_learns_keeps_its_digits_beside_a_large_token():
+    """``Ask.update`` is the change alone: x + change - x would lose what rounding takes from a large x."""
+    torch.manual_seed(0)
+    ask, x, memory = Ask(D, 2), 1e5 * torch.randn(2, 3, D), torch.randn(2, 4, D)
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    change = ask.update(x, memory, mask)
+    torch.testing.assert_close(ask(x, memory, mask), x + change, rtol=0, atol=0)
+    exact = copy.deepcopy(ask).double().update(x.double(), memory.double(), mask)
+    torch.testing.assert_close(change.double(), exact, rtol=1e-4, atol=1e-5)

@@ -1,12 +1,20 @@
 """Manifests, pictures and sounds as bad as hypothesis can make them: a finite tensor, or a ValueError that says why. 300 cases; long: 10,000."""
+import collections
+import copy
 import csv
 import faulthandler
+import functools
 import io
+import json
+import random
+import shutil
 import struct
 import sys
 import warnings
+import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +25,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_train import CPU, Tiny, cut, sample_batch
 
+from mmlib import Recipe, checkpoint, classify, fit, load
 from mmlib.core import check_batch
 from mmlib.data import load_data, read_audio, read_image, read_manifest
 from mmlib.data.audio import seconds
 from mmlib.data.image import image_size
+from mmlib.worlds import pets
 
 PATIENCE = 60   # seconds for one case, far more than any takes: then the process ends with a traceback, rather than hang
 EACH = pytest.mark.parametrize("cases", [75, pytest.param(2500, marks=pytest.mark.long)])
@@ -79,7 +90,9 @@ def damaged(files: list[bytes]) -> st.SearchStrategy[bytes]:
 def pictures() -> list[bytes]:
     """A small picture in every format that people have."""
     pixels = (np.arange(20 * 30 * 3) * 37 % 256).astype(np.uint8).reshape(20, 30, 3)
-    kinds = [("PNG", "RGB", {}), ("PNG", "P", {}), ("PNG", "LA", {}), ("PNG", "I;16", {}), ("JPEG", "RGB", {}), ("JPEG", "CMYK", {}),
+    Image.init()
+    kinds = [(name, mode, {}) for name in sorted(Image.SAVE) for mode in ("RGB", "L", "1", "F") if can_save(name, mode)]
+    kinds += [("PNG", "RGB", {}), ("PNG", "P", {}), ("PNG", "LA", {}), ("PNG", "I;16", {}), ("JPEG", "RGB", {}), ("JPEG", "CMYK", {}),
              ("JPEG", "L", {"progressive": True}), ("GIF", "P", {}), ("BMP", "RGB", {}), ("BMP", "P", {}), ("TIFF", "RGB", {}),
              ("TIFF", "F", {}), ("TIFF", "RGB", {"compression": "tiff_lzw"}), ("TIFF", "1", {"compression": "group4"}),
              ("WEBP", "RGBA", {"lossless": True}), ("WEBP", "RGB", {}), ("PPM", "RGB", {}), ("ICO", "RGBA", {}), ("TGA", "RGB", {})]
@@ -90,6 +103,15 @@ def pictures() -> list[bytes]:
         image.save(file := io.BytesIO(), name, **options, **({"exif": exif} if name in ("PNG", "JPEG", "WEBP") else {}))
         files.append(file.getvalue())
     return files
+
+
+def can_save(name: str, mode: str) -> bool:
+    """Not PDF and PALM, which Pillow writes and does not read, nor EPS, which it gives to Ghostscript."""
+    try:
+        Image.new(mode, (4, 4)).save(io.BytesIO(), name)
+    except Exception:       # each plugin has its own way to say that it does not write this
+        return False
+    return name not in ("PDF", "PALM", "EPS")
 
 
 def huge_png(width: int, height: int, depth: int, colour: int, data: bytes) -> bytes:
@@ -116,10 +138,15 @@ def test_any_bytes_give_a_picture_or_the_reason(tmp_path, cases):
     search(st.tuples(files, st.sampled_from([32, 128])), check, cases)
 
 
+def test_the_pictures_to_damage_are_of_every_format_that_pillow_writes():
+    kinds = {Image.open(io.BytesIO(file)).format for file in pictures()}
+    assert {"AVIF", "DDS", "JPEG2000", "ICNS", "QOI", "TIFF"} & set(Image.SAVE) <= kinds and len(kinds) >= 15
+
+
 @EACH
-def test_any_bytes_give_a_sound_or_the_reason(tmp_path, cases):
+def test_any_bytes_give_a_sound_or_the_reason(tmp_path, cases, capfd):
     draw = np.random.default_rng(0).uniform(-0.9, 0.9, (3000, 2))
-    kinds = [("WAV", "PCM_16"), ("WAV", "PCM_U8"), ("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAV", "ULAW"), ("WAV", "IMA_ADPCM"), ("FLAC", "PCM_24"),
+    kinds = [("IRCAM", "ULAW"), ("WAV", "PCM_16"), ("WAV", "PCM_U8"), ("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAV", "ULAW"), ("WAV", "IMA_ADPCM"), ("FLAC", "PCM_24"),
              ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"), ("CAF", "ALAC_16")]
     files, path = [], tmp_path / "sound"
     for name, subtype in kinds:
@@ -132,6 +159,7 @@ def test_any_bytes_give_a_sound_or_the_reason(tmp_path, cases):
         assert length is None or (np.isfinite(length) and length >= 0)
         assert_sound(clip)
     search(st.one_of(damaged(files), damaged(files), st.binary(max_size=200)), check, cases)
+    assert capfd.readouterr() == ("", ""), "noise without the name of a file"
 
 
 def assert_sound(clip: torch.Tensor | None) -> None:
@@ -157,14 +185,136 @@ def test_any_samples_at_any_rate_give_a_sound_or_the_reason(tmp_path, cases):
         if case[0].dtype == np.float32 and case[0].ndim in (1, 2) and 1 <= case[1] <= 768_000 and case[0].shape[-1] in (1, 2, 100):
             soundfile.write(path, case[0] if case[0].shape[-1] < 100 else case[0].T, case[1], subtype="FLOAT")
             assert_sound(allowed(read_audio, path))
-    search(st.tuples(arrays, rate), check, cases, known=((np.full((100, 2), 1.7e38, np.float32), 1),))
+    search(st.tuples(arrays, rate), check, cases, known=((np.full((100, 2), 1.7e38, np.float32), 100),))
 
 
 def test_a_clip_of_days_by_its_rate_is_refused_before_it_takes_gigabytes(tmp_path):
-    soundfile.write(tmp_path / "slow.wav", np.zeros(100_000), 1)
-    for source in ((tmp_path / "slow.wav",), (np.zeros(100_000), 1)):
-        with pytest.raises(ValueError, match="lasts 28 hours at 1 Hz, expected at most 4: correct the rate"):
+    soundfile.write(tmp_path / "slow.wav", np.zeros(2_000_000), 100)
+    for source in ((tmp_path / "slow.wav",), (np.zeros(2_000_000), 100)):
+        with pytest.raises(ValueError, match="lasts 6 hours at 100 Hz, expected at most 4: correct the rate"):
             read_audio(*source)
+
+
+def test_a_rate_too_low_for_any_sound_is_refused_before_it_is_spread_out(tmp_path, monkeypatch):
+    """3,000 samples at 1 Hz are 48 million at 16 kHz: seconds of work for a file of 6 kB with one wrong byte."""
+    monkeypatch.setattr("mmlib.data.audio._resample", None)
+    soundfile.write(tmp_path / "slow.wav", np.zeros(3000), 1)
+    for source in ((tmp_path / "slow.wav",), (np.zeros(3000), 1)):
+        with pytest.raises(ValueError, match="sample rate 1 Hz, expected 100 to"):
+            read_audio(*source)
+
+
+# ---- what a run wrote, changed by someone, with right checksums
+
+JUNK = [None, 0, 5, -1, 10**30, 1e308, float("nan"), float("inf"), True, "", "zzz", b"x", [], [1], {}, {"a": 1}, {1: 2}, (), torch.zeros(3),
+        torch.zeros(3, dtype=torch.int64), torch.tensor(float("nan")), torch.zeros(2, dtype=torch.complex64), torch.zeros(3).to_sparse()]
+
+
+def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """The path to everything in nested dicts and lists."""
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(part, (*path, key))
+
+
+def edited(state: dict, chance: random.Random) -> dict:
+    """A copy in which something, at any depth, is another thing, gone, or twice there; or a number or tensor is another one."""
+    state = copy.deepcopy(state)
+    by_depth = collections.defaultdict(list)
+    for path in places(state):
+        by_depth[path[:1 + chance.randrange(3)]].append(path)          # or weights, by their number, would be nearly all
+    *above, key = chance.choice(by_depth[chance.choice(list(by_depth))])
+    holder = functools.reduce(lambda part, name: part[name], above, state)
+    kind = chance.choice(["junk", "junk", "junk", "gone", "more", "nan"])
+    if kind == "gone":
+        del holder[key]
+    elif kind == "more" and isinstance(holder, list):
+        holder.append(holder[key])
+    elif kind == "nan" and isinstance(holder[key], torch.Tensor) and holder[key].is_floating_point():
+        holder[key] = holder[key] * float("nan")
+    else:
+        holder["new" if kind == "more" else key] = chance.choice(JUNK)
+    return state
+
+
+def rezipped(data: bytes, chance: random.Random) -> bytes:
+    """The same archive with bytes of one of its files changed, packed anew: its checksums are right; or with a damaged compression."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in files if name.endswith("data.pkl"))
+    name, how = chance.choice([pickled, pickled, pickled, *files]), chance.choice([zipfile.ZIP_STORED] * 3 + [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+    changed = bytearray(files[name])
+    for _ in range(chance.choice([1, 1, 2, 4])):
+        if changed:
+            changed[chance.randrange(len(changed))] = chance.randrange(256)
+    with zipfile.ZipFile(out := io.BytesIO(), "w", how) as archive:
+        for other, content in files.items():
+            archive.writestr(other, bytes(changed) if other == name else content)
+    whole = bytearray(out.getvalue())
+    if how != zipfile.ZIP_STORED:
+        whole[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+    return bytes(whole)
+
+
+def check_checkpoints(tmp_path: Path, path: Path, use: Callable[[], Any], cases: int) -> None:
+    """``use`` of so many changed checkpoints gives a result or a ValueError that names the folder or what does not fit."""
+    data, chance, refused, escaped = path.read_bytes(), random.Random(cases), 0, collections.Counter()
+    state = torch.load(path, weights_only=True)
+    for number in range(cases):
+        if number % 3:
+            torch.save(edited(state, chance), path)
+        else:
+            path.write_bytes(rezipped(data, chance))
+        try:
+            use()
+        except ValueError as error:
+            assert str(error).strip()
+            refused += 1
+        except Exception as error:
+            escaped[type(error).__name__, str(error)[:100]] += 1
+    assert not escaped, f"{sum(escaped.values())} of {cases}: {escaped}"
+    assert cases / 4 < refused, "nearly all edits went through: nothing was tested"
+
+
+FILES = pytest.mark.parametrize("cases", [60, pytest.param(1500, marks=pytest.mark.long)])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    pets.write(pets.draw(24), folder)
+    classify(Recipe(folder / "manifest.csv", out=folder / "run", epochs=1, dim=8, device="cpu", log=lambda line: None))
+    return folder / "run"
+
+
+@FILES
+@pytest.mark.filterwarnings("ignore")
+def test_a_changed_checkpoint_answers_or_says_why_it_cannot_be_loaded(tmp_path, saved, cases):
+    shutil.copytree(saved, tmp_path / "run")
+    asked = {"image": np.zeros((8, 8), np.uint8), "text": "it purrs", "audio": np.zeros(800)}
+
+    def use() -> None:
+        answers = [load(tmp_path / "run", "cpu").predict(**sample) for sample in (asked, {"text": "a cat"}, {})]
+        json.dumps(answers, allow_nan=False)
+    use()
+    check_checkpoints(tmp_path, tmp_path / "run" / checkpoint.NAME, use, cases)
+
+
+@FILES
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_goes_on_from_a_changed_checkpoint_or_says_why_not(tmp_path, cases):
+    config = replace(CPU, epochs=2, checkpoint_every=1, progress=False)
+
+    def train(resume: bool) -> None:
+        fit(Tiny(), cut(sample_batch(12), 4), [sample_batch(8)], config, out=tmp_path, resume=resume, extra={"words": ["cat"]})
+    train(False)
+    (tmp_path / checkpoint.PREVIOUS).replace(tmp_path / checkpoint.NAME)     # within the last epoch
+    middle = (tmp_path / checkpoint.NAME).read_bytes()
+
+    def use() -> None:
+        train(True)
+    check_checkpoints(tmp_path, tmp_path / checkpoint.NAME, use, cases)
+    assert torch.load(io.BytesIO(middle), weights_only=True)["batch"] > 0
 
 
 @EACH

@@ -1,13 +1,15 @@
 """Building blocks judged by PyTorch's own, forward and gradient; padding and empty rows never matter."""
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.layers import (Attention, Recurrent, Transformer, VariationalDropout, attend, attend_fused, recording, reverse_within,
-                          sine_positions)
+from mmlib.layers import (Attention, Block, Recurrent, Transformer, VariationalDropout, attend,
+                          attend_fused, recording, reverse_within, sine_positions)
 
 LENGTHS = [7, 4, 1, 0]                                                        # full, ragged, a single token, absent
 MASK = torch.arange(7) < torch.tensor(LENGTHS)[:, None]                       # (4, 7)
@@ -205,3 +207,32 @@ def test_a_transformer_does_not_see_padding_and_a_memory_reaches_it():
     torch.testing.assert_close(hidden[MASK], y[MASK])
     changed = model(x, look, memory + 1 + torch.randn_like(memory), look_memory)
     assert torch.equal((changed != y).flatten(1).any(dim=1), torch.tensor([True, False, True, True]))
+
+
+def test_a_model_can_be_copied_and_pickled_after_recording_and_its_weights_stay_readable():
+    model = Transformer(8, 1, 2)
+    with recording(model):
+        model(torch.randn(4, 7, 8), MASK[:, None, None]).sum().backward()
+    kept = model.blocks[0].attention.weights
+    assert not kept.requires_grad and kept.grad_fn is None
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other.blocks[0].attention.weights, kept)
+
+
+def test_recording_does_not_change_the_gradient():
+    model, x = Transformer(8, 1, 2), torch.randn(4, 7, 8)
+    plain = gradients(model(x, MASK[:, None, None]), list(model.parameters()))
+    with recording(model):
+        recorded = gradients(model(x, MASK[:, None, None]), list(model.parameters()))
+    torch.testing.assert_close(recorded, plain)
+
+
+@pytest.mark.parametrize("branch", ["attention", "cross", "mlp"])
+def test_dropout_acts_on_every_branch_of_a_block(branch):
+    """With everything dropped, what each branch would add is gone and x comes out as it went in."""
+    block, x = Block(8, 2, cross=True, dropout=1.0), torch.randn(4, 7, 8)
+    for other in {"attention", "cross", "mlp"} - {branch}:                    # one branch at a time
+        last = block.mlp[2] if other == "mlp" else getattr(block, other).out
+        nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
+    assert not torch.allclose(block.eval()(x, None, x, None), x), "the branch adds something"
+    assert torch.equal(block.train()(x, None, x, None), x)

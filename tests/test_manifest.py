@@ -1,12 +1,14 @@
 """Manifests as people write them: what is read, what is refused and how it is said; targets; splits."""
+import csv
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from mmlib.data import load_data
 from mmlib.data.manifest import ManifestErrors, Sense, read_manifest, resolve
-from mmlib.data.targets import check_target, choose_splits, read_target
+from mmlib.data.targets import alike, check_target, choose_splits, read_target
 
 
 def write(folder, text: str, name: str = "m.csv", encoding: str = "utf-8"):
@@ -47,6 +49,14 @@ def test_what_is_wrong_with_the_table_is_said(tmp_path, text, words):
     with pytest.raises(ValueError) as error:
         read_manifest(write(tmp_path, text))
     assert all(word in str(error.value) for word in [*words, "m.csv"])
+
+
+def test_a_long_text_is_a_text_and_the_limit_of_the_csv_module_stays_what_it_was(tmp_path):
+    before, long = csv.field_size_limit(), "word " * 28_000                       # 140 kB
+    assert read_manifest(write(tmp_path, f"text,label\n{long},a\nb,c\n")).cells["text"] == [long.strip(), "b"]
+    with pytest.raises(ValueError, match="line 3"):
+        read_manifest(write(tmp_path, f'text,label\n"{long},a\nb,c\n'))
+    assert csv.field_size_limit() == before
 
 
 def test_another_encoding_is_named_with_its_place(tmp_path):
@@ -153,6 +163,31 @@ def test_targets_that_cannot_be_learnt_are_refused(values, task, words):
     with pytest.raises(ValueError) as error:
         read_target(values, task, "label")
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("one, other, shown", [
+    ("Cat", "cat", "'Cat' and 'cat'"), ("1", "1.0", "'1' and '1.0'"), ("café", "cafe\u0301", r"'caf\xe9' and 'cafe\u0301'"),
+    ("a  b", "a b", "'a  b' and 'a b'"), ("ﬁsh", "fish", r"'\ufb01sh' and 'fish'"), ("007", "7", "'007' and '7'")])
+def test_labels_that_differ_only_in_how_they_are_written_are_two_classes_and_a_hint_names_both(tmp_path, one, other, shown):
+    rows = "".join(f"w{i},{(one, other, 'x')[i % 3]},{('train', 'val', 'test')[i // 9]}\n" for i in range(27))
+    data = load_data(read_manifest(write(tmp_path, f"text,label,split\n{rows}")), task="classes", progress=False)
+    assert len(data.preprocessing.target.classes) == 3
+    hints = [line for line in data.summary if line.startswith("warning")]
+    assert len(hints) == 1 and all(part in hints[0] for part in shown.split(" and ")) and "one class" in hints[0]
+
+
+def test_labels_that_are_plainly_different_get_no_hint():
+    assert not alike(["cat", "cats", "1", "10", "-1", "猫", "狗", "a b", "ab"])
+
+
+def test_numbers_that_differ_beyond_float32_are_told_apart_and_those_beyond_float64_are_refused():
+    times = [f"{1_700_000_000 + 50 * (i % 2) + i % 7 / 10}" for i in range(100)]
+    target, exact = read_target(times, "numbers"), np.array([float(value) for value in times])
+    assert len(set(target.encode(times).tolist())) == len(set(times))
+    np.testing.assert_allclose(target.encode(times).double().numpy() + target.centre, exact, rtol=0, atol=1e-4)
+    assert read_target([f"{i / 7}" for i in range(100)], "numbers").centre == 0         # what float32 can hold stays as it is
+    with pytest.raises(ValueError, match="differ by .* beyond the digits .* take away what all have in common"):
+        read_target(["1e16", "10000000000000002", "1e16"], "numbers")
 
 
 def test_a_class_unseen_in_training_is_named_with_split_and_count():

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -186,3 +187,24 @@ def test_predict_names_the_wrong_sample_and_sense(small):
         predictor.predict(image=[None], text=["a", "b"])
     with pytest.raises(ValueError, match="does not exist"):
         load(small[0])
+
+
+def test_the_score_of_large_numbers_is_honest_and_the_answer_has_their_size(tmp_path):
+    """Times of a clock, 1.7e9 and 0 or 50 seconds: the text tells which, and noise of a second. In float32 all of them are one number."""
+    noise = np.random.default_rng(0).normal(size=120)
+    rows = [{"text": "late" if i % 2 else "early", "label": f"{1.7e9 + 50 * (i % 2) + noise[i]:.3f}",
+             "split": ("train", "val", "test")[i // 40]} for i in range(120)]
+    blind = [row | {"text": "word"} for row in rows]
+    scores = []
+    for name, table in (("told", rows), ("blind", blind)):
+        run = regress(Recipe(pd.DataFrame(table), out=tmp_path / name, epochs=30, lr=0.01, dim=16, device="cpu", log=lambda line: None))
+        scores.append(run.metrics["test"])
+        truth = np.array([float(row["label"]) for row in table if row["split"] == "test"])
+        texts = [row["text"] for row in table if row["split"] == "test"]
+        for predictor in (run.predictor, load(tmp_path / name, "cpu")):
+            answers = np.array([answer["value"] for answer in predictor.predict(text=texts)])
+            assert abs(answers - truth).mean() == pytest.approx(run.metrics["test"]["mean_absolute_error"], rel=1e-3)
+        none = run.predictor.predict()["value"]
+        assert abs(none - np.mean([float(row["label"]) for row in table if row["split"] == "train"])) < 0.01
+    assert scores[1]["mean_absolute_error"] > 20 and scores[1]["r2"] < 0.1          # nothing to learn from
+    assert scores[0]["mean_absolute_error"] < 10 and 0.8 < scores[0]["r2"] < 1

@@ -5,13 +5,13 @@ import logging
 import math
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
 from PIL import Image
 
-from mmlib import Recipe, read_manifest, recipes, tune, tune_board
+from mmlib import Recipe, cli, cli_arguments, read_manifest, recipes, tune, tune_board
 from mmlib.data.targets import choose_splits
 from mmlib.worlds import pets
 
@@ -74,7 +74,8 @@ def test_the_first_trial_is_the_recipe_itself_and_every_trial_lies_in_the_space(
 def test_the_leaderboard_ranks_finished_trials_by_val_loss_and_is_written_and_printed(folder, search):
     found, lines = search
     rows = read(folder / "search" / "leaderboard.csv")
-    assert [int(row["rank"]) for row in rows] == [1, 2, 3, 4, 5] and [int(row["trial"]) for row in rows] == [t.number for t in found.trials]
+    assert [row["rank"] for row in rows] == [str(place) if t.state == "done" else "" for place, t in enumerate(found.trials, 1)]
+    assert [int(row["trial"]) for row in rows] == [t.number + 1 for t in found.trials]
     assert list(rows[0]) == ["rank", "state", "val_loss", "val_accuracy", "val_macro_f1", "epochs", "fusion", "dim", "lr", "dropout", "hide",
                              "seconds", "trial"]
     for row, trial in zip(rows, found.trials):
@@ -90,7 +91,7 @@ def test_a_trial_is_what_train_makes_of_its_settings_up_to_where_it_was_stopped(
     other = next(trial for trial in found.trials if trial.settings["hide"] != found.trials[0].settings["hide"])
     for trial in (found.trials[0], other):
         recipe = tune_board.with_settings(recipe_for(folder), trial.settings)
-        assert trial is other or recipe == replace(found.best, log=recipe.log)
+        assert trial is other or recipe == replace(found.best, log=recipe.log, out=None)
         losses = [row["val_loss"] for row in recipes.train(recipe).history]
         assert losses[:trial.epochs] == pytest.approx(trial.losses, abs=1e-5)
 
@@ -159,7 +160,8 @@ def test_killed_and_resumed_is_never_stopped(folder, search, tmp_path, monkeypat
         tune.search(recipe, 5, out=tmp_path)
     tune.search(recipe, 4, out=tmp_path, resume=True)
     found = tune.search(recipe, 5, out=tmp_path, resume=True)             # more trials than before go on from there
-    assert without_seconds(found.trials) == without_seconds(search[0].trials) and found.command == search[0].command
+    assert without_seconds(found.trials) == without_seconds(search[0].trials)
+    assert found.command.replace(str(tmp_path), "OUT") == search[0].command.replace(str(folder / "search"), "OUT")
     before = (tmp_path / "trials.jsonl").read_bytes()
     monkeypatch.setattr(tune, "fit", None)                                # nothing is left to train
     assert tune.search(recipe, 5, out=tmp_path, resume=True).trials == found.trials and (tmp_path / "trials.jsonl").read_bytes() == before
@@ -244,14 +246,74 @@ def test_settings_beyond_the_usual_are_tried_as_they_are(folder, tmp_path, monke
         assert all(len(str(trial.settings[name])) <= 8 for name in ("lr", "dropout"))
 
 
-def test_the_command_repeats_what_the_recipe_was_given(folder, tmp_path, monkeypatch):
-    Played(monkeypatch, [[0.5] * 3])
-    recipe = replace(recipe_for(folder, seed=7, columns={"text": "text_zh"}, fusion="late", group="image"), use=("text",))
-    words = shlex.split(tune.search(recipe, 1, out=tmp_path / "a b").command)
-    assert words[:5] == ["python", "-m", "mmlib", "train", str(folder / "manifest.csv")]
-    given = dict(zip(words[5::2], words[6::2]))
-    assert given == {"--target": "label", "--text": "text_zh", "--use": "text", "--group": "image", "--epochs": "3", "--seed": "7",
-                     "--fusion": "late", "--dim": "64", "--lr": "0.002", "--dropout": "0.1", "--hide": "0.5"}
+def parsed(command):
+    """The Recipe that the command line makes of a line, as ``python -m mmlib train`` does."""
+    words = shlex.split(command)
+    assert words[:4] == ["python", "-m", "mmlib", "train"]
+    arguments = cli.parser().parse_args(words[3:])
+    return replace(cli_arguments.recipe(arguments), out=arguments.out, resume=arguments.resume, distributed=arguments.distributed,
+                   tensorboard=arguments.tensorboard)
+
+
+def plain(recipe):
+    """A recipe as compared: words in place of paths, and without ``log``, and ``budget``, which says nothing where epochs are given."""
+    return replace(recipe, manifest=str(recipe.manifest), out=str(recipe.out), use=recipe.use and tuple(recipe.use), log=None, budget=None)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"seed": 7, "columns": {"text": "text_zh"}, "fusion": "late", "group": "image"}, {"allow_outside": True, "on_error": "skip"},
+    {"precision": "fp32", "device": "cpu", "dim": 48, "lr": 0.0123456, "dropout": 0.25}, {"task": "classes", "use": ["text", "image"]},
+    {"tensorboard": True, "distributed": "fsdp"}, {"use": None}], ids=lambda changes: ", ".join(changes) or "nothing")
+def test_the_line_to_train_with_makes_the_recipe_of_the_best_trial(folder, tmp_path, monkeypatch, changes):
+    """Parsed by the command line itself. It lacked --out, --epochs and --allow-outside, --on-error, --precision, --device."""
+    Played(monkeypatch, [[0.5] * 3, [0.4] * 3])
+    found = tune.search(replace(recipe_for(folder), **changes), 2, out=tmp_path / "a b")
+    assert found.trials[0].number == 1 and plain(parsed(found.command)) == plain(found.best)
+    assert found.best.epochs == 3 and found.best.out == tmp_path / "a b" / "best" and not found.best.resume
+
+
+def test_the_line_to_train_with_names_the_epochs_of_the_trials_where_a_budget_chose_them(folder, tmp_path, monkeypatch):
+    """Without them the line trained by the budget of ``train``, and for another dim by another number of epochs."""
+    given = [[0.5] * 60, [0.4] * 60]
+    Played(monkeypatch, given)
+    found = tune.search(replace(recipe_for(folder), use=("text",), epochs=None, budget=0.01), 2, out=tmp_path)
+    assert parsed(found.command).epochs == found.best.epochs == int(read_identity(tmp_path)["epochs"])
+
+
+def read_identity(folder):
+    return json.loads((folder / "trials.jsonl").read_text().splitlines()[0])
+
+
+def test_every_field_of_a_recipe_is_in_the_line_to_train_with_or_left_out_for_a_reason():
+    """A field that is added to Recipe must be thought of here."""
+    settings = {"fusion", "dim", "lr", "dropout", "augment"}                   # searched
+    always = {"manifest", "target", "columns", "use", "epochs", "out"}
+    needless = {"budget", "resume", "log"}
+    assert {field.name for field in fields(Recipe)} == settings | always | needless | set(tune_board.OPTIONS)
+
+
+def test_a_trial_has_the_same_number_on_the_screen_and_on_the_board(folder, tmp_path, monkeypatch):
+    lines = []
+    Played(monkeypatch, [[0.5] * 3, [0.4] * 3, [0.6] * 3])
+    found = tune.search(replace(recipe_for(folder), use=("text",), log=lines.append), 3, out=tmp_path)
+    said = [line for line in lines if line.startswith("trial ")]
+    assert [line.split("/")[0] for line in said] == ["trial 1", "trial 2", "trial 3"]
+    board = {row["trial"]: row["val_loss"] for row in found.rows}
+    assert board[2] == 0.4 and set(board) == {1, 2, 3} and said[-1].endswith(f"(best: 0.4, trial {found.rows[0]['trial']})")
+    assert [int(row["trial"]) for row in read(tmp_path / "leaderboard.csv")] == list(board)
+
+
+def test_the_plan_says_how_long_the_trials_take_also_where_the_least_epochs_overrule_the_budget(folder, tmp_path, monkeypatch):
+    from mmlib import recipes_plan
+    said = {}
+    for budget in (1e-9, 1e-8):                                               # five epochs both
+        lines = []
+        Played(monkeypatch, [[0.5] * 5])
+        tune.search(replace(recipe_for(folder), use=("text",), epochs=None, budget=budget, log=lines.append), 1, out=tmp_path / str(budget))
+        plan = next(line for line in lines if line.startswith("plan: "))
+        said[budget] = float(plan.split("about ")[1].split()[0])
+    rows = sum(row["split"] == "train" for row in read(folder / "manifest.csv"))
+    assert said[1e-9] == said[1e-8] == pytest.approx(3 * 5 * rows * 120 * recipes_plan.DIM ** 2 / recipes_plan.BUDGET, rel=0.05)
 
 
 def test_optuna_stays_quiet_and_as_it_was(folder, tmp_path, monkeypatch, capsys):

@@ -1,4 +1,9 @@
 """A sound file, or samples -> float32 waveform, mono, 16 kHz, -1..1."""
+import io
+import os
+import sys
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +15,7 @@ from torch import Tensor
 
 RATE = 16_000
 WINDOW = 4 * RATE  # a longer clip is cut at random in training and becomes several windows in evaluation
+LOWEST = 100       # Hz: below, there is nothing to hear, and a few bytes would become minutes of sound
 HOURS = 4          # a longer clip is refused: its header lies about its rate or length, or it needs gigabytes
 
 
@@ -17,16 +23,75 @@ def read_audio(source: Any, rate: int | None = None) -> Tensor:
     """A path, or samples at ``rate`` Hz (16,000 unless told; (L,), (L, channels) or (channels, L), float or integer) -> (L,) float32.
 
     A file is opened by what it holds, not by its name: MP3 data in a .wav file is read. Channels are averaged.
-    Raises ValueError with the reason: no sound file, no samples, over four hours, NaN in it.
+    Raises ValueError with the reason: no sound file, no samples, over four hours, under 100 Hz, NaN in it.
     """
-    if isinstance(source, (str, Path)):
-        samples, rate = _read_file(source)
-    else:
-        samples, rate = _from_array(source), RATE if rate is None else rate
+    if not isinstance(source, (str, Path)):
+        return _to_mono(_from_array(source), RATE if rate is None else rate)
+    if Path(source).stat().st_size == 0:
+        raise ValueError("the file is empty (0 bytes)")
+    import soundfile
+    try:
+        return _to_mono(*_read_file(source))
+    except MemoryError as error:
+        raise ValueError("the clip does not fit into memory") from error
+    except (OSError, soundfile.SoundFileError) as error:
+        raise ValueError(f"not a sound file that can be read ({str(error).rpartition(': ')[2]})") from error
+    except ValueError:
+        raise
+    except Exception as error:          # whatever else a decoder may think of
+        raise ValueError(f"the clip cannot be decoded ({str(error) or type(error).__name__})") from error
+
+
+class _File(io.BufferedReader):
+    """A file in which a damaged header may send libsndfile anywhere: an error inside its calls would be printed, not raised."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """The place reached: where there is no such place, the one before."""
+        try:
+            return super().seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return self.tell()
+
+
+class _Quiet:
+    """While a thread is in this block, nothing reaches the process's standard error: libmpg123 writes notes there, of no named file."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.kept = threading.Lock(), 0, -1
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, 2)
+                os.close(nowhere)
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                os.dup2(self.kept, 2)
+                os.close(self.kept)
+
+
+_QUIET = _Quiet()
+
+
+def _quiet(file: io.BufferedReader) -> AbstractContextManager:
+    """That block for an MPEG stream, which is the one to make notes; everything else keeps its standard error."""
+    start = file.peek(3)[:3]
+    mpeg = start == b"ID3" or (start[:1] == b"\xff" and start[1:2] >= b"\xe0")
+    return _QUIET if mpeg and sys.__stderr__ is not None else nullcontext()
+
+
+def _to_mono(samples: np.ndarray, rate: int) -> Tensor:
+    """(L, channels) at ``rate`` -> (L',) float32 at 16 kHz."""
     if samples.size == 0:
         raise ValueError("the clip is empty: no samples")
     _check_length(len(samples), rate)
-    mono = _resample(samples.mean(axis=1, dtype=np.float32), rate)  # (L, channels) -> (L,)
+    with np.errstate(over="ignore", invalid="ignore"):             # told below, in words
+        mono = _resample(samples.mean(axis=1, dtype=np.float32), rate)  # (L, channels) -> (L,)
     if not np.isfinite(mono).all():
         raise ValueError("the clip has NaN, infinity or far too large numbers in it")
     return torch.from_numpy(np.clip(mono, -1, 1).astype(np.float32, copy=False))
@@ -36,30 +101,23 @@ def seconds(path: str | Path) -> float:
     """Length of a sound file, from its header where it has one; ValueError where it is no sound file."""
     import soundfile
     try:
-        with open(path, "rb") as file:
+        with _File(io.FileIO(path)) as file, _quiet(file):
             info = soundfile.info(file)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise ValueError(f"not a sound file that can be read ({error})") from error
+    except Exception as error:          # as in ``read_audio``
+        raise ValueError(f"not a sound file that can be read ({str(error) or type(error).__name__})") from error
     return info.frames / info.samplerate
 
 
 def _read_file(path: str | Path) -> tuple[np.ndarray, int]:
     import soundfile
-    if Path(path).stat().st_size == 0:
-        raise ValueError("the file is empty (0 bytes)")
-    try:
-        with open(path, "rb") as file, soundfile.SoundFile(file) as sound:  # a file object has no name to be misled by
-            _check_length(sound.frames, sound.samplerate)
-            return sound.read(dtype="float32", always_2d=True), sound.samplerate
-    except MemoryError as error:
-        raise ValueError("the clip does not fit into memory") from error
-    except (OSError, soundfile.SoundFileError) as error:
-        raise ValueError(f"not a sound file that can be read ({str(error).rpartition(': ')[2]})") from error
+    with _File(io.FileIO(path)) as file, _quiet(file), soundfile.SoundFile(file) as sound:  # a file object has no name to be misled by
+        _check_length(sound.frames, sound.samplerate)
+        return sound.read(dtype="float32", always_2d=True), sound.samplerate
 
 
 def _check_length(frames: int, rate: int) -> None:
-    if not 1 <= rate <= 10_000_000:
-        raise ValueError(f"sample rate {rate} Hz, expected 1 to 10,000,000")
+    if not LOWEST <= rate <= 10_000_000:
+        raise ValueError(f"sample rate {rate} Hz, expected {LOWEST} to 10,000,000")
     if frames > HOURS * 3600 * rate:
         raise ValueError(f"the clip lasts {frames / rate / 3600:,.0f} hours at {rate} Hz, expected at most {HOURS}: "
                          "correct the rate or the length in its header, or cut it into pieces")

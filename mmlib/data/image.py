@@ -1,5 +1,5 @@
 """A picture file, array or PIL image -> uint8 (3, S, S): upright, on white, whole, padded to a square."""
-import struct
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIZES = (32, 64, 96, 128)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs does not name the file; the errors here do
 
 
 def read_image(source: Any, size: int) -> Tensor:
@@ -31,8 +32,10 @@ def read_image(source: Any, size: int) -> Tensor:
                 return _square(image, size)
         except Image.UnidentifiedImageError as error:
             raise ValueError("not a picture in any format that Pillow reads") from error
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-            raise ValueError(f"the picture cannot be decoded ({error or type(error).__name__})") from error
+        except MemoryError as error:
+            raise ValueError("the picture does not fit into memory") from error
+        except Exception as error:      # each decoder has errors of its own: RuntimeError (AVIF), NotImplementedError (DDS), ...
+            raise ValueError(f"the picture cannot be decoded ({str(error) or type(error).__name__})") from error
     if not isinstance(source, Image.Image):
         source = _from_array(source)
     return _square(source, size)
@@ -44,8 +47,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a picture that can be read ({error})") from error
+    except Exception as error:          # as in ``read_image``
+        raise ValueError(f"not a picture that can be read ({str(error) or type(error).__name__})") from error
 
 
 def choose_size(sizes: Sequence[tuple[int, int]]) -> int:
@@ -79,7 +82,7 @@ def _turn(image: "Image") -> Any:
     from PIL.Image import Transpose
     try:
         orientation = image.getexif().get(0x0112)
-    except (SyntaxError, ValueError, OSError, struct.error, KeyError, IndexError):  # a broken tag says nothing; the picture may be whole
+    except Exception:               # a broken tag says nothing, in any of many ways; the picture may be whole
         return None
     return {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
             6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}.get(orientation)

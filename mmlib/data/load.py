@@ -12,8 +12,8 @@ from mmlib.data.image import choose_size, image_size
 from mmlib.data.loaders import Loader
 from mmlib.data.manifest import Manifest, ManifestErrors, Problem, Sense, resolve
 from mmlib.data.preprocessing import Preprocessing
-from mmlib.data.store import MAX_TOKENS, Pictures, Sounds, Store, Texts, cores, decode, estimate, free_memory
-from mmlib.data.targets import Target, check_target, choose_splits, read_target
+from mmlib.data.store import MAX_TOKENS, Origin, Pictures, Sounds, Store, Texts, cores, decode, estimate, free_memory
+from mmlib.data.targets import Target, alike, check_target, choose_splits, read_target
 from mmlib.data.text import Vocabulary
 
 
@@ -130,6 +130,7 @@ def _find_files(manifest: Manifest, senses: dict[str, Sense], split: np.ndarray)
                 where[i] = known[cell]
         image = sense.kind == "image"
         stores[name] = Pictures(where, paths, 0) if image else Sounds(where, paths, np.zeros(len(paths), dtype=np.int64))
+        stores[name].origin = Origin(sense.column, manifest.rows)
     return stores, problems
 
 
@@ -211,6 +212,8 @@ def _describe(manifest: Manifest, names: Sequence[str], fitted: Preprocessing, s
     if manifest.target is not None:
         classes = fitted.target.classes
         lines.append(fitted.target.why + (f" ({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''})" if classes else ""))
+        lines += [f"warning: the classes {names} differ only in how they are written; if they are one class, write it in one way"
+                  for names in alike(classes or [])]
     rows = np.flatnonzero(split != "")
     for name, sense in fitted.senses.items():
         missing = (~stores[name].row_present(rows)).sum()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
+LONGEST = 10_000_000    # characters of a cell; the csv module's own limit is 131,072, which an honest text may have
 KINDS = ("image", "text", "audio")
 SPLIT_NAMES = {"training": "train", "dev": "val", "development": "val", "valid": "val", "validation": "val", "testing": "test"}
 
@@ -119,6 +120,7 @@ def read_manifest(source: Any, target: str | None = "label", columns: dict[str, 
 
 def _from_csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     """-> header, rows of cells, and where each row begins."""
+    limit = csv.field_size_limit(LONGEST)
     reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True)
     try:
         first = next(reader, [])
@@ -139,6 +141,8 @@ def _from_csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
             start = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}; check the quotes and commas there") from error
+    finally:
+        csv.field_size_limit(limit)
     if ragged:
         raise ManifestErrors(str(path), ragged)
     return header, table, rows

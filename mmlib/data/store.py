@@ -32,6 +32,15 @@ def to_int16(clip: Tensor) -> Tensor:
 
 
 @dataclass
+class Origin:
+    """Where the files of a store are named, for messages, and how they were when first read: both (files,), size and time of change."""
+
+    column: str
+    rows: Sequence[str]           # of the manifest: 'line 7'
+    stamps: np.ndarray | None = None
+
+
+@dataclass
 class Pictures:
     """Pictures (files, 3, S, S) uint8; several rows may show one file."""
 
@@ -39,6 +48,7 @@ class Pictures:
     paths: Sequence[str]
     size: int
     data: Tensor | None = None    # None: read from disk when asked for
+    origin: "Origin | None" = None
 
     def fetch(self, rows: np.ndarray) -> Tensor:
         """(B, 3, S, S) uint8; where missing, anything."""
@@ -47,7 +57,7 @@ class Pictures:
             return self.data[index.clamp(min=0)]
         out = torch.zeros(len(rows), 3, self.size, self.size, dtype=torch.uint8)
         for i in index[index >= 0].unique().tolist():
-            out[index == i] = read_image(self.paths[i], self.size)
+            out[index == i] = self.load(i)
         return out
 
     def row_present(self, rows: np.ndarray) -> np.ndarray:
@@ -56,7 +66,7 @@ class Pictures:
 
     def load(self, index: int) -> Tensor:
         """One file's picture (3, S, S) uint8 from disk."""
-        return read_image(self.paths[index], self.size)
+        return _load(self, index, lambda path: read_image(path, self.size))
 
 
 @dataclass
@@ -67,6 +77,7 @@ class Sounds:
     paths: Sequence[str]
     lengths: np.ndarray           # (files,) samples
     data: list[Tensor] | None = None
+    origin: "Origin | None" = None
 
     def fetch(self, rows: np.ndarray) -> list[Tensor]:
         """B clips (L,) int16, empty where missing."""
@@ -84,7 +95,7 @@ class Sounds:
 
     def load(self, index: int) -> Tensor:
         """One file's clip (L,) int16 from disk."""
-        return read_sound(self.paths[index])
+        return _load(self, index, read_sound)
 
 
 @dataclass
@@ -128,6 +139,26 @@ class Texts:
 Store = Pictures | Sounds | Texts
 
 
+def _load(store: Pictures | Sounds, index: int, read: Callable[[str], Tensor]) -> Tensor:
+    """One file from disk. Read again, it must be as it was the first time: else a ValueError names row and column."""
+    path, origin = store.paths[index], store.origin
+    if origin is None or origin.stamps is None:      # the first time, when all that is bad is listed together
+        return read(path)
+    try:
+        if _stamp(path) != tuple(origin.stamps[index]):
+            raise ValueError("the file has changed since it was first read")
+        return read(path)
+    except (ValueError, OSError) as error:
+        row = origin.rows[np.flatnonzero(store.where == index)[0]]
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{row}, column {origin.column!r}, {path!r}: {reason}; put it back as it was and go on, or train anew") from error
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
 def estimate(store: Pictures | Sounds) -> int:
     """Bytes that the decoded files would take, from the headers of 200 of them."""
     if isinstance(store, Pictures):
@@ -167,7 +198,9 @@ def decode(store: Pictures | Sounds, keep: bool, progress: bool = False) -> dict
         data = torch.zeros(len(store.paths), 3, store.size, store.size, dtype=torch.uint8) if keep else None
     else:
         data = [torch.zeros(0, dtype=torch.int16)] * len(store.paths) if keep else None
-    for i, item in enumerate(_read_all(store, progress)):
+    stamps = np.zeros((len(store.paths), 2), dtype=np.int64)
+    for i, (item, stamp) in enumerate(_read_all(store, progress)):
+        stamps[i] = stamp
         if isinstance(item, ValueError):
             reasons[i] = str(item)
             continue
@@ -176,17 +209,21 @@ def decode(store: Pictures | Sounds, keep: bool, progress: bool = False) -> dict
         if data is not None:
             data[i] = item
     store.data = data
+    if store.origin is not None and not keep:
+        store.origin.stamps = stamps
     return reasons
 
 
-def _read_all(store: Pictures | Sounds, progress: bool) -> Iterator[Tensor | ValueError]:
+def _read_all(store: Pictures | Sounds, progress: bool) -> Iterator[tuple[Tensor | ValueError, tuple[int, int]]]:
+    """Each file's content, or what is wrong with it, and its stamp."""
     from tqdm.auto import tqdm
 
-    def read(index: int) -> Tensor | ValueError:
+    def read(index: int) -> tuple[Tensor | ValueError, tuple[int, int]]:
         try:
-            return store.load(index)
-        except (ValueError, OSError) as error:
-            return error if isinstance(error, ValueError) else ValueError(str(error))
+            stamp = _stamp(store.paths[index])      # before it is read: a change in the meantime is seen
+            return store.load(index), stamp
+        except (ValueError, OSError) as error:      # the readers make a reason of anything else
+            return error if isinstance(error, ValueError) else ValueError(str(error)), (0, 0)
 
     name = "pictures" if isinstance(store, Pictures) else "sounds"
     threads = min(8, cores()) if mean_over(store.paths, os.path.getsize) > 10_000 else 1

@@ -1,5 +1,6 @@
 """The target column -> classes or numbers; the split column, or none -> train, val and test."""
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,22 +12,28 @@ from torch import Tensor
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 LARGEST = 1e37  # of numbers: beyond, they and their differences are infinite in float32
 SPLIT_SEED = 0  # fixed: `evaluate` must find the test rows that `train` left out, whatever seed trained
+STEPS = 1000         # of the last digit: what a deviation must have for differences to be told apart
 PART = 0.15          # of the rows, for val and for test
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be predicted: one of ``classes``, or a number (``classes`` None) with this training mean and deviation."""
+    """What is to be predicted: one of ``classes``, or a number (``classes`` None) with this training mean and deviation.
+
+    float32 has seven digits: where numbers differ only beyond them (times of a clock: 1,700,000,000 and a few seconds) ``centre``, their
+    mean, is taken off in float64, and the model's world is what is left. Added to its answer, it gives the number back.
+    """
 
     classes: list[str] | None
     mean: float = 0.0
     std: float = 1.0
     why: str = ""  # how classes and numbers were told apart, in words
+    centre: float = 0.0
 
     def encode(self, values: Sequence[str]) -> Tensor:
-        """(N,) int64 class indices, or float32 numbers."""
+        """(N,) int64 class indices, or float32 numbers less ``centre``."""
         if self.classes is None:
-            return torch.tensor([float(value) for value in values], dtype=torch.float32)
+            return torch.tensor([float(value) - self.centre for value in values], dtype=torch.float32)
         index = {name: i for i, name in enumerate(self.classes)}
         return torch.tensor([index[value] for value in values], dtype=torch.int64)
 
@@ -65,7 +72,24 @@ def _numbers(values: Sequence[str], column: str, why: str) -> Target:
     numbers = np.array([float(value) for value in values])
     if np.float32(numbers.std()) == 0:
         raise ValueError(f"target column {column!r} has one value in the training rows: {values[0]!r}; there is nothing to learn")
-    return Target(None, float(numbers.mean()), float(numbers.std()), f"{column}: numbers, since all are numbers and {why}")
+    mean, std, largest = float(numbers.mean()), float(numbers.std()), np.abs(numbers).max()
+    if std < STEPS * np.finfo(np.float64).eps * largest:
+        raise ValueError(f"target column {column!r} has numbers around {mean:.6g} that differ by {std:.2g} only, beyond the digits that a "
+                         "computer keeps: take away what all have in common")
+    fine = std >= STEPS * np.finfo(np.float32).eps * largest
+    return Target(None, mean, std, f"{column}: numbers, since all are numbers and {why}", 0.0 if fine else mean)
+
+
+def alike(classes: Sequence[str]) -> list[str]:
+    """Lists, in words, of classes that may be one: they differ only in case, spaces, Unicode form (e with its accent as one sign or two)
+    or as 1 and 1.0. What would look the same is shown by its codes.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        groups.setdefault(repr(float(plain)) if _is_number(plain) else plain, []).append(name)
+    return [" and ".join(map(repr if len({unicodedata.normalize("NFKC", name) for name in names}) == len(names) else ascii, names))
+            for names in groups.values() if len(names) > 1]
 
 
 def check_target(target: Target, values: Sequence[str], splits: Sequence[str], column: str) -> None:
