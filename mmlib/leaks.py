@@ -71,6 +71,23 @@ def find(manifest: Manifest, quick: bool = False, seed: int = 0) -> list[Finding
     return sorted(findings, key=lambda finding: order.index(finding.kind))
 
 
+def checks(manifest: Manifest, quick: bool = False) -> list[str]:
+    """What ``find`` looks for in this manifest, in words: for the line that says that nothing was found."""
+    named = manifest.target is not None
+    looked = ["groups across splits"]
+    if named and _in_use(manifest):
+        looked.append("columns that are the answer")
+    if named and len(manifest.senses) > 1:
+        looked.append("classes with missing senses")
+    for sense, (kind, column) in manifest.senses.items():
+        if kind == "text":
+            looked += [f"{column}: the answer in words"] * named + [f"{column}: texts in two splits"]
+        else:
+            looked.append(f"{column}: " + ("equal files" if quick else "copies") + " across splits")
+            looked += [f"{column}: format, size and edges of files of a class"] * (named and not quick)
+    return looked + ["shift between splits"] * (not quick and manifest.split is not None)
+
+
 def _columns(case: _Case) -> Iterator[Finding]:
     if case.task is None:
         return

@@ -7,7 +7,7 @@ import numpy as np
 
 from mmlib.data.manifest import Manifest
 from mmlib.data.text import tokenize
-from mmlib.leaks_score import Score, Task, bound, choose_rows, lookup, lookup_shares, told_by, tree
+from mmlib.leaks_score import Score, Task, bound, choose_rows, grow, lookup, lookup_shares, told_by, tree
 from mmlib.leaks_splits import crossing
 
 NEARLY_ALL = 0.1   # of the majority's errors may stay where a column is called the answer: two annotators differ by about that
@@ -84,14 +84,12 @@ def _names(keys: list[str], rows: np.ndarray, task: Task) -> tuple[Score, str] |
 
 def _few_words(keys: list[str], rows: np.ndarray, task: Task) -> tuple[Score, str] | None:
     from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.tree import DecisionTreeClassifier
     counter = CountVectorizer(tokenizer=str.split, token_pattern=None, lowercase=False, binary=True, max_features=5_000)
     found = counter.fit_transform(keys).astype(np.float32)             # (rows, words)
     score = tree(task, rows, found, len(task.classes), NEARLY_ALL)
     if not score.suspicious:
         return None
-    model = DecisionTreeClassifier(max_leaf_nodes=max(2, len(task.classes)), min_samples_leaf=2, random_state=0)
-    used = model.fit(found, task.codes[rows]).tree_.feature
+    used = grow(found, task.codes[rows], len(task.classes)).tree_.feature
     words = [repr(str(counter.get_feature_names_out()[i])) for i in used if i >= 0]
     shown = ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
     return score, f"{len(words)} word(s) ({shown}) tell the target in {score}"

@@ -1,4 +1,6 @@
 """Leaks: the answer among the inputs is named, evidence is not; groups, shift and giveaway files; clean data stay clean."""
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,6 +8,7 @@ import soundfile
 from PIL import Image
 
 from mmlib import leaks
+from mmlib.cli import main
 from mmlib.data.manifest import read_manifest
 from mmlib.leaks_columns import A_LITTLE, NEARLY_ALL
 from mmlib.leaks_score import Task, bound, lookup_shares, one_class, score
@@ -450,3 +453,36 @@ def test_a_picture_asked_about_in_both_splits_is_a_copy_and_no_shift(tmp_path):
     frame = table(len(scene), image=[names[i] for i in scene]).assign(split=split)
     found = leaks.find(read_manifest(frame, root=tmp_path))
     assert {kind for kind, column in kinds(found)} == {"copies"} and "40 different ones" in str(found[0])
+
+
+# ---- what is said
+
+def test_no_note_of_a_library_reaches_the_screen(tmp_path, capfd):
+    """libmpg123 says what it thinks of a damaged file without naming it; scikit-learn wonders about classes of one row."""
+    random = np.random.default_rng(0)
+    names = [f"{i}.mp3" for i in range(30)]
+    for name in names:
+        soundfile.write(tmp_path / name, (.1 * random.normal(size=8000)).astype(np.float32), 16000, format="MP3")
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[:len(data) // 2] + bytes(300) + data[len(data) // 2:])
+    frame = table(30, classes=[f"class {i}" for i in range(60)], audio=names, number=random.normal(size=30))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        leaks.find(read_manifest(frame, root=tmp_path))
+    assert [str(warning.message) for warning in caught] == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_where_nothing_is_found_the_command_says_what_was_looked_for(tmp_path, capsys):
+    path = pets.write(pets.draw(60), tmp_path / "w")
+    assert main(["leaks", str(path), "--quick"]) == 0
+    quick = capsys.readouterr().out
+    assert main(["leaks", str(path)]) == 0
+    whole = capsys.readouterr().out
+    assert main(["leaks", str(path), "--use", "image"]) == 0
+    image = capsys.readouterr().out
+    for out in (quick, whole, image):
+        assert out.count("\n") == 1 and "no leak found" in out and "groups across splits" in out and "image: " in out
+    assert "text: the answer" in quick and "text: " not in image and "columns" not in image
+    assert "image: equal files" in quick and "size" not in quick and "shift" not in quick
+    assert "image: copies" in whole and "audio: format, size and edges" in whole and "shift between splits" in whole
