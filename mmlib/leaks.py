@@ -13,12 +13,13 @@ import numpy as np
 
 from mmlib.data.manifest import Manifest
 from mmlib.data.splits import choose_splits
-from mmlib.leaks_columns import (A_LITTLE, NEARLY_ALL, is_identifier, suspect_group, tell_column, tell_missing, tell_text)
-from mmlib.leaks_copies import Copies, equal_files, merge, near_files
+from mmlib.leaks_columns import (A_LITTLE, NEARLY_ALL, continuous, could_be_group, is_identifier, suspect_group, tell_column, tell_missing,
+                                 tell_text)
+from mmlib.leaks_copies import Copies, equal_files, near_files
 from mmlib.leaks_files import Files, Look, contents, find_files, look_at
 from mmlib.leaks_score import FOLDS, Task, choose_rows, lookup_shares, read_task, told_by, tree_shares
 from mmlib.leaks_shift import Told, tell_features, tell_values
-from mmlib.leaks_splits import crossing
+from mmlib.leaks_splits import crossing, tell_crossing
 from mmlib.leaks_texts import text_copies
 
 ALMOST_NONE = 0.02   # of the majority's errors may stay where the frame of a picture or sound alone is said to tell the target
@@ -64,16 +65,33 @@ def find(manifest: Manifest, quick: bool = False, seed: int = 0) -> list[Finding
     for sense, (kind, column) in manifest.senses.items():
         findings += _text(case, sense, column, quick) if kind == "text" else _files(case, sense, kind, column, quick)
     if not quick and manifest.split is not None:  # splits drawn here are drawn at random: nothing can tell them apart
-        for column, values in manifest.extra.items():
-            findings += _shift(tell_values(values, names, groups, folds, seed), column)
+        for column, values in _in_use(manifest).items():
+            findings += _column_shift(case, column, values)
     order = ["answer", "missing", "copies", "group", "encoding", "size", "frame", "shift"]
     return sorted(findings, key=lambda finding: order.index(finding.kind))
+
+
+def checks(manifest: Manifest, quick: bool = False) -> list[str]:
+    """What ``find`` looks for in this manifest, in words: for the line that says that nothing was found."""
+    named = manifest.target is not None
+    looked = ["groups across splits"]
+    if named and _in_use(manifest):
+        looked.append("columns that are the answer")
+    if named and len(manifest.senses) > 1:
+        looked.append("classes with missing senses")
+    for sense, (kind, column) in manifest.senses.items():
+        if kind == "text":
+            looked += [f"{column}: the answer in words"] * named + [f"{column}: texts in two splits"]
+        else:
+            looked.append(f"{column}: " + ("equal files" if quick else "copies") + " across splits")
+            looked += [f"{column}: format, size and edges of files of a class"] * (named and not quick)
+    return looked + ["shift between splits"] * (not quick and manifest.split is not None)
 
 
 def _columns(case: _Case) -> Iterator[Finding]:
     if case.task is None:
         return
-    for column, values in case.manifest.extra.items():
+    for column, values in _in_use(case.manifest).items():
         if is_identifier(values, case.splits) or (case.manifest.group is None and _suspect(case, column, values)):
             continue
         score = tell_column(values, case.task, case.seed)
@@ -87,23 +105,40 @@ def _columns(case: _Case) -> Iterator[Finding]:
                       "collect all classes alike, or use the senses that every row has")
 
 
+def _in_use(manifest: Manifest) -> dict[str, list[str]]:
+    """The other columns, as inputs that one may come to think of; none where ``use`` has chosen."""
+    return {} if manifest.chosen else manifest.extra
+
+
 def _suspect(case: _Case, column: str, values: list[str]) -> str | None:
     return suspect_group(column, values, case.splits, case.task, case.seed)
 
 
 def _groups(case: _Case) -> Iterator[Finding]:
+    rows = case.manifest.rows
     if case.manifest.group is not None:
-        rows, several = crossing(case.manifest.group, case.splits)
-        if several:
-            yield Finding("group", "--group", f"{several:,} of {len(set(case.manifest.group) - {''}):,} groups stand in several splits "
-                          f"({rows.sum():,} rows are of a group that an earlier split has; bound 0)",
+        if crossing(case.manifest.group, case.splits)[1]:
+            yield Finding("group", "--group", tell_crossing(case.manifest.group, case.splits, rows, "groups") + "; bound 0",
                           "move each group into one split, or leave the split column out: it is then drawn by group")
         return
     for column, values in case.manifest.extra.items():
         reason = _suspect(case, column, values)
         if reason:
-            yield Finding("group", column, reason,
+            yield Finding("group", column, f"{tell_crossing(values, case.splits, rows, 'values')}, and {reason}",
                           f"if its rows belong together, add --group {column} and let each value keep to one split")
+
+
+def _column_shift(case: _Case, column: str, values: list[str]) -> Iterator[Finding]:
+    """A column that tells the splits apart. Where it has many names with a few rows each, some of
+    them in both splits, it is a group torn apart, not a shift of the world."""
+    told = tell_values(values, case.splits, case.groups, case.folds, case.seed)
+    if told is None or not told.suspicious or _suspect(case, column, values):   # that is said already
+        return
+    if not could_be_group(values) or continuous(values) is not None:
+        yield from _shift(told, column)
+    elif case.manifest.group is None:
+        yield Finding("group", column, tell_crossing(values, case.splits, case.manifest.rows, "values"),
+                      f"if its rows belong together, add --group {column} and let each value keep to one split")
 
 
 def _copies(case: _Case, column: str, copies: Copies, present: np.ndarray, what: str) -> Iterator[Finding]:
@@ -133,7 +168,7 @@ def _files(case: _Case, sense: str, kind: str, column: str, quick: bool) -> Iter
     copies = equal_files(files, contents(files.paths), case.splits)
     looks = [] if quick else look_at(files.paths, kind)
     if not quick:
-        copies = merge(copies, near_files(files, looks, kind, case.splits))
+        copies = near_files(files, looks, kind, case.splits, copies)
     yield from _copies(case, column, copies, files.where >= 0, "a picture" if kind == "image" else "a sound")
     if any(look is not None for look in looks):
         yield from _looks(case, kind, column, files, looks)
@@ -161,7 +196,11 @@ def _looks(case: _Case, kind: str, column: str, files: Files, looks: list[Look |
     if case.manifest.split is not None:
         width = next(len(look.content) for look in looks if look is not None)
         features = np.stack([np.zeros(width) if look is None else look.content for look in looks] + [np.zeros(width)])[files.where]
-        yield from _shift(tell_features(features, case.splits, readable, case.groups, case.folds, case.seed), column)
+        groups, folds = case.groups, case.folds
+        if case.manifest.group is None:   # rows of one file are one witness, and lie in one fold
+            groups = np.where(files.where >= 0, files.where, len(files.paths) + np.arange(len(files.where)))
+            folds = np.random.default_rng(case.seed).permutation(groups.max() + 1)[groups] % FOLDS
+        yield from _shift(tell_features(features, case.splits, readable, groups, folds, case.seed), column)
 
 
 def _shift(told: Told | None, column: str) -> Iterator[Finding]:

@@ -7,12 +7,15 @@ import numpy as np
 
 from mmlib.data.manifest import Manifest
 from mmlib.data.text import tokenize
-from mmlib.leaks_score import Score, Task, bound, choose_rows, lookup, lookup_shares, told_by, tree
+from mmlib.leaks_score import Score, Task, bound, choose_rows, grow, lookup, lookup_shares, told_by, tree
 from mmlib.leaks_splits import crossing
 
 NEARLY_ALL = 0.1   # of the majority's errors may stay where a column is called the answer: two annotators differ by about that
 A_LITTLE = 0.9     # for what should tell nothing at all: a tenth of the majority's errors gone is enough
 REPEATS = 5        # rows per distinct text, from which on texts are a closed set, and a table of them can be checked
+SEVERAL = 5        # values a class must have for a column to be a group: with fewer, keeping each in one split takes classes out of others
+THINGS = {"id", "uuid", "scene", "image", "picture", "photo", "video", "film", "movie", "clip", "document", "page", "article", "dialogue",
+          "dialog", "story"}   # a group where a value has at most 50 rows
 PEOPLE = {"patient", "subject", "speaker", "user", "writer", "author", "person", "participant", "donor", "owner", "child", "customer",
           "client", "session", "recording", "actor", "singer", "reader", "household"}
 
@@ -29,9 +32,8 @@ def continuous(values: Sequence[str]) -> np.ndarray | None:
 
 def is_identifier(values: Sequence[str], splits: np.ndarray) -> bool:
     """Each value names a row, or a group that is kept in one split: a table of such values cannot be used on other rows."""
-    numbers = continuous(values)
-    if numbers is not None and not np.all(numbers[np.isfinite(numbers)] % 1 == 0):
-        return False   # a measurement
+    if _measured(values):
+        return False
     filled = [value for value in values if value]
     return len(set(filled)) == len(filled) or not crossing(values, splits)[0].any()
 
@@ -82,14 +84,12 @@ def _names(keys: list[str], rows: np.ndarray, task: Task) -> tuple[Score, str] |
 
 def _few_words(keys: list[str], rows: np.ndarray, task: Task) -> tuple[Score, str] | None:
     from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.tree import DecisionTreeClassifier
     counter = CountVectorizer(tokenizer=str.split, token_pattern=None, lowercase=False, binary=True, max_features=5_000)
     found = counter.fit_transform(keys).astype(np.float32)             # (rows, words)
     score = tree(task, rows, found, len(task.classes), NEARLY_ALL)
     if not score.suspicious:
         return None
-    model = DecisionTreeClassifier(max_leaf_nodes=max(2, len(task.classes)), min_samples_leaf=2, random_state=0)
-    used = model.fit(found, task.codes[rows]).tree_.feature
+    used = grow(found, task.codes[rows], len(task.classes)).tree_.feature
     words = [repr(str(counter.get_feature_names_out()[i])) for i in used if i >= 0]
     shown = ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
     return score, f"{len(words)} word(s) ({shown}) tell the target in {score}"
@@ -108,23 +108,41 @@ def tell_missing(manifest: Manifest, task: Task, seed: int) -> str | None:
 def suspect_group(column: str, values: Sequence[str], splits: np.ndarray, task: Task | None, seed: int) -> str | None:
     """Why a column looks like a group (patient, speaker) that stands in several splits, or None.
 
-    By its name: a person or a session, at least five of them; or an id with at most 50 rows each. By its values: twenty or more,
-    2 to 50 rows each, and the target follows the value in at least half of what the majority gets wrong. An ordinary attribute
-    (a colour, a city) has a few values with many rows each, or does not tell the target.
+    By its name: a person or a session, at least five of them; or a scene, a document, an id with at most 50 rows each. By its values:
+    twenty or more, 2 to 50 rows each, and the target follows the value in at least half of what the majority gets wrong. An ordinary
+    attribute (a colour, a city) has a few values with many rows each, or does not tell the target. A column with only a few values
+    for each class is another name of the class, no group.
     """
-    rows, several = crossing(values, splits)
     counts = Counter(value for value in values if value)
-    numbers = continuous(values)
-    measured = numbers is not None and not np.all(numbers[np.isfinite(numbers)] % 1 == 0)
-    if not rows.any() or measured or len(counts) < 5:
+    if not crossing(values, splits)[1] or _measured(values) or len(counts) < 5:
         return None
     each = sum(counts.values()) / len(counts)
-    found = f"{several:,} of {len(counts):,} values stand in several splits ({rows.sum():,} rows repeat a value of an earlier one)"
     words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", column).lower()))
-    if words & PEOPLE or {word.removesuffix("s") for word in words} & PEOPLE or (words & {"id", "uuid"} and each <= 50):
-        return found + ", and its name says group"
-    if len(counts) < 20 or not 2 <= each <= 50 or task is None:
+    words |= {word.removesuffix("s") for word in words}
+    if words & PEOPLE or (words & THINGS and 2 <= each <= 50 and not _names_classes(values, task)):
+        return "its name says group"
+    if not could_be_group(values) or task is None or _names_classes(values, task):
         return None
     chosen = choose_rows(task, np.array([bool(value) for value in values]), seed)
     score = lookup(task, chosen, [values[row] for row in chosen], 0.5) if len(chosen) else None
-    return f"{found}, and the value tells the target in {score}" if score is not None and score.suspicious else None
+    return f"the value tells the target in {score}" if score is not None and score.suspicious else None
+
+
+def could_be_group(values: Sequence[str]) -> bool:
+    """Twenty values or more, 2 to 50 rows each, that measure nothing."""
+    counts = Counter(value for value in values if value)
+    return len(counts) >= 20 and 2 <= sum(counts.values()) / len(counts) <= 50 and not _measured(values)
+
+
+def _measured(values: Sequence[str]) -> bool:
+    numbers = continuous(values)
+    return numbers is not None and not np.all(numbers[np.isfinite(numbers)] % 1 == 0)
+
+
+def _names_classes(values: Sequence[str], task: Task | None) -> bool:
+    """Half the classes or more have fewer than SEVERAL values, each value in one class."""
+    if task is None:
+        return False
+    pairs = {(value, code) for value, code in zip(values, task.codes.tolist()) if value and code >= 0}
+    one_each = len({value for value, _ in pairs}) == len(pairs)
+    return one_each and np.median(list(Counter(code for _, code in pairs).values())) < SEVERAL

@@ -33,6 +33,8 @@ class Copies(NamedTuple):
             mine = np.flatnonzero(splits[self.later] == name)
             homes = " or ".join(part for part in split_order(splits) if part in set(splits[self.earlier[mine]]))
             first = f"{rows[self.later[mine[0]]]} = {rows[self.earlier[mine[0]]]}"
+            different = len(np.unique(self.earlier[mine]))
+            first = first if different == len(mine) else f"{different:,} different ones, {first}"
             parts.append(f"{len(mine):,} of {(total & (splits == name)).sum():,} {name} rows repeat {what} of {homes} ({first})")
         return "; ".join(parts)
 
@@ -56,20 +58,23 @@ def equal_files(files: Files, content: np.ndarray, splits: np.ndarray) -> Copies
     return equal_rows([int(content[file]) if file >= 0 else None for file in files.where], splits)
 
 
-def near_files(files: Files, looks: Sequence[Look | None], kind: str, splits: np.ndarray) -> Copies:
-    """Rows whose picture or sound is nearly that of an earlier split's row.
+def near_files(files: Files, looks: Sequence[Look | None], kind: str, splits: np.ndarray,
+               found: Copies) -> Copies:
+    """``found``, and rows whose picture or sound is nearly that of an earlier split's row.
 
     The nearest fingerprints are compared whole: pictures pixel by pixel, sounds as waveforms,
     whatever the gain and the delay.
     """
     if all(look is None for look in looks):
-        return Copies(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        return found
     nothing = np.full_like(next(look.fingerprint for look in looks if look is not None), np.nan)
     prints = np.stack([nothing if look is None else look.fingerprint for look in looks])                     # (files, P)
     usable = np.append(np.isfinite(prints).all(axis=1), False)[files.where]   # (rows,); -1 reads the False
-    later, earlier, names = [], [], split_order(splits)
+    later, earlier, names = [found.later], [found.earlier], split_order(splits)
+    asked = usable.copy()
+    asked[found.later] = False
     for place, name in enumerate(names[1:], 1):
-        new_rows = np.flatnonzero((splits == name) & usable)
+        new_rows = np.flatnonzero((splits == name) & asked)
         old_rows = np.flatnonzero(np.isin(splits, names[:place]) & usable)
         # a file that many rows show is one point of the tree
         old_files, first_row = np.unique(files.where[old_rows], return_index=True)
@@ -80,8 +85,7 @@ def near_files(files: Files, looks: Sequence[Look | None], kind: str, splits: np
         copied = match[place_of_row] >= 0                                     # (new_rows,)
         later.append(new_rows[copied])
         earlier.append(old_rows[first_row[match[place_of_row[copied]]]])
-    empty = np.zeros(0, np.int64)
-    return Copies(np.concatenate([empty, *later]), np.concatenate([empty, *earlier]))
+    return Copies(np.concatenate(later), np.concatenate(earlier))
 
 
 def _match(paths: Sequence[Path], prints: np.ndarray, old_files: np.ndarray,
@@ -156,9 +160,3 @@ def _compare(paths: Sequence[Path]) -> Callable[[int, int], bool]:
         together = np.fft.irfft(np.fft.rfft(a, size) * np.conj(np.fft.rfft(b, size)), size)
         return bool(np.abs(together).max() >= WAVEFORM)
     return same
-
-
-def merge(one: Copies, other: Copies) -> Copies:
-    """Both, a row once."""
-    new = ~np.isin(other.later, one.later)
-    return Copies(np.concatenate([one.later, other.later[new]]), np.concatenate([one.earlier, other.earlier[new]]))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from mmlib.data.audio import RATE, read_audio
+from mmlib.data.audio import RATE, read_audio, read_header
 from mmlib.data.image import read_image
 from mmlib.data.manifest import Manifest, resolve
 from mmlib.data.store import cores
@@ -143,10 +143,7 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
 
 def look_at_sound(path: Path) -> Look:
     """A sound: how loud 16 bands are over 24 parts of its length is the fingerprint; ValueError where it is no sound."""
-    import soundfile
-    wave = read_audio(path).numpy()
-    with open(path, "rb") as file:
-        info = soundfile.info(file)
+    wave, info = read_audio(path).numpy(), read_header(path)
     power = _power(wave)                                               # (frames, BANDS)
     decibel = 10 * np.log10(power + 1e-8)
     level = np.sqrt((wave ** 2).mean())

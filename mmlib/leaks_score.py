@@ -1,4 +1,5 @@
 """What can be told from a column, cross-validated, and the bound beyond which that is suspicious."""
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -134,14 +135,21 @@ def lookup_shares(task: Task, rows: np.ndarray, values: Sequence[Any]) -> np.nda
 def tree_shares(task: Task, rows: np.ndarray, features: Any, leaves: int) -> np.ndarray:
     """(len(rows), K) float32: share of each class that ``rows`` have, in the row's leaf of a tree
     grown on the other folds."""
-    from sklearn.tree import DecisionTreeClassifier
     codes, code = np.unique(task.codes[rows], return_inverse=True)
     shares = np.zeros((len(rows), len(codes)), np.float32)
     for held in _held(task, rows):
-        model = DecisionTreeClassifier(max_leaf_nodes=max(2, leaves), min_samples_leaf=2, random_state=0)
-        model.fit(features[~held], code[~held])
+        model = grow(features[~held], code[~held], leaves)
         shares[np.ix_(held, model.classes_)] = model.predict_proba(features[held])
     return shares
+
+
+def grow(features: Any, codes: np.ndarray, leaves: int) -> Any:
+    """scikit-learn's tree of at most ``leaves`` leaves, fitted to ``features`` (rows, F)."""
+    from sklearn.tree import DecisionTreeClassifier
+    model = DecisionTreeClassifier(max_leaf_nodes=max(2, leaves), min_samples_leaf=2, random_state=0)
+    with warnings.catch_warnings():   # that many classes have one row: the bounds know
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        return model.fit(features, codes)
 
 
 def _held(task: Task, rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,4 +1,5 @@
 """What tells the rows of train from those of test: a shift, which a leak check should say and a score should be read with."""
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ def _bound(side: np.ndarray, groups: np.ndarray) -> float:
 def tell_features(features: np.ndarray | Sequence[str], splits: np.ndarray, usable: np.ndarray, groups: np.ndarray, folds: np.ndarray,
                   seed: int) -> Told | None:
     """Logistic regression on a sense's cheap features (rows, F), or on the words of its texts, in five folds."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
@@ -69,7 +71,9 @@ def tell_features(features: np.ndarray | Sequence[str], splits: np.ndarray, usab
     for fold in range(FOLDS):
         held = folds[rows] == fold
         if held.any() and len(np.unique(side[~held])) == 2:
-            score[held] = model.fit(x[~held], side[~held]).predict_proba(x[held])[:, 1]
+            with warnings.catch_warnings():   # weights that still move a little tell as much
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                score[held] = model.fit(x[~held], side[~held]).predict_proba(x[held])[:, 1]
     return Told(float(roc_auc_score(side, score)), _bound(side, groups[rows]), names)
 
 

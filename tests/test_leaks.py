@@ -1,4 +1,6 @@
 """Leaks: the answer among the inputs is named, evidence is not; groups, shift and giveaway files; clean data stay clean."""
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,6 +8,7 @@ import soundfile
 from PIL import Image
 
 from mmlib import leaks
+from mmlib.cli import main
 from mmlib.data.manifest import read_manifest
 from mmlib.leaks_columns import A_LITTLE, NEARLY_ALL
 from mmlib.leaks_score import Task, bound, lookup_shares, one_class, score
@@ -325,6 +328,9 @@ def test_rows_of_one_group_are_one_witness_for_a_class_too():
     many = a_task(code, groups)
     of_few = one_class(few, rows, lookup_shares(few, rows, values), A_LITTLE)
     of_many = one_class(many, rows, lookup_shares(many, rows, values), A_LITTLE)
+    once = a_task(np.arange(3).repeat(20))
+    shares = np.ones((60, 3), np.float32)
+    assert one_class(many, rows, shares.repeat(5, axis=0), A_LITTLE).bound == one_class(once, np.arange(60), shares, A_LITTLE).bound
     assert of_many.suspicious and of_many.name == "class 1" and not of_few.suspicious
 
 
@@ -388,3 +394,95 @@ def test_which_senses_are_there_can_tell_one_class_of_four():
         return np.where((label == "cat") & (random.random(len(label)) < .9), "", sentences(random, len(label)))
     found = find(table(600, classes=("cat", "dog", "bird", "fish"), text=text, image=""))
     assert kinds(found) == [("missing", "image,text")] and "class 'cat'" in str(found[0])
+
+
+# ---- false alarms about columns
+
+def captions(random, label):
+    """Three captions for each class: another name of the class."""
+    return [f"{name}, take {random.integers(3)}" for name in label]
+
+
+def test_a_column_that_is_nearly_the_class_is_the_answer_and_no_group_to_split_by():
+    """To keep each value in one split would take whole classes out of the others."""
+    classes = [f"kind {i}" for i in range(10)]
+    found = find(table(600, classes=classes, caption=captions))
+    assert kinds(found) == [("answer", "caption")] and "--group" not in str(found[0])
+    ten = find(table(600, classes=classes, caption=lambda random, label: [f"a {name}" for name in label]))
+    assert kinds(ten) == [("answer", "caption")]
+
+
+def test_columns_that_use_leaves_out_give_no_finding_but_groups_do():
+    frame = table(600, image="", second=wrong(0), year=np.repeat([2001, 2002], 300), text=lambda random, label: label)
+    frame["split"] = np.where(np.arange(600) < 300, "train", "test")
+    frame.loc[::9, "split"] = "train"
+    assert {("answer", "text"), ("answer", "second")} <= set(kinds(find(frame, quick=False)))
+    assert ("shift", "year") in kinds(find(frame, quick=False))
+    assert find(frame, quick=False, use=["image"]) == []
+    patients = frame.assign(patient=np.random.default_rng(0).integers(0, 60, 600).astype(str))
+    assert kinds(find(patients, quick=False, use=["image"])) == [("group", "patient")]
+
+
+def scenes(random, shared=454, alone=446, questions=4):
+    """A table of questions about scenes: some scenes stand in both splits, others in train only."""
+    scene = np.repeat(np.arange(shared + alone), questions)
+    both = scene < shared
+    split = np.where(both & (random.random(len(scene)) < .4), "test", "train")
+    # a shared scene has a question on each side
+    split[:shared * questions:questions], split[1:shared * questions:questions] = "train", "test"
+    return scene, split, len(set(scene[split == "test"]) & set(scene[split == "train"]))
+
+
+@pytest.mark.parametrize("column", ["place", "scene"])
+def test_groups_that_both_splits_share_are_named_with_their_number_and_rows_not_as_a_shift(column):
+    random = np.random.default_rng(0)
+    scene, split, shared = scenes(random)
+    frame = table(len(scene), **{column: [f"s{i}" for i in random.permutation(900)[scene]]}).assign(split=split)
+    val = table(40, seed=1, **{column: [f"v{i}" for i in range(40)]}).assign(split="val")
+    found = find(pd.concat([frame, val]), quick=False)
+    assert kinds(found) == [("group", column)]
+    line = str(found[0])
+    assert f"{shared} of 940 values stand in both train and test" in line and f"{(split == 'test').sum():,} rows of test" in line
+    assert "row 1 as row 0" in line and f"--group {column}" in line
+
+
+def test_a_picture_asked_about_in_both_splits_is_a_copy_and_no_shift(tmp_path):
+    random = np.random.default_rng(0)
+    scene, split, _ = scenes(random, 40, 40)
+    names = write_pictures(tmp_path, random, np.repeat("x", 80), plain)
+    frame = table(len(scene), image=[names[i] for i in scene]).assign(split=split)
+    found = leaks.find(read_manifest(frame, root=tmp_path))
+    assert {kind for kind, column in kinds(found)} == {"copies"} and "40 different ones" in str(found[0])
+
+
+# ---- what is said
+
+def test_no_note_of_a_library_reaches_the_screen(tmp_path, capfd):
+    """libmpg123 says what it thinks of a damaged file without naming it; scikit-learn wonders about classes of one row."""
+    random = np.random.default_rng(0)
+    names = [f"{i}.mp3" for i in range(30)]
+    for name in names:
+        soundfile.write(tmp_path / name, (.1 * random.normal(size=8000)).astype(np.float32), 16000, format="MP3")
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[:len(data) // 2] + bytes(300) + data[len(data) // 2:])
+    frame = table(30, classes=[f"class {i}" for i in range(60)], audio=names, number=random.normal(size=30))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        leaks.find(read_manifest(frame, root=tmp_path))
+    assert [str(warning.message) for warning in caught] == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_where_nothing_is_found_the_command_says_what_was_looked_for(tmp_path, capsys):
+    path = pets.write(pets.draw(60), tmp_path / "w")
+    assert main(["leaks", str(path), "--quick"]) == 0
+    quick = capsys.readouterr().out
+    assert main(["leaks", str(path)]) == 0
+    whole = capsys.readouterr().out
+    assert main(["leaks", str(path), "--use", "image"]) == 0
+    image = capsys.readouterr().out
+    for out in (quick, whole, image):
+        assert out.count("\n") == 1 and "no leak found" in out and "groups across splits" in out and "image: " in out
+    assert "text: the answer" in quick and "text: " not in image and "columns" not in image
+    assert "image: equal files" in quick and "size" not in quick and "shift" not in quick
+    assert "image: copies" in whole and "audio: format, size and edges" in whole and "shift between splits" in whole

@@ -137,7 +137,8 @@ def test_the_digits_leak_nothing_but_that_the_voices_are_new(name, quick):
 
 
 def test_the_only_leak_of_the_whole_table_is_that_the_transcript_is_the_answer():
-    found = leaks.find(read_manifest(SPEECH / "manifest.csv", group="voice", use=["audio"]), quick=True)
+    assert leaks.find(read_manifest(SPEECH / "manifest.csv", group="voice", use=["audio"]), quick=True) == []
+    found = leaks.find(read_manifest(SPEECH / "manifest.csv", group="voice"), quick=True)
     assert [(finding.kind, finding.column) for finding in found] == [("answer", "text")]
 
 

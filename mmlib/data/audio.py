@@ -99,13 +99,18 @@ def _to_mono(samples: np.ndarray, rate: int) -> Tensor:
 
 def seconds(path: str | Path) -> float:
     """Length of a sound file, from its header where it has one; ValueError where it is no sound file."""
+    info = read_header(path)
+    return info.frames / info.samplerate
+
+
+def read_header(path: str | Path) -> Any:
+    """soundfile's info of a sound file: format, subtype, samplerate, channels, frames; ValueError where it is none."""
     import soundfile
     try:
         with _File(io.FileIO(path)) as file, _quiet(file):
-            info = soundfile.info(file)
+            return soundfile.info(file)
     except Exception as error:          # as in ``read_audio``
         raise ValueError(f"not a sound file that can be read ({str(error) or type(error).__name__})") from error
-    return info.frames / info.samplerate
 
 
 def _read_file(path: str | Path) -> tuple[np.ndarray, int]:

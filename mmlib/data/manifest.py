@@ -61,6 +61,7 @@ class Manifest:
     extra: dict[str, list[str]] = field(default_factory=dict)  # the other columns, which no model reads; the leak check does
     group_name: str | None = None                             # the group's column
     split_columns: list[Sense] = field(default_factory=list)  # of all senses, used or not: see keys
+    chosen: bool = False  # ``use`` named the senses: the other columns are left out on purpose
 
     def __post_init__(self) -> None:
         for column, cells in self._lists().items():
@@ -177,7 +178,7 @@ def read_manifest(source: Any, target: str | None = "label", columns: dict[str, 
                     target, None if target is None else cells(target), split if split and any(split) else None,
                     None if group is None else cells(group), allow_outside,
                     {column: cells(column) for column in header if column and column not in taken},
-                    group, [sense for sense in found.values() if sense.column != target])
+                    group, [sense for sense in found.values() if sense.column != target], use is not None)
 
 
 def _from_csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
