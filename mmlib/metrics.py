@@ -24,9 +24,10 @@ def balanced_accuracy(logits: Tensor, target: Tensor) -> float:
 
 
 def log_loss(logits: Tensor, target: Tensor) -> float:
-    """Mean of -log(the probability given to the true class), in nats: 0 is perfect, and lower is better.
+    """Mean of -log(the probability given to the true class), in nats.
 
-    A proper score: no other probabilities score better than the true ones.
+    0 is perfect, and lower is better. A proper score: no other probabilities score better than the
+    true ones.
     """
     from sklearn.metrics import log_loss as loss
     _check_classes(logits, target)
