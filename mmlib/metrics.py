@@ -25,10 +25,10 @@ def balanced_accuracy(logits: Tensor, target: Tensor) -> float:
 
 
 def log_loss(logits: Tensor, target: Tensor) -> float:
-    """Mean of -log(probability given to the true class): 0 is perfect; the shares of the classes, for all samples, give their entropy.
+    """Mean of -log(the probability given to the true class), in nats.
 
-    It judges the probabilities themselves, so it tells a model that has learned something also where a rare class is never the
-    likeliest.
+    0 is perfect, and lower is better. A proper score: no other probabilities score better than the
+    true ones.
     """
     _check_classes(logits, target)
     return float(F.cross_entropy(logits.double(), target))

@@ -45,7 +45,7 @@ def plan(data: Data, fusion: str = "sum", dim: int = DIM, lr: float = LR, dropou
 
 
 def multiplications(data: Data, name: str, dim: int) -> float:
-    """About how many multiplications the encoder of one modality needs for one training row, forward."""
+    """About how many multiplications the encoder of one modality needs for a training row."""
     train, fitted = data.loaders["train"], data.preprocessing
     kind = fitted.senses[name].kind
     if kind == "image":
@@ -58,12 +58,15 @@ def multiplications(data: Data, name: str, dim: int) -> float:
 
 
 def affordable(work: float, budget: float) -> int:
-    """The epochs of ``work`` multiplications each that ``budget`` pays for, but at least ``LEAST_EPOCHS``, whatever they cost."""
+    """The epochs of ``work`` multiplications each that ``budget`` pays for.
+
+    At least ``LEAST_EPOCHS``, whatever they cost, and at most ``MOST_EPOCHS``.
+    """
     return int(min(MOST_EPOCHS, max(LEAST_EPOCHS, budget * BUDGET / work)))
 
 
 def minutes(work: float) -> float:
-    """About how many minutes of one core a training takes whose forward passes need so many multiplications."""
+    """About how many minutes of one core a training of so many multiplications (forward) takes."""
     return 3 * work / BUDGET
 
 

@@ -1,4 +1,5 @@
-"""What a report measures: the additive part of a model, its answers when a modality is another sample's, calibration, unfinished training."""
+"""What a report measures: additive part, answers to exchanged modalities, average, reliability."""
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -111,12 +112,13 @@ def shuffle(model: Model, encoded: Encoded, name: str, seed: int = 0) -> Tensor:
 
 
 def average(logits: Sequence[Tensor], there: Tensor, prior: Tensor) -> Tensor:
-    """The probabilities of M models averaged, over the modalities that are there: M of (S, N, K) and (M, N) -> logits (S, N, K).
+    """The probabilities of M models averaged, over the modalities that are there.
 
-    A row without any of them gets ``prior`` (K,), log shares of the classes.
+    M of (S, N, K) and (M, N) -> logits (S, N, K). A row without any of them gets ``prior`` (K,),
+    log shares of the classes.
     """
-    weight = (there / there.sum(dim=0).clamp(min=1))[:, None, :, None]                         # (M, 1, N, 1)
-    mean = (torch.stack(list(logits)).double().softmax(dim=-1) * weight).sum(dim=0)            # (S, N, K)
+    weight = (there / there.sum(dim=0).clamp(min=1))[:, None, :, None]  # (M, 1, N, 1)
+    mean = (torch.stack(list(logits)).double().softmax(dim=-1) * weight).sum(dim=0)  # (S, N, K)
     empty = prior.double().log_softmax(dim=-1)
     return torch.where(there.any(dim=0)[:, None], mean.clamp(min=1e-300).log(), empty).float()
 
@@ -126,18 +128,21 @@ def reliability(logits: Tensor, target: Tensor, bins: int = BINS) -> list[tuple[
 
     ``bins`` equal bins of the probability of the answer given, the answers of all seeds together.
     """
-    confidence, given = logits.double().softmax(dim=-1).max(dim=-1)                                     # (S, N) both
+    confidence, given = logits.double().softmax(dim=-1).max(dim=-1)  # (S, N) both
     right = (given == target).double()
     place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
     used = [place == i for i in place.unique().tolist()]
-    return [(float(confidence[here].mean()), float(right[here].mean()), int(here.sum())) for here in used]
+    return [
+        (float(confidence[here].mean()), float(right[here].mean()), int(here.sum()))
+        for here in used
+    ]
 
 
 def still_improving(history: Sequence[dict[str, Any]]) -> bool:
     """Was a training stopped too soon? A row per epoch, with its ``val_loss``.
 
-    Yes where the last epoch is the best and, over the last quarter of the epochs, the loss still fell at least half as fast as over
-    all of them. Of two epochs or fewer nothing can be said, so yes.
+    Yes where the last epoch is the best and, over the last quarter of the epochs, the loss still
+    fell at least half as fast as over all of them. Two epochs or fewer are too few to say no.
     """
     losses = [row["val_loss"] for row in history]
     steps, late = len(losses) - 1, max(1, len(losses) // 4)

@@ -1,4 +1,5 @@
-"""A report in plain numbers and words (``Report.plain``) -> one HTML page that needs nothing else, for light and dark screens."""
+"""A report in plain numbers and words -> one HTML page that needs nothing else, light and dark."""
+
 import base64
 import io
 from collections.abc import Sequence
@@ -9,10 +10,21 @@ from mmlib.data import read_audio
 from mmlib.data.audio import RATE
 
 PICTURE, SECONDS = 320, 10   # pixels of the longer side, and of sound, that an example shows at most
-SIGNS = {"helps": "Yes", "does not help": "No", "hurts": "No, it hurts", "cannot tell": "Cannot tell",
-         "nothing learned": "Nothing was learned"}
-COLUMNS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "macro_f1": "macro-F1",
-           "auroc": "AUROC", "calibration_error": "calibration error"}
+SIGNS = {
+    "helps": "Yes",
+    "does not help": "No",
+    "hurts": "No, it hurts",
+    "cannot tell": "Cannot tell",
+    "nothing learned": "Nothing was learned",
+}
+COLUMNS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "log_loss": "log loss",
+    "macro_f1": "macro-F1",
+    "auroc": "AUROC",
+    "calibration_error": "calibration error",
+}
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --soft: #5d6673; --line: #dde1e7; --ground: #fff; --card: #f5f6f8; --accent: #0b62a4;
@@ -62,39 +74,49 @@ figcaption { padding-left: 2.6rem; }
 
 
 def page(found: dict[str, Any]) -> str:
-    """The whole HTML page of a report in plain numbers. Everything that comes from the data is escaped."""
+    """The whole HTML page of ``Report.plain()``. Everything that comes from the data is escaped."""
     verdict, rows = found["verdict"], {row["model"]: row for row in found["table"]}
-    score, chosen, blind = verdict["score"], found["model"], rows[found["blind"]]
+    kind, score, best = verdict["kind"], verdict["score"], escape(verdict["best"])
+    matters, chosen, blind = verdict["matters"], found["model"], rows[found["blind"]]
     column = score.replace(" ", "_")
-    curves = "".join(f"<figure>{reliability_curve(points)}<figcaption>{escape(name)}, calibration error "
-                     f"{rows[name]['calibration_error']:.3f}</figcaption></figure>" for name, points in found["reliability"].items())
-    gains = [(row["model"], row["gain"]["points"], row["gain"]["error"]) for row in found["table"] if row["gain"]]
+    notes = "".join(f'<p class="soft">{escape(note)}</p>' for note in found["notes"])
+    gains = [(name, row["gain"]["points"], row["gain"]["error"])
+             for name, row in rows.items() if row["gain"]]
+    scores = [(name, row[column], row["spread"]) for name, row in rows.items() if row is not blind]
+    whole = ("nothing exchanged", rows[chosen][column], 0)
+    exchanged = [whole, *((name, value, 0) for name, value in found["shuffled"].items())]
+    curves = "".join(f"<figure>{reliability_curve(points)}<figcaption>{escape(name)}, calibration "
+                     f"error {rows[name]['calibration_error']:.3f}</figcaption></figure>"
+                     for name, points in found["reliability"].items())
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Does fusion help?</title><style>{STYLE}</style></head><body>
 <h1>Does fusion help?</h1>
-<div class="sign {verdict["kind"].replace(" ", "-")}">{SIGNS[verdict["kind"]]}</div>
+<div class="sign {kind.replace(" ", "-")}">{SIGNS[kind]}</div>
 <p class="verdict">{escape(verdict["text"])}</p>
-<p class="soft">± is one standard error, from the rows and from the seeds. A difference counts from two of them on.
-"Does not help" is said only where a gain of {verdict["matters"]:g} points is excluded.
-The smallest gain that would have shown here, with a probability of 80%, is {verdict["smallest"]:.1f} points.</p>
-{"".join(f'<p class="soft">{escape(note)}</p>' for note in found["notes"])}
-<h2>Gain over {escape(verdict["best"])}, the best single modality</h2>
-<p class="soft">Points of {score}, on the same rows. Lines: two standard errors, either way. A line that touches zero shows nothing
-yet. Grey: gains too small to matter.</p>
-{intervals(gains, verdict["fusion"], verdict["matters"])}
+<p class="soft">± is one standard error, from the rows and from the seeds. A difference counts from
+two of them on. "Does not help" is said only where a gain of {matters:g} points is excluded.
+The smallest gain that would have shown here, with a probability of 80%, is
+{verdict["smallest"]:.1f} points.</p>
+{notes}
+<h2>Gain over {best}, the best single modality</h2>
+<p class="soft">Points of {score}, on the same rows. Lines: two standard errors, either way.
+A line that touches zero shows nothing yet. Grey: gains too small to matter.</p>
+{intervals(gains, verdict["fusion"], matters)}
 <h2>{score.capitalize()}</h2>
-<p class="soft">Bars: mean over the seeds. Line across their ends: a standard deviation between seeds, either way.
-Dashed: the most frequent class.</p>
-{bars([(row["model"], row[column], row["spread"]) for row in found["table"] if row is not blind], verdict["fusion"], blind[column])}
+<p class="soft">Bars: mean over the seeds. Line across their ends: a standard deviation between
+seeds, either way. Dashed: the most frequent class.</p>
+{bars(scores, verdict["fusion"], blind[column])}
 <div class="wide">{_table(found["table"], verdict)}</div>
 <h2>One modality from another sample</h2>
-<p class="soft">{escape(chosen)}, when one modality comes from another sample. The lower the bar, the more the model relies on it.</p>
-{bars([("nothing exchanged", rows[chosen][column], 0), *((name, value, 0) for name, value in found["shuffled"].items())],
-      "nothing exchanged", blind[column])}
+<p class="soft">{escape(chosen)}, when one modality comes from another sample. The lower the bar,
+the more the model relies on it.</p>
+{bars(exchanged, "nothing exchanged", blind[column])}
 <h2>Can its probabilities be believed?</h2>
-<p class="soft">Of the answers given with 80%, eight in ten should be right: dots on the line; below it, too sure.
-To the right: the probability given; upwards: how many of them were right, in percent. Size of a dot: how many answers.</p>
+<p class="soft">Of the answers given with 80%, eight in ten should be right: dots on the line;
+below it, too sure. To the right: the probability given; upwards: how many of them were right, in
+percent. Size of a dot: how many answers.</p>
 <div class="row">{curves}</div>
 <h2>Most surely wrong</h2>
 {_examples(found["mistakes"])}
@@ -103,37 +125,48 @@ To the right: the probability given; upwards: how many of them were right, in pe
 
 
 def _table(table: Sequence[dict[str, Any]], verdict: dict[str, Any]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("model", f"gain over {escape(verdict['best'])}", *COLUMNS.values(), "± seeds"))
+    head = "".join(
+        f"<th>{name}</th>"
+        for name in ("model", f"gain over {escape(verdict['best'])}", *COLUMNS.values(), "± seeds")
+    )
     lines = []
     for row in table:
         chosen = ' class="chosen"' if row["model"] == verdict["fusion"] else ""
         gain = f"{row['gain']['points']:+.1f} ± {row['gain']['error']:.1f}" if row["gain"] else ""
-        cells = "".join(f"<td>{value}</td>" for value in (gain, *(f"{row[name]:.3f}" for name in (*COLUMNS, "spread"))))
+        cells = "".join(
+            f"<td>{value}</td>"
+            for value in (gain, *(f"{row[name]:.3f}" for name in (*COLUMNS, "spread")))
+        )
         lines.append(f"<tr{chosen}><td>{escape(row['model'])}</td>{cells}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def intervals(rows: Sequence[tuple[str, float, float]], chosen: str, matters: float) -> str:
-    """An SVG of differences: name, points, standard error; each a dot with a line of two errors either way, over a scale around zero."""
+    """An SVG of differences: name, points, standard error; a line of two errors either way."""
     left, width, step = 250, 600, 30
-    bottom, reach = step * len(rows) + 4, max(2 * matters, *(abs(points) + 2 * error for _, points, error in rows))
-    tick = next(size for size in (1, 2, 5, 10, 20, 50, 100) if reach <= 5 * size or size == 100)
+    bottom = step * len(rows) + 4
+    reach = max(2 * matters, *(abs(points) + 2 * error for _, points, error in rows))
+    tick = next((size for size in (1, 2, 5, 10, 20, 50) if reach <= 5 * size), 100)
 
     def at(points: float) -> float:
-        return left + width / 2 * (1 + max(-1.0, min(1.0, points / reach)))
+        return round(left + width / 2 * (1 + points / reach), 1)
 
-    parts = [f'<rect class="band" x="{at(-matters):.1f}" y="0" width="{at(matters) - at(-matters):.1f}" height="{bottom}"/>']
-    for mark in range(-int(reach // tick) * tick, int(reach // tick) * tick + 1, tick):
-        parts.append(f'<path class="{"grid" if mark else "blind"}" d="M{at(mark):.1f} 0V{bottom}"/>'
-                     f'<text class="minor" x="{at(mark):.1f}" y="{bottom + 16}" text-anchor="middle">{f"{mark:+d}" if mark else 0}</text>')
+    parts = [f'<rect class="band" x="{at(-matters)}" y="0" '
+             f'width="{at(matters) - at(-matters):.1f}" height="{bottom}"/>']
+    most = int(reach // tick) * tick
+    for mark in range(-most, most + 1, tick):
+        kind, label = ("grid", f"{mark:+d}") if mark else ("blind", "0")
+        parts.append(f'<path class="{kind}" d="M{at(mark)} 0V{bottom}"/><text class="minor" '
+                     f'x="{at(mark)}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
     for i, (name, points, error) in enumerate(rows):
-        y = i * step + 16
-        parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(_short(name))}</text>'
-                     f'<path class="{"range" if name == chosen else "mark"}" d="M{at(points - 2 * error):.1f} {y}H{at(points + 2 * error):.1f}"/>'
-                     f'<circle class="dot" cx="{at(points):.1f}" cy="{y}" r="5"/>'
+        y, kind = i * step + 16, "range" if name == chosen else "mark"
+        parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(_short(name))}'
+                     f'</text><path class="{kind}" '
+                     f'd="M{at(points - 2 * error)} {y}H{at(points + 2 * error)}"/>'
+                     f'<circle class="dot" cx="{at(points)}" cy="{y}" r="5"/>'
                      f'<text x="{left + width + 12}" y="{y + 4}">{points:+.1f}</text>')
-    return (f'<div class="wide"><svg viewBox="0 0 {left + width + 60} {bottom + 22}" role="img" aria-label="gains">'
-            f'{"".join(parts)}</svg></div>')
+    return (f'<div class="wide"><svg viewBox="0 0 {left + width + 60} {bottom + 22}" role="img" '
+            f'aria-label="gains">{"".join(parts)}</svg></div>')
 
 
 def _short(name: str) -> str:
@@ -151,11 +184,13 @@ def bars(rows: Sequence[tuple[str, float, float]], chosen: str, blind: float) ->
                      f'<text class="minor" x="{x}" y="{bottom + 16}" text-anchor="middle">{tick}%</text>')
     for i, (name, mean, spread) in enumerate(rows):
         y, low, high = i * step, max(0.0, mean - spread), min(1.0, mean + spread)
-        parts.append(f'<text x="{left - 12}" y="{y + 20}" text-anchor="end">{escape(_short(name))}</text>'
-                     f'<rect class="bar{" chosen" * (name == chosen)}" x="{left}" y="{y + 6}" '
-                     f'width="{width * mean:.1f}" height="20" rx="2"/>'
-                     f'<path class="mark" d="M{left + width * low:.1f} {y + 16}H{left + width * high:.1f}"/>'
-                     f'<text x="{left + width + 12}" y="{y + 20}">{100 * mean:.1f}</text>')
+        parts.append(
+            f'<text x="{left - 12}" y="{y + 20}" text-anchor="end">{escape(_short(name))}</text>'
+            f'<rect class="bar{" chosen" * (name == chosen)}" x="{left}" y="{y + 6}" '
+            f'width="{width * mean:.1f}" height="20" rx="2"/>'
+            f'<path class="mark" d="M{left + width * low:.1f} {y + 16}H{left + width * high:.1f}"/>'
+            f'<text x="{left + width + 12}" y="{y + 20}">{100 * mean:.1f}</text>'
+        )
     x = left + width * blind
     parts.append(f'<path class="blind" d="M{x:.1f} 0V{bottom}"/>')
     return (f'<div class="wide"><svg viewBox="0 0 {left + width + 60} {bottom + 22}" role="img" aria-label="accuracies">'

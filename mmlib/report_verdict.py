@@ -1,4 +1,5 @@
-"""Answers, row by row and seed by seed -> a difference with its error, and the verdict: does fusion help, and how?"""
+"""Answers, row by row and seed by seed -> a difference with its error, and the verdict in words."""
+
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -6,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-EVEN = 1.5      # the largest class has at most so many times the rows of the smallest: then accuracy is the score
-MATTERS = 2.0   # points: a smaller gain is not worth a second modality; "does not help" excludes larger ones
-POWER = 2.8     # standard errors: 1.96 + 0.84, seen with a probability of 80% by a two-sided test at 5% (Cohen, 1988)
+EVEN = 1.5      # the largest class has at most so many times the rows of the smallest: accuracy
+MATTERS = 2.0   # points: a smaller gain is not worth a second modality
+POWER = 2.8     # standard errors: 1.96 + 0.84, seen in 80% of tests at 5%, two-sided (Cohen, 1988)
 
 
 class Gap(NamedTuple):
@@ -27,11 +28,13 @@ class Gap(NamedTuple):
 
 
 def gap(first: Tensor, second: Tensor, groups: np.ndarray | None = None) -> Gap:
-    """How much better the first is, both (S, N): what row n is worth to the model of seed s, 1 or 0 where right answers are counted.
+    """How much better the first is; both (S, N): what row n is worth to the model of seed s.
 
-    Paired: the two are compared row by row and seed by seed, so that rows hard for both cancel. The error has two parts, added as
-    variances: of the rows (another test set; rows of one of ``groups`` (N,) count as one draw), from the differences averaged over the
-    seeds; and of the training (another seed), from the differences averaged over the rows. With one seed that one is unknown, left out.
+    That is 1 or 0 where right answers are counted. Paired: the two are compared row by row and seed
+    by seed, so that rows hard for both cancel. The error has two parts, added as variances: of the
+    rows (another test set; rows of one of ``groups`` (N,) count as one draw), from the differences
+    averaged over the seeds; and of the training (another seed), from the differences averaged over
+    the rows. With one seed that one is unknown, left out.
     """
     difference = (first.double() - second.double()).numpy()                                # (S, N)
     mean, by_row, by_seed = difference.mean(), difference.mean(axis=0), difference.mean(axis=1)
@@ -43,7 +46,9 @@ def gap(first: Tensor, second: Tensor, groups: np.ndarray | None = None) -> Gap:
 
 
 def worth_it(simple: Tensor, other: Tensor, groups: np.ndarray | None = None) -> bool:
-    """Is the richer model better than the simple one by more than one standard error? Both (S, N) as in ``gap``.
+    """Is the richer model better than the simple one by more than one standard error?
+
+    Both (S, N) as in ``gap``.
 
     The one-standard-error rule of Breiman, Friedman, Olshen and Stone (Classification and Regression Trees, 1984): the best score among
     several is partly luck, so the simplest model within one error of it is taken. One and not two: this chooses, it proves nothing.
@@ -54,9 +59,10 @@ def worth_it(simple: Tensor, other: Tensor, groups: np.ndarray | None = None) ->
 
 @dataclass(frozen=True)
 class Scale:
-    """How answers are scored on some rows. The mean over the rows of what each row is worth is the score.
+    """How answers are scored on some rows: the score is the mean over what each row is worth.
 
-    ``target`` (N,): their classes; ``prior`` (K,): log of each class's share of the training rows; ``groups`` (N,): see ``gap``.
+    ``target`` (N,): their classes; ``prior`` (K,): log of each class's share of the training rows;
+    ``groups`` (N,): see ``gap``.
     """
 
     target: Tensor
@@ -65,13 +71,16 @@ class Scale:
 
     @property
     def name(self) -> str:
-        """"accuracy", or "balanced accuracy" where one class has more than ``EVEN`` times the training rows of another."""
-        shares = self.prior.exp()
-        return "accuracy" if shares.max() <= EVEN * shares.min() else "balanced accuracy"
+        """ "accuracy", or "balanced accuracy" where a class has ``EVEN`` times another's rows."""
+        ratio = float((self.prior.max() - self.prior.min()).exp())
+        return "accuracy" if ratio <= EVEN * (1 + 1e-6) else "balanced accuracy"
 
     @property
     def weight(self) -> Tensor:
-        """(N,) What a right answer to each row is worth: 1, or in balanced accuracy N / (classes there * rows of its class)."""
+        """(N,) What a right answer to each row is worth.
+
+        1, or in balanced accuracy N / (the number of classes there * the rows of its class).
+        """
         if self.name == "accuracy":
             return torch.ones(len(self.target), dtype=torch.float64)
         _, place, rows = self.target.unique(return_inverse=True, return_counts=True)
@@ -79,13 +88,18 @@ class Scale:
 
     @property
     def finest(self) -> float:
-        """Points: the least error that so few rows allow. Where no answers differ, up to three rows in N may (the rule of three)."""
-        return 150 * float(self.weight.max()) / (len(self.target) if self.groups is None else len(np.unique(self.groups)))
+        """Points: the least error that so few rows allow.
+
+        Where none of N rows differ, up to three in N may (the rule of three): two errors.
+        """
+        draws = len(self.target) if self.groups is None else len(np.unique(self.groups))
+        return 100 * 1.5 * float(self.weight.max()) / draws
 
     def answers(self, logits: Tensor) -> Tensor:
         """Logits (..., K) from which the class is chosen by argmax.
 
-        For balanced accuracy the best choice is the class whose probability lies highest above its share: the prior is taken out.
+        For balanced accuracy the best choice is the class whose probability lies highest above its
+        share: the prior is taken out.
         """
         return logits if self.name == "accuracy" else logits - self.prior.to(logits)
 
@@ -94,7 +108,7 @@ class Scale:
         return (self.answers(logits).argmax(dim=-1) == self.target).double() * self.weight
 
     def losses(self, logits: Tensor) -> Tensor:
-        """Logits (S, N, K) -> the log loss of each row (S, N), in nats: -log of the probability of its class."""
+        """Logits (S, N, K) -> the log loss of each row (S, N), in nats."""
         place = self.target.expand(logits.shape[:-1])[..., None]
         return -logits.double().log_softmax(dim=-1).gather(-1, place).squeeze(-1)
 
@@ -107,10 +121,11 @@ class Scale:
         return gap(self.rows(first), self.rows(second), self.groups)
 
     def learned(self, logits: Tensor) -> bool:
-        """Better than the shares of the classes alone by more than two standard errors, on log loss or on the score.
+        """Better than the shares of the classes alone, on log loss or on the score.
 
-        Log loss is the proper score: it sees what was learned about a rare class long before the most probable class changes. The
-        score is asked too, because a model that is often right but far too sure has a bad log loss.
+        By more than two standard errors. Log loss is the proper score: it sees what was learned
+        about a rare class long before the most probable class changes. The score is asked too,
+        because a model that is often right but far too sure has a bad log loss.
         """
         blind = self.prior.to(logits).expand(1, *logits.shape[1:])
         better = gap(self.losses(blind), self.losses(logits), self.groups)
@@ -121,41 +136,48 @@ class Scale:
 class Verdict:
     """What ``judge`` found. All gaps are of ``score``, in points, with their standard errors."""
 
-    kind: str              # "helps", "does not help", "hurts", "cannot tell", "nothing learned"
-    text: str              # the same in words
-    score: str             # "accuracy" or "balanced accuracy"
-    best: str              # the best single modality, chosen on validation rows
-    fusion: str            # the fusion that is judged, chosen on validation rows
-    use: str               # which of those two to use
-    gain: Gap              # the fusion over that modality
-    smallest: float        # points: the smallest gain that would have shown on such rows, with a probability of 80%
-    interaction: Gap       # the model of all modalities over its own additive part
-    interacts: bool        # fusion helps, and part of that clearly comes from the interplay of the modalities
+    kind: str          # "helps", "does not help", "hurts", "cannot tell", "nothing learned"
+    text: str          # the same in words
+    score: str         # "accuracy" or "balanced accuracy"
+    best: str          # the best single modality, chosen on validation rows
+    fusion: str        # the fusion that is judged, chosen on validation rows
+    use: str           # which of those two to use
+    gain: Gap          # the fusion over that modality
+    smallest: float    # points: the smallest gain that would have shown, with a probability of 80%
+    interaction: Gap   # the model of all modalities over its own additive part
+    interacts: bool    # fusion helps, and part of that clearly comes from interaction
 
 
-def judge(alone: dict[str, Tensor], together: Tensor, average: Tensor, additive: Tensor, summed: Tensor, scale: Scale,
-          validation: dict[str, float], names: tuple[str, str] = ("all together", "average")) -> Verdict:
+def judge(alone: dict[str, Tensor], together: Tensor, average: Tensor, additive: Tensor,
+          summed: Tensor, scale: Scale, validation: dict[str, float],
+          names: tuple[str, str] = ("all together", "average")) -> Verdict:
     """The verdict, from logits (S, N, K) of S seeds on N test rows, scored by ``scale``.
 
-    ``alone``: the models of one modality; ``together``: that of all modalities; ``average``: the answers of ``alone``, averaged;
-    ``additive``: the additive part of ``together``; ``summed``: a model of all modalities that was trained to add up (it may be
-    ``together`` itself); ``names``: of ``together`` and of ``average``; ``validation``: by name, the score on validation rows of each
+    ``alone``: the models of one modality; ``together``: that of all modalities; ``average``: the
+    answers of ``alone``, averaged; ``additive``: the additive part of ``together``; ``summed``: a
+    model of all modalities that was trained to add up (it may be ``together`` itself); ``names``:
+    of ``together`` and ``average``; ``validation``: by name, the score on validation rows of each
     modality and of those two. The rule:
 
-    1. The score is accuracy. Where one class has more than 1.5 times the training rows of another, it is balanced accuracy: each class
-       counts alike, and the class chosen is the one whose probability lies highest above its share. The verdict says which.
-    2. Two fusions are tried: ``together`` and ``average``. The better of them, and the best single modality, are chosen on validation
-       rows: choosing on the test rows would flatter both.
-    3. Differences are paired, row by row and seed by seed, and their error counts both rows and seeds: ``gap``.
-    4. "nothing learned" where none of that modality, ``together`` and ``average`` beats the shares of the classes by more than two
-       standard errors, neither on log loss nor on the score: ``Scale.learned``.
-    5. "helps" where the fusion beats that modality by more than two standard errors, "hurts" the other way round.
-    6. "does not help" only where a gain that matters is excluded: two standard errors above the difference lie less than 2 points
-       (``MATTERS``). Where no rows differ, up to three may (the rule of three), so fewer than 150 rows never exclude it.
-    7. Else "cannot tell", with the smallest gain that would have shown with a probability of 80%: 2.8 standard errors (``POWER``).
-    8. Interaction is counted likewise: ``together`` against its own additive part. It is claimed only where ``together`` is the fusion
-       judged and is also better than ``summed`` by more than one standard error: a model may lean on products where adding up would
-       have done as well.
+    1. The score is accuracy. Where one class has more than 1.5 times the training rows of another,
+       it is balanced accuracy: each class counts alike, and the class chosen is the one whose
+       probability lies highest above its share. The verdict says which.
+    2. Two fusions are tried: ``together`` and ``average``. The better of them, and the best single
+       modality, are chosen on validation rows: choosing on the test rows would flatter both.
+    3. Differences are paired, row by row and seed by seed, and their error counts both: ``gap``.
+    4. "nothing learned" where none of that modality, ``together`` and ``average`` beats the shares
+       of the classes by more than two standard errors, on log loss or on the score:
+       ``Scale.learned``.
+    5. "helps" where the fusion is better than that modality by more than two standard errors,
+       "hurts" where it is worse by as much.
+    6. "does not help" only where a gain that matters is excluded: the difference plus two standard
+       errors is less than 2 points (``MATTERS``). Where no rows differ, up to three may (the rule
+       of three), so a difference of zero on fewer than 150 rows never excludes it.
+    7. Else "cannot tell", with the smallest gain that would have shown with a probability of 80%:
+       2.8 standard errors (``POWER``).
+    8. Interaction is judged in the same way: ``together`` against its own additive part. It is
+       claimed only where ``together`` is the fusion judged and is also better than ``summed`` by
+       more than one standard error: a model may use products where adding up does as well.
     """
     best = max(sorted(alone), key=validation.__getitem__)
     fusion = max(names, key=validation.__getitem__)
@@ -172,29 +194,34 @@ def judge(alone: dict[str, Tensor], together: Tensor, average: Tensor, additive:
         kind = "hurts"
     else:
         kind = "does not help" if gain.points + 2 * error < MATTERS else "cannot tell"
-    verdict = Verdict(kind, "", scale.name, best, fusion, fusion if kind == "helps" else best, gain, POWER * error, interaction,
+    use = fusion if kind == "helps" else best
+    verdict = Verdict(kind, "", scale.name, best, fusion, use, gain, POWER * error, interaction,
                       interacts and kind == "helps")
-    return replace(verdict, text=_text(verdict, fusion == names[1], sorted(alone), len(scale.target)))
+    averaged = fusion == names[1]
+    return replace(verdict, text=_text(verdict, averaged, sorted(alone), len(scale.target)))
 
 
-def _text(verdict: Verdict, averaged: bool, modalities: list[str], rows: int) -> str:
+def _text(found: Verdict, averaged: bool, modalities: list[str], rows: int) -> str:
     """The verdict in words."""
-    found, best, points = verdict, verdict.best, f"{verdict.gain} points of {verdict.score}"
-    what = f"averaging the answers of {', '.join(modalities[:-1])} and {modalities[-1]}" if averaged else "fusion"
-    what = what[0].upper() + what[1:]
+    best = f"the best single modality ({found.best})"
+    points = f"{found.gain} points of {found.score}"
+    first, last = ", ".join(modalities[:-1]), modalities[-1]
+    what = f"averaging the answers of {first} and {last}" if averaged else "fusion"
+    start = what[0].upper() + what[1:]
     if found.kind == "nothing learned":
-        return (f"Nothing was learned that shows on these {rows:,} rows: neither the best single modality ({best}) nor any fusion is "
-                f"clearly better than the shares of the classes alone, neither on log loss nor on {found.score}. Train longer, or look "
-                "at the data.")
+        return (f"Nothing was learned that shows on these {rows:,} rows: neither {best} nor any "
+                "fusion is clearly better than the shares of the classes alone, on log loss or on "
+                f"{found.score}. Train longer, or look at the data.")
     if found.kind == "helps":
-        how = (f"of that, {found.interaction.points:.1f} ± {found.interaction.error:.1f} by interaction between the modalities."
-               if found.interacts else "none of it clearly by interaction: the evidence of the modalities adds up.")
-        return f"{what} helps: {points} over the best single modality ({best}); {how}"
+        how = ("none of it clearly by interaction: the evidence of the modalities adds up."
+               if not found.interacts else f"of that, {found.interaction.points:.1f} ± "
+               f"{found.interaction.error:.1f} by interaction between the modalities.")
+        return f"{start} helps: {points} over {best}; {how}"
     if found.kind == "hurts":
-        return f"{what} hurts here: {points} against the best single modality ({best}). Use {best} alone."
+        return f"{start} hurts here: {points} against {best}. Use {found.best} alone."
     if found.kind == "does not help":
-        return (f"{what} does not help here, use {best}: the difference is {points}, and a gain of {MATTERS:g} points or more is "
-                "excluded.")
-    return (f"Cannot tell whether {what[0].lower() + what[1:]} helps: {points} against the best single modality ({best}). With these "
-            f"{rows:,} rows only a gain above {found.smallest:.1f} points would have shown. More test rows or more seeds would tell; "
-            f"until then use {best}, which is simpler.")
+        return (f"{start} does not help here, use {found.best}: the difference is {points}, and a "
+                f"gain of {MATTERS:g} points or more is excluded.")
+    return (f"Cannot tell whether {what} helps: {points} against {best}. With these {rows:,} rows "
+            f"only a gain above {found.smallest:.1f} points would probably have shown. More test "
+            f"rows or more seeds would tell; until then use {found.best}, which is simpler.")

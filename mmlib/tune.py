@@ -31,7 +31,7 @@ from mmlib.tune_board import DONE, FAILED, STOPPED, TRIALS, Search, Trial, rank,
 FUSIONS = ("sum", "concat", "gated", "lowrank", "join")   # that add up, that mix, that choose, that multiply, that read tokens
 DIMS, LR, DROPOUT, HIDE = (32, 64, 128), (5e-4, 1e-2), (0.0, 0.5), (0.0, 0.25, 0.5)
 HALF = 2                                                  # one in so many goes on
-BEST = "best"                                             # the folder in ``out`` that the line to train with names
+BEST = "best"  # the folder in ``out`` that the line to train with names
 
 
 def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = False) -> Search:
@@ -65,7 +65,9 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
         epochs = recipe.epochs or plan(data, recipe.fusion, recipe.dim, recipe.lr, recipe.dropout, recipe.budget)["epochs"]
         space = _space(optuna, recipe, len(manifest.senses))
         identity = _identity(recipe, manifest, space, epochs)
-        asked = replace(recipe, epochs=epochs, out=Path(out) / BEST, resume=False)          # what a finished trial was trained as
+        asked = replace(
+            recipe, epochs=epochs, out=Path(out) / BEST, resume=False
+        )  # what a finished trial was trained as
         done = read(Path(out), identity)
         for line in data.summary + [_plan(recipe, trials, epochs, len(done), data)]:
             recipe.log(line)
@@ -200,11 +202,13 @@ def _identity(recipe: Recipe, manifest: Manifest, space: dict[str, Any], epochs:
 
 def _plan(recipe: Recipe, trials: int, epochs: int, done: int, data: Data) -> str:
     before = f" ({done} of them done before)" if done else ""
-    rows = data.loaders["train"].samples
-    each = minutes(epochs * rows * sum(multiplications(data, name, recipe.dim) for name in data.preprocessing.senses))
-    return (f"plan: {trials} trials{before} of up to {epochs} epochs over {rows:,} rows (about {each:.2g} minutes of one core with "
-            f"the recipe's own settings, beside the reading of files; {each * trials:.2g} for all of them, if none were stopped); the "
-            f"better half goes on after {_rung(epochs)} and after {HALF * _rung(epochs)} epochs; the recipe's own settings come first")
+    rows, names = data.loaders["train"].samples, data.preprocessing.senses
+    each = minutes(epochs * rows * sum(multiplications(data, name, recipe.dim) for name in names))
+    return (f"plan: {trials} trials{before} of up to {epochs} epochs over {rows:,} rows (about "
+            f"{each:.2g} minutes of one core with the recipe's own settings, beside the reading of "
+            f"files; {each * trials:.2g} for all of them, if none were stopped); the better half "
+            f"goes on after {_rung(epochs)} and after {HALF * _rung(epochs)} epochs; the recipe's "
+            "own settings come first")
 
 
 def _line(trial: Trial, trials: int, found: Search) -> str:

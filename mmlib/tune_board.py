@@ -13,14 +13,25 @@ from mmlib.recipes import Recipe
 
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 TRIALS, LEADERBOARD = "trials.jsonl", "leaderboard.csv"
-OPTIONS = ("group", "task", "seed", "on_error", "allow_outside", "device", "precision", "distributed", "tensorboard")   # of train
+OPTIONS = (
+    "group",
+    "task",
+    "seed",
+    "on_error",
+    "allow_outside",
+    "device",
+    "precision",
+    "distributed",
+    "tensorboard",
+)  # of train
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One attempt. ``epochs`` were trained; ``loss`` is the best val loss among them, ``scores`` those of that epoch.
+    """One attempt. ``epochs`` were trained; ``loss`` is the best val loss among them.
 
-    ``number`` counts from 0, as optuna does; screen and leaderboard count from 1.
+    ``scores`` are those of that epoch. ``number`` counts from 0, as optuna does; screen and
+    leaderboard count from 1.
     """
 
     number: int
@@ -39,8 +50,8 @@ class Trial:
 class Search:
     """What ``search`` returns: ``trials``, the best first, and the recipe with the best settings.
 
-    ``best`` trains as that trial was trained: the same epochs, whatever the budget would pay for; its ``out`` is the folder "best"
-    in that of the search.
+    ``best`` trains as that trial was trained: the same epochs, whatever the budget would pay for;
+    its ``out`` is the folder "best" in that of the search.
     """
 
     trials: list[Trial]
@@ -48,26 +59,40 @@ class Search:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The leaderboard: rank, state, val_loss, scores, epochs, settings, seconds and number (from 1) of each trial.
+        """The leaderboard: rank, state, val_loss, scores, epochs, settings, seconds and number.
 
-        Only finished trials have a rank: a stopped one has the val loss of a shorter training, which is not to be compared with theirs.
+        Only finished trials have a rank: a stopped one has the val loss of a shorter training,
+        which is not to be compared with theirs.
         """
-        return [{"rank": place if trial.state == DONE else None, "state": trial.state, "val_loss": trial.loss}
-                | {f"val_{name}": value for name, value in trial.scores.items()}
-                | {"epochs": trial.epochs} | trial.settings | {"seconds": trial.seconds, "trial": trial.number + 1}
-                for place, trial in enumerate(self.trials, 1)]
+        return [
+            {
+                "rank": place if trial.state == DONE else None,
+                "state": trial.state,
+                "val_loss": trial.loss,
+            }
+            | {f"val_{name}": value for name, value in trial.scores.items()}
+            | {"epochs": trial.epochs}
+            | trial.settings
+            | {"seconds": trial.seconds, "trial": trial.number + 1}
+            for place, trial in enumerate(self.trials, 1)
+        ]
 
     @property
     def command(self) -> str:
-        """The line that trains with the best settings: all that the command line can say of ``best``.
+        """The line that trains with the best settings.
 
-        What only Python can say (a DataFrame, an augmentation of one's own) is not in it: train ``best`` itself there.
+        What only Python can say (a DataFrame, an augmentation of one's own) is not in it: train
+        ``best`` itself there.
         """
         recipe, usual = self.best, Recipe("")
         source = str(recipe.manifest) if isinstance(recipe.manifest, str | Path) else "MANIFEST.csv"
         words = ["python", "-m", "mmlib", "train", source, "--target", recipe.target]
         words += [word for kind, column in recipe.columns.items() for word in (f"--{kind}", column)]
-        said = {"use": ",".join(recipe.use or ()), "epochs": recipe.epochs, "out": recipe.out} | self.trials[0].settings
+        said = {
+            "use": ",".join(recipe.use or ()),
+            "epochs": recipe.epochs,
+            "out": recipe.out,
+        } | self.trials[0].settings
         for name in OPTIONS:
             if (value := getattr(recipe, name)) != getattr(usual, name):
                 said[name] = value
@@ -89,7 +114,10 @@ def _short(value: Any) -> str:
 
 
 def rank(recipe: Recipe, done: list[Trial]) -> Search:
-    """Those that were not stopped first, by val loss; then those that came furthest. ``recipe`` is as the trials were trained."""
+    """Those that were not stopped first, by val loss; then those that came furthest.
+
+    ``recipe`` is as the trials were trained.
+    """
     order = sorted(done, key=lambda trial: ((DONE, STOPPED, FAILED).index(trial.state), -trial.epochs if trial.state != DONE else 0,
                                             math.inf if trial.loss is None else trial.loss, trial.number))
     return Search(order, with_settings(recipe, order[0].settings))

@@ -12,8 +12,17 @@ from torch import nn
 
 from mmlib import Recipe
 from mmlib.core import Output, from_pooled
-from mmlib.report import make_report
-from mmlib.report_measure import SHUFFLES, Encoded, average, project, reliability, shuffle, still_improving
+from mmlib.report import make_report, too_short
+from mmlib.report_measure import (
+    SHUFFLES,
+    Encoded,
+    average,
+    project,
+    reliability,
+    shuffle,
+    still_improving,
+)
+from mmlib.report_result import Answers
 from mmlib.report_verdict import MATTERS, POWER, Scale, gap, judge, worth_it
 from mmlib.worlds import pets
 from mmlib.worlds.pets import Dials
@@ -50,13 +59,17 @@ def test_on_captions_and_voices_the_verdict_is_what_the_dials_make_true(structur
 
 
 def assert_true(report, structure):
-    """Where fusion cannot help, the verdict never says so; how much of a gain it can exclude depends on rows and seeds."""
+    """Where fusion cannot help, no verdict says that it does; rows and seeds decide the rest."""
     verdict = report.verdict
     if TRUTH[structure]:
         assert (verdict.kind, verdict.interacts) == ("helps", structure == "synergy"), verdict.text
     else:
-        assert verdict.kind in ("does not help", "cannot tell") and verdict.use == verdict.best, verdict.text
-        assert (verdict.kind == "does not help") == (verdict.gain.points + 2 * verdict.smallest / POWER < MATTERS)
+        assert verdict.kind in ("does not help", "cannot tell") and verdict.use == verdict.best, (
+            verdict.text
+        )
+        assert (verdict.kind == "does not help") == (
+            verdict.gain.points + 2 * verdict.smallest / POWER < MATTERS
+        )
         assert abs(verdict.gain.points) <= 2 * verdict.gain.error
 
 
@@ -80,7 +93,17 @@ def saying(right, target):
     return torch.stack([-sign, sign], dim=-1) / 2
 
 
-def verdict(together, image=0.7, text=0.6, additive=None, summed=None, average=None, rows=4000, noise=0.02, validation=None):
+def verdict(
+    together,
+    image=0.7,
+    text=0.6,
+    additive=None,
+    summed=None,
+    average=None,
+    rows=4000,
+    noise=0.02,
+    validation=None,
+):
     scale = halves(rows)
 
     def made(accuracy, seed):
@@ -89,9 +112,21 @@ def verdict(together, image=0.7, text=0.6, additive=None, summed=None, average=N
     additive = together if additive is None else additive
     alone = {"image": made(image, 1), "text": made(text, 2)}
     average = max(image, text) if average is None else average
-    scores = {"image": image, "text": text, "all together": together, "average": min(average, together)}
-    return judge(alone, made(together, 3), made(average, 6), made(additive, 4), made(additive if summed is None else summed, 5), scale,
-                 scores | (validation or {}))
+    scores = {
+        "image": image,
+        "text": text,
+        "all together": together,
+        "average": min(average, together),
+    }
+    return judge(
+        alone,
+        made(together, 3),
+        made(average, 6),
+        made(additive, 4),
+        made(additive if summed is None else summed, 5),
+        scale,
+        scores | (validation or {}),
+    )
 
 
 def test_the_verdict_says_what_clear_differences_say():
@@ -116,8 +151,16 @@ def test_interaction_is_not_claimed_where_a_model_that_adds_up_does_as_well():
 
 def test_the_average_of_the_answers_is_a_fusion_and_may_win():
     found = verdict(0.7, average=0.8, additive=0.6, validation={"average": 0.8})
-    assert (found.kind, found.fusion, found.use, found.interacts) == ("helps", "average", "average", False)
-    assert "Averaging the answers of image and text helps: +9" in found.text and "adds up" in found.text
+    assert (found.kind, found.fusion, found.use, found.interacts) == (
+        "helps",
+        "average",
+        "average",
+        False,
+    )
+    assert (
+        "Averaging the answers of image and text helps: +9" in found.text
+        and "adds up" in found.text
+    )
 
 
 def test_which_fusion_is_judged_is_chosen_on_validation_rows_not_where_it_looks_best():
@@ -126,11 +169,18 @@ def test_which_fusion_is_judged_is_chosen_on_validation_rows_not_where_it_looks_
 
 
 def test_little_evidence_is_not_evidence_of_nothing():
-    """The same difference of nothing: few rows or noisy seeds cannot tell, many quiet ones exclude a gain."""
-    few, noisy, many = verdict(0.7, rows=178, noise=0.1), verdict(0.7, rows=400, noise=0.3), verdict(0.7, rows=20_000)
+    """No difference: few rows or noisy seeds cannot tell, many quiet ones exclude a gain."""
+    few, noisy, many = (
+        verdict(0.7, rows=178, noise=0.1),
+        verdict(0.7, rows=400, noise=0.3),
+        verdict(0.7, rows=20_000),
+    )
     assert few.kind == noisy.kind == "cannot tell" and many.kind == "does not help"
     for found in (few, noisy):
-        assert f"only a gain above {found.smallest:.1f} points would" in found.text and found.use == "image"
+        assert (
+            f"only a gain above {found.smallest:.1f} points would" in found.text
+            and found.use == "image"
+        )
     assert few.smallest > many.smallest and f"{MATTERS:g} points or more is excluded" in many.text
 
 
@@ -140,22 +190,36 @@ def test_does_not_help_is_said_only_where_a_gain_that_matters_is_excluded():
             found = verdict(together, rows=rows, noise=0.1)
             high = found.gain.points + 2 * found.smallest / POWER
             assert found.kind in ("does not help", "cannot tell", "hurts", "helps")
-            assert (found.kind == "does not help") <= (high < MATTERS) and (found.kind == "cannot tell") <= (high >= MATTERS)
+            assert (found.kind == "does not help") <= (high < MATTERS) and (
+                found.kind == "cannot tell"
+            ) <= (high >= MATTERS)
 
 
 def test_answers_that_never_differ_on_few_rows_exclude_nothing():
     """Up to three rows in N may differ where none of N did."""
     scale = halves(40)
     same = saying(answers(40, 2, 0.8), scale.target)
-    found = judge({"a": same, "b": same}, same, same, same, same, scale, {"a": 1, "b": 0, "all together": 1, "average": 0})
+    found = judge(
+        {"a": same, "b": same},
+        same,
+        same,
+        same,
+        same,
+        scale,
+        {"a": 1, "b": 0, "all together": 1, "average": 0},
+    )
     assert found.gain == (0, 0) and found.kind == "cannot tell" and found.smallest > 300 / 40
     assert verdict(0.7, noise=0.0, rows=1000).kind == "does not help"
 
 
 def test_the_smallest_gain_that_is_named_shows_about_four_times_in_five():
-    """Two models whose true difference is as large as ``POWER`` errors: in about 80% of test sets it is clear."""
+    """Where the true difference is ``POWER`` errors, it is clear in about 80% of test sets."""
     random, rows, worse = np.random.default_rng(0), 500, 0.05
-    better = next(p for p in np.arange(worse, 0.3, 1e-4) if p - worse >= POWER * ((p + worse - (p - worse) ** 2) / rows) ** 0.5)
+    better = next(
+        p
+        for p in np.arange(worse, 0.3, 1e-4)
+        if p - worse >= POWER * ((p + worse - (p - worse) ** 2) / rows) ** 0.5
+    )
     shown = 0
     for _ in range(500):
         draw = torch.from_numpy(random.random((1, rows)))
@@ -166,16 +230,22 @@ def test_the_smallest_gain_that_is_named_shows_about_four_times_in_five():
 # Rare classes
 
 def evidence(rows=1500, rare=0.1, strength=1.13, seed=0, seeds=3, noise=0.2):
-    """Two modalities that tell a rare class with AUROC about .8 each, .87 together: log likelihood ratios by modality (S, N), classes, prior."""
+    """Two modalities tell a rare class, AUROC .8 each, .87 together: log ratios (S, N)."""
     random = np.random.default_rng(seed)
     target = (random.random(rows) < rare).astype(int)
-    found = {name: strength * (random.normal(size=rows) + strength * target) - strength ** 2 / 2 for name in ("image", "text")}
-    found = {name: torch.from_numpy(ratio + noise * random.normal(size=(seeds, rows))) for name, ratio in found.items()}
+    found = {
+        name: strength * (random.normal(size=rows) + strength * target) - strength**2 / 2
+        for name in ("image", "text")
+    }
+    found = {
+        name: torch.from_numpy(ratio + noise * random.normal(size=(seeds, rows)))
+        for name, ratio in found.items()
+    }
     return found, torch.from_numpy(target), torch.tensor([1 - rare, rare]).log()
 
 
 def of(ratio, prior):
-    """Log likelihood ratios (S, N) of two classes -> logits (S, N, 2) in a world of this prior (2,)."""
+    """Log likelihood ratios (S, N) of two classes -> logits (S, N, 2), given ``prior`` (2,)."""
     return torch.stack([torch.zeros_like(ratio), ratio], dim=-1) + prior
 
 
@@ -188,8 +258,10 @@ def judged(found, target, prior, assumed):
 
 
 @pytest.mark.parametrize("assumed", ["the world's", "balanced"])
-def test_what_tells_a_rare_class_has_learned_though_the_most_frequent_class_is_right_more_often(assumed):
-    """Nine to one, AUROC .87. Trained with class weights a model that helps was held against the majority class: "nothing learned"."""
+def test_what_tells_a_rare_class_has_learned_though_the_most_frequent_class_is_right_more_often(
+    assumed,
+):
+    """Nine to one, AUROC .87, trained with class weights: the verdict was "nothing learned"."""
     from mmlib.metrics import accuracy, auroc
     found, target, prior = evidence()
     logits = of(sum(found.values()), prior if assumed == "the world's" else torch.zeros(2))
@@ -197,7 +269,11 @@ def test_what_tells_a_rare_class_has_learned_though_the_most_frequent_class_is_r
     if assumed == "balanced":
         assert accuracy(logits[0], target) < accuracy(prior.expand(len(target), 2), target) - 0.05
     verdict = judged(found, target, prior, prior if assumed == "the world's" else torch.zeros(2))
-    assert verdict.kind != "nothing learned" and verdict.score == "balanced accuracy" and "points of balanced accuracy" in verdict.text
+    assert (
+        verdict.kind != "nothing learned"
+        and verdict.score == "balanced accuracy"
+        and "points of balanced accuracy" in verdict.text
+    )
     assert assumed == "balanced" or verdict.kind == "helps"
 
 
@@ -206,9 +282,20 @@ def test_what_tells_a_rare_class_has_learned_though_the_most_frequent_class_is_r
 def test_rare_or_not_the_verdict_is_what_was_put_in(rare, truth):
     found, target, prior = evidence(8000, rare, seed=3)
     silent = {"both tell": (), "one tells": ("text",), "neither tells": ("image", "text")}[truth]
-    found = {name: 0.05 * torch.randn(ratio.shape, generator=torch.Generator().manual_seed(len(name)), dtype=ratio.dtype)
-             if name in silent else ratio for name, ratio in found.items()}
-    kinds = {"both tell": {"helps"}, "one tells": {"does not help", "cannot tell"}, "neither tells": {"nothing learned"}}
+    found = {
+        name: 0.05
+        * torch.randn(
+            ratio.shape, generator=torch.Generator().manual_seed(len(name)), dtype=ratio.dtype
+        )
+        if name in silent
+        else ratio
+        for name, ratio in found.items()
+    }
+    kinds = {
+        "both tell": {"helps"},
+        "one tells": {"does not help", "cannot tell"},
+        "neither tells": {"nothing learned"},
+    }
     verdict = judged(found, target, prior, prior)
     assert verdict.kind in kinds[truth], verdict.text
     assert verdict.score == ("accuracy" if rare == 0.5 else "balanced accuracy")
@@ -218,26 +305,56 @@ def test_the_score_is_that_of_scikit_learn_and_each_class_counts_alike():
     from sklearn.metrics import balanced_accuracy_score, log_loss
     found, target, prior = evidence(300, 0.2, seeds=1)
     scale, logits = Scale(target, prior), of(found["image"], prior)
-    assert scale.score(logits) == pytest.approx(balanced_accuracy_score(target, (found["image"][0] > 0).long()))
-    assert float(scale.losses(logits).mean()) == pytest.approx(log_loss(target, logits[0].softmax(dim=-1)))
+    assert scale.score(logits) == pytest.approx(
+        balanced_accuracy_score(target, (found["image"][0] > 0).long())
+    )
+    assert float(scale.losses(logits).mean()) == pytest.approx(
+        log_loss(target, logits[0].softmax(dim=-1))
+    )
     assert scale.score(prior.expand(1, 300, 2)) == pytest.approx(0.5)
     even = Scale(target, torch.tensor([0.4, 0.6]).log())
-    assert even.name == "accuracy" and even.score(logits) == pytest.approx(float((logits[0].argmax(-1) == target).double().mean()))
+    assert even.name == "accuracy" and even.score(logits) == pytest.approx(
+        float((logits[0].argmax(-1) == target).double().mean())
+    )
 
 
 def test_the_error_of_balanced_accuracy_is_honest():
-    """Over many test sets, the error that each one names is about as large as the differences really vary."""
+    """Over many test sets, the error that each names is about how much the differences vary."""
     gains = []
     for seed in range(150):
         found, target, prior = evidence(400, 0.1, seed=seed, seeds=1)
-        gains.append(Scale(target, prior).gain(of(sum(found.values()), prior), of(found["image"], prior)))
-    assert 0.8 < np.mean([gain.error for gain in gains]) / np.std([gain.points for gain in gains]) < 1.4
+        gains.append(
+            Scale(target, prior).gain(of(sum(found.values()), prior), of(found["image"], prior))
+        )
+    assert (
+        0.8
+        < np.mean([gain.error for gain in gains]) / np.std([gain.points for gain in gains])
+        < 1.4
+    )
+
+
+def test_what_never_changes_the_most_probable_class_may_still_have_been_learned():
+    """Accuracy cannot see it, log loss can: the rarer class has 0.32 or 0.48, never the most."""
+    random, rows = np.random.default_rng(0), 2000
+    chance = np.where(random.random(rows) < 0.5, 0.48, 0.32)
+    target = torch.from_numpy((random.random(rows) < chance).astype(int))
+    scale, chance = Scale(target, torch.tensor([0.6, 0.4]).log()), torch.from_numpy(chance)
+    logits = torch.stack([1 - chance, chance], dim=-1).log()[None]
+    blind = scale.prior.expand(1, rows, 2)
+    assert (
+        scale.name == "accuracy"
+        and scale.score(logits) == scale.score(blind)
+        and scale.learned(logits)
+    )
+    assert not scale.learned(logits.flip(1)) and not scale.learned(blind)
 
 
 def test_being_far_too_sure_is_not_having_learned_nothing():
     scale = halves(400)
     sure = 50 * saying(answers(400, 2, 0.75), scale.target)
-    assert scale.losses(sure).mean() > scale.losses(torch.zeros(1, 400, 2)).mean() and scale.learned(sure)
+    assert scale.losses(sure).mean() > scale.losses(
+        torch.zeros(1, 400, 2)
+    ).mean() and scale.learned(sure)
     assert not scale.learned(torch.zeros(1, 400, 2))
 
 
@@ -402,7 +519,9 @@ def test_the_verdict_on_an_exclusive_or_is_that_fusion_helps_by_interaction(repo
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("structure", TRUTH)
 def test_told_in_words_the_verdict_is_what_the_dials_make_true(structure, seed):
-    assert_true(make_report(replace(WORDS, manifest=told(structure, seed)), seeds=(0, 1)), structure)
+    assert_true(
+        make_report(replace(WORDS, manifest=told(structure, seed)), seeds=(0, 1)), structure
+    )
 
 
 def test_the_sum_is_its_own_additive_part_and_the_exclusive_or_has_none(report):
@@ -415,8 +534,15 @@ def test_the_sum_is_its_own_additive_part_and_the_exclusive_or_has_none(report):
 
 def test_the_table_has_every_model_and_scores_by_scikit_learn(report):
     from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
-    assert [row["model"] for row in report.table] == ["most frequent class", "heard", "said", "all, sum", "all, lowrank",
-                                                      "average of the answers", f"additive part of {report.chosen}"]
+    assert [row["model"] for row in report.table] == [
+        "most frequent class",
+        "heard",
+        "said",
+        "all, sum",
+        "all, lowrank",
+        "average of the answers",
+        f"additive part of {report.chosen}",
+    ]
     target = report.target.numpy()
     for row, found in zip(report.table, report.answers):
         guesses, shares = found.logits.argmax(dim=-1).numpy(), found.logits.softmax(dim=-1)[..., 1].numpy()
@@ -428,7 +554,10 @@ def test_the_table_has_every_model_and_scores_by_scikit_learn(report):
 
 def test_the_average_leaves_out_senses_that_are_missing():
     logits = [torch.tensor([[[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]]), torch.tensor([[[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]])]
-    there, prior = torch.tensor([[True, True, False], [True, False, False]]), torch.tensor([0.3, 0.7]).log()
+    there, prior = (
+        torch.tensor([[True, True, False], [True, False, False]]),
+        torch.tensor([0.3, 0.7]).log(),
+    )
     found = average(logits, there, prior).exp()[0]
     both = (logits[0][0, 0].softmax(0) + logits[1][0, 0].softmax(0)) / 2
     torch.testing.assert_close(found, torch.stack([both, logits[0][0, 0].softmax(0), torch.tensor([0.3, 0.7])]))
@@ -441,7 +570,9 @@ def test_the_plan_comes_first_then_a_line_per_training():
     assert [line.split()[0] for line in lines[plan + 1:-1]] == ["1/4", "2/4", "3/4", "4/4"] and "seed 3" in lines[plan + 1]
 
 
-def test_the_plan_says_what_will_happen_also_where_the_least_epochs_overrule_the_budget(monkeypatch):
+def test_the_plan_says_what_will_happen_also_where_the_least_epochs_overrule_the_budget(
+    monkeypatch,
+):
     """"At most 0.09 minutes each" was said of trainings of 5 epochs that take 0.24."""
     from mmlib import recipes_plan, report as module
     budgets, plans = (1e-7, 6e-4, 0.01, 10.0), []
@@ -449,13 +580,32 @@ def test_the_plan_says_what_will_happen_also_where_the_least_epochs_overrule_the
     for budget in budgets:
         lines = []
         with pytest.raises(KeyboardInterrupt):
-            make_report(replace(WORDS, manifest=told("unique", 0, 40, 20, 20), epochs=None, budget=budget, log=lines.append), seeds=(0, 1))
+            make_report(
+                replace(
+                    WORDS,
+                    manifest=told("unique", 0, 40, 20, 20),
+                    epochs=None,
+                    budget=budget,
+                    log=lines.append,
+                ),
+                seeds=(0, 1),
+            )
         plans.append(next(line for line in lines if line.startswith("plan: ")))
     minutes = [float(line.split("about ")[1].split()[0]) for line in plans]
     assert not any("at most" in line for line in plans)
-    assert [("overrules the budget for heard, said, heard + said" in line) for line in plans] == [True, False, False, False]
-    work = 40 * 20 * 6 * recipes_plan.DIM ** 2                           # an epoch of one modality; six of them in the four trainings
-    assert minutes[0] == pytest.approx(2 * 6 * work * 5 * 3 / recipes_plan.BUDGET, rel=0.05) and " 5 epochs each" in plans[0]
+    assert [("overrules the budget for heard, said, heard + said" in line) for line in plans] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    work = (
+        40 * 20 * 6 * recipes_plan.DIM**2
+    )  # an epoch of one modality; six of them in the four trainings
+    assert (
+        minutes[0] == pytest.approx(2 * 6 * work * 5 * 3 / recipes_plan.BUDGET, rel=0.05)
+        and " 5 epochs each" in plans[0]
+    )
     assert minutes[0] < minutes[1] <= minutes[3] and " 60 epochs each" in plans[3]
 
 
@@ -464,8 +614,15 @@ def test_a_training_that_learned_nothing_and_one_that_ended_too_soon_are_named(t
     frame["heard"] = "quiet"
     found = make_report(replace(WORDS, manifest=frame, epochs=2), seeds=(0, 1))
     notes = "\n".join(found.notes)
-    assert "heard learned nothing in 2 of 2 seeds: raise --epochs, unless it holds no evidence by itself." in notes
-    assert "Still improving when the training ended: " in notes and "said (2 of 2 seeds)" in notes and "Raise --epochs." in notes
+    assert (
+        "heard learned nothing in 2 of 2 seeds: raise --epochs, unless it holds no evidence by itself."
+        in notes
+    )
+    assert (
+        "Still improving when the training ended: " in notes
+        and "said (2 of 2 seeds)" in notes
+        and "Raise --epochs." in notes
+    )
     assert all(note in found.plain()["notes"] for note in found.notes)
 
 
@@ -475,15 +632,18 @@ def test_still_improving_is_a_loss_that_falls_to_the_end_not_one_that_has_come_t
 
     steps = np.arange(20)
     assert still_improving(history(1 - 0.03 * steps)) and still_improving(history([0.7, 0.6]))
-    assert not still_improving(history(np.exp(-steps))) and not still_improving(history(0.5 + 0.01 * np.abs(steps - 12)))
+    assert not still_improving(history(np.exp(-steps))) and not still_improving(
+        history(0.5 + 0.01 * np.abs(steps - 12))
+    )
     assert not still_improving(history([0.7, 0.5, 0.45, 0.44, 0.439]))
 
 
 def test_only_the_seed_that_failed_is_counted():
-    from mmlib.report import Answers, _too_short
     scale = halves(200)
     learned, failed = saying(answers(200, 1, 0.9), scale.target), torch.zeros(1, 200, 2)
-    notes = _too_short([Answers("image", ("image",), torch.cat([learned, failed])), Answers("text", ("text",), learned)], scale, "--budget")
+    trained = [Answers("image", ("image",), torch.cat([learned, failed])),
+               Answers("text", ("text",), learned)]
+    notes = too_short(SimpleNamespace(floored="", option="--budget"), trained, scale)
     assert notes == ["image learned nothing in 1 of 2 seeds: raise --budget."]
 
 
@@ -541,15 +701,20 @@ def test_the_page_is_well_formed_escaped_and_needs_nothing_else(page):
 
 
 def test_the_page_is_made_of_plain_numbers_alone(page):
-    """What is written as JSON and read again makes the same page; and nothing of report is imported there."""
+    """The JSON, read again, makes the same page; and nothing of report is imported there."""
     import ast
     from pathlib import Path
     from mmlib import report_page
     _, html, found = page
     assert report_page.page(found) == html
-    imported = [getattr(node, "module", None) or "" for node in ast.walk(ast.parse(Path(report_page.__file__).read_text(encoding="utf-8")))
-                if isinstance(node, ast.ImportFrom)]
-    assert imported and not any(name.startswith(("mmlib.report", "mmlib.recipes", "torch")) for name in imported)
+    imported = [
+        getattr(node, "module", None) or ""
+        for node in ast.walk(ast.parse(Path(report_page.__file__).read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+    ]
+    assert imported and not any(
+        name.startswith(("mmlib.report", "mmlib.recipes", "torch")) for name in imported
+    )
 
 
 def test_every_row_of_the_report_can_be_computed_again_from_the_json(page):
@@ -560,7 +725,9 @@ def test_every_row_of_the_report_can_be_computed_again_from_the_json(page):
         scores[row["model"]] = (np.array(answers["given"]) == target)
         assert scores[row["model"]].mean() == pytest.approx(row["accuracy"])
         assert -np.log(answers["probability"]).mean() == pytest.approx(row["log_loss"], abs=1e-3)
-    assert len(found["rows"]) == len(target) == len(set(found["rows"])) and found["rows"][0].startswith("line ")
+    assert len(found["rows"]) == len(target) == len(set(found["rows"])) and found["rows"][
+        0
+    ].startswith("line ")
     assert found["verdict"]["score"] == "accuracy"
     for row in found["table"]:
         if row["gain"]:

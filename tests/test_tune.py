@@ -74,7 +74,9 @@ def test_the_first_trial_is_the_recipe_itself_and_every_trial_lies_in_the_space(
 def test_the_leaderboard_ranks_finished_trials_by_val_loss_and_is_written_and_printed(folder, search):
     found, lines = search
     rows = read(folder / "search" / "leaderboard.csv")
-    assert [row["rank"] for row in rows] == [str(place) if t.state == "done" else "" for place, t in enumerate(found.trials, 1)]
+    assert [row["rank"] for row in rows] == [
+        str(place) if t.state == "done" else "" for place, t in enumerate(found.trials, 1)
+    ]
     assert [int(row["trial"]) for row in rows] == [t.number + 1 for t in found.trials]
     assert list(rows[0]) == ["rank", "state", "val_loss", "val_accuracy", "val_macro_f1", "epochs", "fusion", "dim", "lr", "dropout", "hide",
                              "seconds", "trial"]
@@ -162,7 +164,9 @@ def test_killed_and_resumed_is_never_stopped(folder, search, tmp_path, monkeypat
     tune.search(recipe, 4, out=tmp_path, resume=True)
     found = tune.search(recipe, 5, out=tmp_path, resume=True)             # more trials than before go on from there
     assert without_seconds(found.trials) == without_seconds(search[0].trials)
-    assert found.command.replace(str(tmp_path), "OUT") == search[0].command.replace(str(folder / "search"), "OUT")
+    assert found.command.replace(str(tmp_path), "OUT") == search[0].command.replace(
+        str(folder / "search"), "OUT"
+    )
     before = (tmp_path / "trials.jsonl").read_bytes()
     monkeypatch.setattr(tune, "fit", None)                                # nothing is left to train
     assert tune.search(recipe, 5, out=tmp_path, resume=True).trials == found.trials and (tmp_path / "trials.jsonl").read_bytes() == before
@@ -252,33 +256,66 @@ def parsed(command):
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "mmlib", "train"]
     arguments = cli.parser().parse_args(words[3:])
-    return replace(cli_arguments.recipe(arguments), out=arguments.out, resume=arguments.resume, distributed=arguments.distributed,
-                   tensorboard=arguments.tensorboard)
+    return replace(
+        cli_arguments.recipe(arguments),
+        out=arguments.out,
+        resume=arguments.resume,
+        distributed=arguments.distributed,
+        tensorboard=arguments.tensorboard,
+    )
 
 
 def plain(recipe):
-    """A recipe as compared: words in place of paths, and without ``log``, and ``budget``, which says nothing where epochs are given."""
-    return replace(recipe, manifest=str(recipe.manifest), out=str(recipe.out), use=recipe.use and tuple(recipe.use), log=None, budget=None)
+    """A recipe as compared: without ``log``, and ``budget``, idle where epochs are given."""
+    return replace(
+        recipe,
+        manifest=str(recipe.manifest),
+        out=str(recipe.out),
+        use=recipe.use and tuple(recipe.use),
+        log=None,
+        budget=None,
+    )
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"seed": 7, "columns": {"text": "text_zh"}, "fusion": "late", "group": "image"}, {"allow_outside": True, "on_error": "skip"},
-    {"precision": "fp32", "device": "cpu", "dim": 48, "lr": 0.0123456, "dropout": 0.25}, {"task": "classes", "use": ["text", "image"]},
-    {"tensorboard": True, "distributed": "fsdp"}, {"use": None}], ids=lambda changes: ", ".join(changes) or "nothing")
-def test_the_line_to_train_with_makes_the_recipe_of_the_best_trial(folder, tmp_path, monkeypatch, changes):
-    """Parsed by the command line itself. It lacked --out, --epochs and --allow-outside, --on-error, --precision, --device."""
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"seed": 7, "columns": {"text": "text_zh"}, "fusion": "late", "group": "image"},
+        {"allow_outside": True, "on_error": "skip"},
+        {"precision": "fp32", "device": "cpu", "dim": 48, "lr": 0.0123456, "dropout": 0.25},
+        {"task": "classes", "use": ["text", "image"]},
+        {"tensorboard": True, "distributed": "fsdp"},
+        {"use": None},
+    ],
+    ids=lambda changes: ", ".join(changes) or "nothing",
+)
+def test_the_line_to_train_with_makes_the_recipe_of_the_best_trial(
+    folder, tmp_path, monkeypatch, changes
+):
+    """Parsed by the command line itself. It lacked --out, --allow-outside, --device and others."""
     Played(monkeypatch, [[0.5] * 3, [0.4] * 3])
     found = tune.search(replace(recipe_for(folder), **changes), 2, out=tmp_path / "a b")
     assert found.trials[0].number == 1 and plain(parsed(found.command)) == plain(found.best)
-    assert found.best.epochs == 3 and found.best.out == tmp_path / "a b" / "best" and not found.best.resume
+    assert (
+        found.best.epochs == 3
+        and found.best.out == tmp_path / "a b" / "best"
+        and not found.best.resume
+    )
 
 
-def test_the_line_to_train_with_names_the_epochs_of_the_trials_where_a_budget_chose_them(folder, tmp_path, monkeypatch):
-    """Without them the line trained by the budget of ``train``, and for another dim by another number of epochs."""
+def test_the_line_to_train_with_names_the_epochs_of_the_trials_where_a_budget_chose_them(
+    folder, tmp_path, monkeypatch
+):
+    """Without them the line trained for as many epochs as the budget of ``train`` pays for."""
     given = [[0.5] * 60, [0.4] * 60]
     Played(monkeypatch, given)
-    found = tune.search(replace(recipe_for(folder), use=("text",), epochs=None, budget=0.01), 2, out=tmp_path)
-    assert parsed(found.command).epochs == found.best.epochs == int(read_identity(tmp_path)["epochs"])
+    found = tune.search(
+        replace(recipe_for(folder), use=("text",), epochs=None, budget=0.01), 2, out=tmp_path
+    )
+    assert (
+        parsed(found.command).epochs == found.best.epochs == int(read_identity(tmp_path)["epochs"])
+    )
 
 
 def read_identity(folder):
@@ -290,31 +327,51 @@ def test_every_field_of_a_recipe_is_in_the_line_to_train_with_or_left_out_for_a_
     settings = {"fusion", "dim", "lr", "dropout", "augment"}                   # searched
     always = {"manifest", "target", "columns", "use", "epochs", "out"}
     needless = {"budget", "resume", "log"}
-    assert {field.name for field in fields(Recipe)} == settings | always | needless | set(tune_board.OPTIONS)
+    assert {field.name for field in fields(Recipe)} == settings | always | needless | set(
+        tune_board.OPTIONS
+    )
 
 
 def test_a_trial_has_the_same_number_on_the_screen_and_on_the_board(folder, tmp_path, monkeypatch):
     lines = []
     Played(monkeypatch, [[0.5] * 3, [0.4] * 3, [0.6] * 3])
-    found = tune.search(replace(recipe_for(folder), use=("text",), log=lines.append), 3, out=tmp_path)
+    found = tune.search(
+        replace(recipe_for(folder), use=("text",), log=lines.append), 3, out=tmp_path
+    )
     said = [line for line in lines if line.startswith("trial ")]
     assert [line.split("/")[0] for line in said] == ["trial 1", "trial 2", "trial 3"]
     board = {row["trial"]: row["val_loss"] for row in found.rows}
-    assert board[2] == 0.4 and set(board) == {1, 2, 3} and said[-1].endswith(f"(best: 0.4, trial {found.rows[0]['trial']})")
+    assert (
+        board[2] == 0.4
+        and set(board) == {1, 2, 3}
+        and said[-1].endswith(f"(best: 0.4, trial {found.rows[0]['trial']})")
+    )
     assert [int(row["trial"]) for row in read(tmp_path / "leaderboard.csv")] == list(board)
 
 
-def test_the_plan_says_how_long_the_trials_take_also_where_the_least_epochs_overrule_the_budget(folder, tmp_path, monkeypatch):
+def test_the_plan_says_how_long_the_trials_take_also_where_the_least_epochs_overrule_the_budget(
+    folder, tmp_path, monkeypatch
+):
     from mmlib import recipes_plan
     said = {}
     for budget in (1e-9, 1e-8):                                               # five epochs both
         lines = []
         Played(monkeypatch, [[0.5] * 5])
-        tune.search(replace(recipe_for(folder), use=("text",), epochs=None, budget=budget, log=lines.append), 1, out=tmp_path / str(budget))
+        tune.search(
+            replace(
+                recipe_for(folder), use=("text",), epochs=None, budget=budget, log=lines.append
+            ),
+            1,
+            out=tmp_path / str(budget),
+        )
         plan = next(line for line in lines if line.startswith("plan: "))
         said[budget] = float(plan.split("about ")[1].split()[0])
     rows = sum(row["split"] == "train" for row in read(folder / "manifest.csv"))
-    assert said[1e-9] == said[1e-8] == pytest.approx(3 * 5 * rows * 120 * recipes_plan.DIM ** 2 / recipes_plan.BUDGET, rel=0.05)
+    assert (
+        said[1e-9]
+        == said[1e-8]
+        == pytest.approx(3 * 5 * rows * 120 * recipes_plan.DIM**2 / recipes_plan.BUDGET, rel=0.05)
+    )
 
 
 def test_optuna_stays_quiet_and_as_it_was(folder, tmp_path, monkeypatch, capsys):
