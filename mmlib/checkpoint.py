@@ -59,7 +59,7 @@ def optional(value: Any) -> bool:
 
 FORM = {    # of what a run writes, see ``misfit``; other keys are their writers' own
     "model": {str: tensor}, "best": {str: tensor}, "random": [{str: tensor}], "extra": plain, "config": plain, "history": [
-        {"epoch": whole, "seconds": finite, str: optional}],
+        {"epoch": whole, "seconds": finite, str: number}],
     "optimizer": {"state": {int: {str: object}}, "param_groups": [{"params": [whole], str: object}], str: object},
     "epoch": whole, "batch": whole, "step": whole, "best_epoch": whole, "batches": whole, "processes": whole,
     "loss": finite, "count": finite, "seconds": finite, "best_value": optional, str: object}
@@ -278,7 +278,7 @@ def _read(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged (checksum of {damaged})")
     if not isinstance(state, dict) or "format" not in state:
         raise ValueError(f"{path} was not written by mmlib: it has no format number; expected a file of mmlib.checkpoint.save")
-    if state["format"] != FORMAT:
+    if not whole(state["format"]) or state["format"] != FORMAT:
         raise ValueError(f"{path} has format {state['format']}, this mmlib reads format {FORMAT}: use the mmlib that wrote it")
     found = misfit(state, {key: form for key, form in FORM.items() if key in state or key in needed or key is str}, "it")
     if found:
@@ -323,8 +323,8 @@ def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any])
 def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """``load_state_dict`` takes almost anything; the first step then fails, or does not."""
     groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
-    kinds, expected = ([{name: float if number(value) else type(value) for name, value in group.items()} for group in part]
-                       for part in (groups, own))
+    kinds, expected = ([{name: type(value) if isinstance(value, float) or not plain(value) else value for name, value in group.items()}
+                        for group in part] for part in (groups, own))       # numbers may differ: the learning rate does
     if kinds != expected or [group["params"] for group in groups] != [group["params"] for group in own]:
         raise ValueError("the checkpoint is of another optimizer: its groups of weights have other members or settings; "
                          "build it as it was, or start a new run in another folder")
@@ -334,7 +334,8 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) ->
     for place, moments in saved["state"].items():
         shape = tuple(parameters[place].shape) if 0 <= place < len(parameters) else "unknown"
         found = {key: tuple(value.shape) if tensor(value) and value.is_floating_point() else None for key, value in moments.items()}
-        if found != {"step": (), "exp_avg": shape, "exp_avg_sq": shape} | ({"max_exp_avg_sq": shape} if "max_exp_avg_sq" in found else {}):
+        third = {"max_exp_avg_sq": shape} if own[0]["amsgrad"] else {}
+        if found != {"step": (), "exp_avg": shape, "exp_avg_sq": shape} | third:
             raise ValueError(f"the checkpoint's optimizer does not fit weight {place}, of shape {shape}: it is of another model")
 
 

@@ -4,7 +4,10 @@ Colours are those of Okabe and Ito, which colour-blind people can tell apart; th
 A notebook shows a figure where a cell ends with it; ``save`` writes it to a file.
 """
 import textwrap
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import numpy as np
 from mmlib.alt_text import speaking
 
 COLOURS = {"image": "#0072B2", "text": "#E69F00", "audio": "#009E73", "all": "#CC79A7"}
+CJK = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback",
+       "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Noto Sans CJK JP", "Malgun Gothic", "Arial Unicode MS")
 GREY, INK, DPI = "#8A8A8A", "#222222", 100
 STYLE = {"figure.facecolor": "white", "axes.facecolor": "white", "font.size": 10, "font.family": "DejaVu Sans", "text.color": INK,
          "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
@@ -21,7 +26,25 @@ STYLE = {"figure.facecolor": "white", "axes.facecolor": "white", "font.size": 10
 
 def save(figure: Any, path: str | Path) -> None:
     """Write the figure; the same figure gives the same bytes."""
-    figure.savefig(path, dpi=DPI, bbox_inches="tight", metadata={"Software": None} if str(path).endswith(".png") else None)
+    with _no_word_on_missing_glyphs():
+        figure.savefig(path, dpi=DPI, bbox_inches="tight", metadata={"Software": None} if str(path).endswith(".png") else None)
+
+
+@contextmanager
+def _no_word_on_missing_glyphs() -> Iterator[None]:
+    """A label in a script that no font here has is drawn as boxes; the names stand in the tables, and a line for each sign helps nobody."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        yield
+
+
+@lru_cache(maxsize=1)
+def _families() -> list[str]:
+    """Fonts for labels of users: the usual one, then what this machine has for Chinese, Japanese and Korean."""
+    from matplotlib.font_manager import fontManager
+
+    there = set(fontManager.get_font_names())
+    return [STYLE["font.family"], *(name for name in CJK if name in there)]
 
 
 def _figure(width: float, height: float) -> Any:
@@ -54,7 +77,8 @@ def _styled(draw: Any) -> Any:
             mpl.rcdefaults()
             mpl.rcParams.update(STYLE)
             figure = draw(*arguments, **options)
-            figure.draw_without_rendering()  # ticks are made when first drawn, in the style of that moment
+            with _no_word_on_missing_glyphs():
+                figure.draw_without_rendering()  # ticks are made when first drawn, in the style of that moment
             return figure
     return styled
 
@@ -75,8 +99,10 @@ def confusion(matrix: Any, names: Sequence[str]) -> Any:
     shades = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     places = range(0, len(names), max(1, len(names) // 40))  # names of every class, of every second, ...
     labels = [textwrap.shorten(str(names[i]), 24, placeholder="...") for i in places]
-    axes.set_xticks(places, labels, rotation=90 if max(map(len, labels)) > 3 and len(labels) > 3 else 0)
-    axes.set_yticks(places, labels)
+    as_written = {} if all(map(str.isascii, labels)) else {"fontfamily": _families()}
+    as_written["parse_math"] = False                        # '$5_$10' is a name, not a formula
+    axes.set_xticks(places, labels, rotation=90 if max(map(len, labels)) > 3 and len(labels) > 3 else 0, **as_written)
+    axes.set_yticks(places, labels, **as_written)
     axes.set(xlabel="predicted", ylabel="true")
     if len(names) <= 20:
         for (row, column), count in np.ndenumerate(matrix):

@@ -152,7 +152,7 @@ class Predictor:
         found = []
         for i, row in enumerate(logits):
             if self.classes is None:
-                answer: dict[str, Any] = {"value": float(row)}
+                answer: dict[str, Any] = {"value": self.preprocessing.target.centre + float(row)}
             else:
                 answer = {"class": self.classes[int(row.argmax())], "probabilities": dict(zip(self.classes, row.softmax(dim=-1).tolist()))}
             found.append(answer | {"senses": [name for name in there if there[name][i]]})

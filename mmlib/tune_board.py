@@ -134,12 +134,17 @@ def _state(value: Any) -> bool:
     return value in (DONE, STOPPED, FAILED)
 
 
+def _marks(value: Any) -> bool:
+    """plain data by name, or nothing"""
+    return value is None or (isinstance(value, dict) and checkpoint.plain(value))
+
+
 def _misfit(trial: Any, number: int) -> str | None:
     """Where a line of trials.jsonl is no trial, or not the one of this number."""
     finite, whole, optional = checkpoint.finite, checkpoint.whole, checkpoint.optional
     found = checkpoint.misfit(trial, {
         "number": whole, "state": _state, "loss": optional, "scores": {str: optional}, "epochs": whole, "seconds": finite,
-        "losses": [finite], "reason": str, "marks": checkpoint.plain,
+        "losses": [finite], "reason": str, "marks": _marks,
         "settings": {"fusion": str, "dim": whole, "lr": finite, "dropout": finite, "hide": finite}}, f"line {number + 2}")
     if not found and (trial["number"] != number or (trial["state"] == DONE and trial["loss"] is None)):
         return f"line {number + 2} is not trial {number}, with a loss where it is done"

@@ -108,3 +108,74 @@ def test_killed_and_resumed_from_the_command_line_is_never_stopped(trained, tmp_
     assert history("killed") == history("whole") and len(history("whole")) == 6
     scores = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("killed", "whole")]
     assert scores[0]["test"] == scores[1]["test"]
+
+
+def manifest(folder, names, rows=24):
+    """A manifest of words and two classes of these names, and the line that trains on it."""
+    lines = ["text,label,split"] + [f"word{i % 2},{names[i % 2]},{('train', 'train', 'val', 'test')[i % 8 // 2]}" for i in range(rows)]
+    (folder / "m.csv").write_text("\n".join(lines), encoding="utf-8")
+    return ["train", folder / "m.csv", "--epochs", "1", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("names", [("$5_$10", "$10_$20"), ("猫", "狗")])
+def test_metrics_and_figures_are_written_whatever_the_classes_are_called(tmp_path, capsys, names):
+    line = [*manifest(tmp_path, names), "--out", tmp_path / "run"]
+    code, out, err = run(capsys, *line)
+    assert code == 0 and "Glyph" not in err and {"metrics.json", "curve.png", "confusion.png"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    assert run(capsys, *line, "--resume")[0] == 0
+
+
+def test_metrics_are_there_when_a_figure_fails_and_resume_makes_the_figures(tmp_path, capsys, monkeypatch):
+    line = [*manifest(tmp_path, ("cat", "dog")), "--out", tmp_path / "run"]
+
+    def broken(*_):
+        raise ValueError("no figure")
+    with monkeypatch.context() as patched:
+        patched.setattr("mmlib.plots.confusion", broken)
+        code, _, err = run(capsys, *line)
+    assert code == 1 and "no figure" in err and json.loads((tmp_path / "run/metrics.json").read_text())["test"]["rows"] == 6
+    assert run(capsys, *line, "--resume")[0] == 0 and (tmp_path / "run/confusion.png").exists()
+
+
+def test_an_output_that_is_no_utf8_stops_nothing(tmp_path):
+    """As a redirected output on Windows is: cp1252, which has no 狗."""
+    line = [sys.executable, "-m", "mmlib", *map(str, manifest(tmp_path, ("猫", "狗"))), "--out", str(tmp_path / "run")]
+    old = os.environ | {"PYTHONIOENCODING": "cp1252", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, env=old, capture_output=True)
+    assert done.returncode == 0 and "狗" in done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
+    done = subprocess.run([sys.executable, "-m", "mmlib", "predict", str(tmp_path / "run"), "--text", "word1"], env=old, capture_output=True)
+    assert done.returncode == 0 and set(json.loads(done.stdout.decode("utf-8"))["probabilities"]) == {"猫", "狗"}
+
+
+def no_constant(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_what_is_printed_is_json_also_where_a_score_is_not_a_number(tmp_path, capsys):
+    rows = ["text,label,split"] + [f"word{i % 3},{i % 3 + 0.5},{'train' if i < 18 else 'val' if i < 24 else 'test'}" for i in range(25)]
+    (tmp_path / "m.csv").write_text("\n".join(rows))                # one test row has no variance: its r2 is NaN
+    code, *_ = run(capsys, "train", tmp_path / "m.csv", "--epochs", "1", "--device", "cpu", "--out", tmp_path / "run")
+    _, out, _ = run(capsys, "evaluate", tmp_path / "run", tmp_path / "m.csv")
+    for text in (out, (tmp_path / "run/metrics.json").read_text(), *(tmp_path / "run/history.jsonl").read_text().splitlines()):
+        json.loads(text, parse_constant=no_constant)
+    assert code == 0 and json.loads(out)["r2"] is None
+
+
+@pytest.mark.parametrize("name", ["history.jsonl", "metrics.json", "curve.png", "notes.txt", "trials.jsonl"])
+def test_a_folder_with_files_of_ones_own_is_refused_untouched(tmp_path, capsys, name):
+    line, out = manifest(tmp_path, ("cat", "dog")), tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text("mine")
+    for more in ((), ("--resume",)):
+        code, _, err = run(capsys, *line, "--out", out, *more)
+        assert code == 1 and f"files that no run has made ({name})" in err and "empty folder" in err
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "mine")]
+
+
+def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path, capsys):
+    line = manifest(tmp_path, ("cat", "dog"))
+    assert run(capsys, *line, "--target", "nothing", "--out", tmp_path / "run")[0] == 1 and not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.lock").write_text("of a run that was killed")
+    (tmp_path / "run/.checkpoint.pt-0123.tmp").write_text("half")
+    assert run(capsys, *line, "--out", tmp_path / "run")[0] == 0

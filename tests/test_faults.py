@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import weakref
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from test_checkpoint import Bomb, rows_of
 from test_train import CPU, Tiny, cut, sample_batch, without_seconds
 from torch import nn
 
-from mmlib import Recipe, checkpoint, classify, load
+from mmlib import Recipe, checkpoint, classify, load, recipes
 from mmlib.cli import main
 from mmlib.core import Batch, Output
 from mmlib.train import evaluate, fit
@@ -197,6 +198,120 @@ def test_two_bad_checkpoints_are_both_named_and_a_single_one_offers_nothing(tmp_
         checkpoint.load(tmp_path)
     checkpoint.clear(tmp_path)
     assert not names(tmp_path)
+
+
+def run_state(folder: Path) -> dict:
+    fit(Tiny(), [sample_batch(8)], [sample_batch(8)], CPU, out=folder, extra={"words": ["cat"]})
+    return checkpoint.load(folder)
+
+
+BAD = {"best": [1], "optimizer": {}, "history": 5, "random": [], "model": {"w": 5}, "epoch": -1, "batch": "x", "config": None, "step": 0.5,
+       "loss": float("nan"), "best_value": "high", "extra": [torch.ones(2)], "processes": True, "seconds": None}
+
+
+@pytest.mark.parametrize("key", BAD)
+@pytest.mark.parametrize("gone", [False, True])
+def test_content_that_no_run_writes_is_named_by_its_key(tmp_path, key, gone):
+    state = run_state(tmp_path)
+    assert key in state
+    checkpoint.save(tmp_path, {k: v for k, v in state.items() if k != key} if gone else state | {key: BAD[key]})
+    (tmp_path / checkpoint.PREVIOUS).unlink()
+    with pytest.raises(ValueError, match=rf"{'it has no .' if gone else ''}{key}|states of torch's generators"):
+        fit(Tiny(), [sample_batch(8)], [sample_batch(8)], CPU, out=tmp_path, resume=True, extra={"words": ["cat"]})
+
+
+@pytest.mark.parametrize("change, reason", [({"betas": (0.9,)}, "another optimizer"), ({"amsgrad": True}, "another optimizer"),
+                                            ({"params": [0]}, "another optimizer"), ({"lr": 0.7}, "")])
+def test_an_optimizer_of_another_kind_is_refused_and_only_its_rate_may_differ(tmp_path, change, reason):
+    state = run_state(tmp_path)
+    state["optimizer"]["param_groups"][0] |= change
+    checkpoint.save(tmp_path, state)
+    try:
+        fit(Tiny(), [sample_batch(8)], [sample_batch(8)], CPU, out=tmp_path, resume=True, extra={"words": ["cat"]})
+    except ValueError as error:
+        assert reason and reason in str(error)
+    else:
+        assert not reason
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_weight_that_is_not_finite_is_named_and_answers_nothing(interrupted, tmp_path, value):
+    shutil.copytree(interrupted.out, tmp_path / "run")
+    state = checkpoint.load(tmp_path / "run")
+    name = next(name for name, weight in state["best"].items() if weight.ndim == 2)
+    state["best"][name][0, 0] = float(value)
+    checkpoint.save(tmp_path / "run", state)
+    with pytest.raises(ValueError) as caught:
+        load(tmp_path / "run", "cpu")
+    assert name in str(caught.value)
+
+
+def test_infinity_in_a_buffer_of_a_model_of_ones_own_is_its_own_affair(tmp_path):
+    model = Tiny()
+    model.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    fit(model, [sample_batch(8)], config=CPU, out=tmp_path)
+    assert checkpoint.load(tmp_path)["best"]["mask"][0, 1] == -torch.inf
+
+
+def test_a_folder_that_fit_wrote_says_what_to_do_with_it(tmp_path, capsys):
+    fit(model := Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
+    with pytest.raises(ValueError, match=r"was written by fit\(\.\.\., out=\).*build the model.*set_weights"):
+        load(tmp_path)
+    assert main(["predict", str(tmp_path), "--text", "a"]) == 1 and "Traceback" not in capsys.readouterr().err
+    other = Tiny()
+    checkpoint.set_weights(other, checkpoint.load(tmp_path)["best"])            # as it says
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+# ---- whose files
+
+@POSIX
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0o002])
+def test_who_may_read_a_file_is_for_the_umask_to_say(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        for _ in range(2):                                                          # new, and replaced
+            fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
+    finally:
+        os.umask(before)
+    for name in (checkpoint.NAME, checkpoint.HISTORY):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_fit_overwrites_no_history_that_is_of_no_run_and_leaves_other_files_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path / "a")
+    (tmp_path / checkpoint.HISTORY).write_text("mine")
+    with pytest.raises(ValueError, match=r"history\.jsonl is there, and no checkpoint.* would be overwritten"):
+        fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
+    assert (tmp_path / checkpoint.HISTORY).read_text() == "mine"
+    (tmp_path / checkpoint.HISTORY).unlink()
+    fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine" and checkpoint.exists(tmp_path)
+
+
+@POSIX
+def test_a_run_that_begins_while_another_reads_its_files_is_refused_and_destroys_nothing(tmp_path, interrupted, monkeypatch):
+    """The first has looked at the folder, and reads; a second that is quicker must not be overwritten when the first comes to train."""
+    real, refused = recipes.load_data, []
+
+    def reading(*arguments, **named):
+        def quicker() -> None:
+            try:
+                fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path / "run")
+            except ValueError as error:
+                refused.append(str(error))
+        thread = threading.Thread(target=quicker)
+        thread.start()
+        thread.join()
+        return real(*arguments, **named)
+    monkeypatch.setattr(recipes, "load_data", reading)
+    recipe = replace(interrupted, out=tmp_path / "run")
+    classify(recipe)
+    assert len(refused) == 1 and "another run is writing into" in refused[0]
+    assert load(tmp_path / "run", "cpu").classes == ["cat", "dog"]
+    with pytest.raises(ValueError, match="already holds a run"):
+        classify(recipe)
 
 
 # ---- memory

@@ -138,3 +138,22 @@ def test_the_pipeline_names_every_stage_and_every_sense():
 def test_matplotlib_loads_when_the_first_figure_is_drawn():
     top = [node for node in ast.parse(Path(plots.__file__).read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
     assert not [node for node in top if "matplotlib" in ast.dump(node)], "the command line imports plots even when it draws nothing"
+
+
+@pytest.mark.parametrize("names", [["$5_$10", "$10_$20"], [r"$\foo$", "$^$"], ["$", "a$b"], ["猫", "狗"], ["สุนัข", "\u202ea"]])
+@pytest.mark.filterwarnings("error")
+def test_any_class_name_is_drawn_as_it_is_written_and_without_a_word(names, tmp_path):
+    figure = plots.confusion([[3, 1], [0, 4]], names)
+    plots.save(figure, tmp_path / "a.png")
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
+    assert all(not label.get_parse_math() for label in figure.axes[0].get_yticklabels())
+
+
+def test_a_script_is_drawn_with_a_font_of_this_machine_that_has_it(monkeypatch):
+    from matplotlib.font_manager import fontManager
+    monkeypatch.setattr(plots, "CJK", ("Not a Font", "STIXGeneral"))         # one that comes with matplotlib stands for one that is there
+    plots._families.cache_clear()
+    assert plots._families() == ["DejaVu Sans", "STIXGeneral"] and "STIXGeneral" in fontManager.get_font_names()
+    labels = plots.confusion(np.eye(2), ["猫", "狗"]).axes[0].get_xticklabels()
+    assert labels[0].get_fontfamily() == ["DejaVu Sans", "STIXGeneral"]
+    plots._families.cache_clear()

@@ -183,6 +183,25 @@ def test_a_search_goes_on_only_with_what_it_began_with(folder, search, tmp_path)
         tune.search(recipe_for(folder), 5, out=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("line, change", [
+    (0, []), (0, 5), (1, []), (1, None), (1, {"state": "zzz"}), (1, {"number": "x"}), (1, {"number": 3}), (1, {"losses": ["a"]}),
+    (1, {"losses": None}), (1, {"settings": {}}), (1, {"settings": 5}), (1, {"loss": "low"}), (1, {"loss": None}), (1, {"scores": []}),
+    (1, {"epochs": -1}), (1, {"seconds": None}), (1, {"marks": 5}), (1, {"new": 1})])
+def test_a_file_of_trials_that_holds_something_else_is_damaged_and_the_line_is_named(folder, search, tmp_path, line, change):
+    lines = (folder / "search" / "trials.jsonl").read_text().splitlines()
+    lines[line] = json.dumps(json.loads(lines[line]) | change if isinstance(change, dict) else change)
+    (tmp_path / "trials.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=f"trials.jsonl is damaged.*line {line + 1}"):
+        tune.search(recipe_for(folder), 5, out=tmp_path, resume=True)
+
+
+def test_a_search_overwrites_no_files_of_ones_own(folder, tmp_path):
+    (tmp_path / "leaderboard.csv").write_text("mine")
+    with pytest.raises(ValueError, match=r"files that no run has made \(leaderboard.csv\)"):
+        tune.search(recipe_for(folder), 1, out=tmp_path)
+    assert (tmp_path / "leaderboard.csv").read_text() == "mine"
+
+
 class Played:
     """In place of ``fit``: calls the metric after each epoch, and the val losses of trial i are those given, or an error."""
 
