@@ -93,7 +93,10 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     Raises ValueError when the folder has no checkpoint, or one that is damaged or of another kind.
     """
     state = checkpoint.load(folder)
-    extra = state["extra"]
+    extra = state.get("extra") or {}
+    if not {"spec", "preprocessing"} <= set(extra):
+        raise ValueError(f"{folder} was made by fit(..., out=), which keeps the weights, not what the model is built of: build the model "
+                         "as it was, and use mmlib.load_weights(model, folder)")
     model = build(extra["spec"])
     model.load_state_dict(state["best"])
     return Predictor(model.eval(), Preprocessing.from_state(extra["preprocessing"]), device)
