@@ -5,6 +5,7 @@ import os
 # It counts only if torch is not loaded yet; whoever has set it keeps what they set (OMP_WAIT_POLICY=active: spin).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from mmlib.checkpoint import load_weights
 from mmlib.core import Batch, Features, Output, check_batch, from_pooled, from_tokens, masked_mean
 from mmlib.layers import Attention, Block, Recurrent, Transformer, attend, attend_fused, recording
 from mmlib.encoders import (AudioConvEncoder, AudioRecurrentEncoder, ConvEncoder, LogMel, RecurrentEncoder, ResNetEncoder, TimmEncoder,
@@ -31,6 +32,6 @@ __all__ = [
     "PerceiverFusion", "ProductFusion", "SumFusion", "TensorFusion", "ClassifyHead", "CTCHead", "LanguageHead",
     "RegressHead", "Backbone", "Model", "TwoTower", "Augment", "Data", "Loader", "Manifest", "ManifestErrors", "Preprocessing",
     "Vocabulary", "load_data", "read_audio", "read_image", "read_manifest", "tokenize", "History", "TrainConfig", "collect",
-    "evaluate", "fit", "keep_freed_memory", "Predictor", "Recipe", "Run", "classify", "load", "regress",
+    "evaluate", "fit", "keep_freed_memory", "Predictor", "Recipe", "Run", "classify", "load", "load_weights", "regress",
     "Trace", "trace", "leaks", "report", "robust", "tune",
 ]

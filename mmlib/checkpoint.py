@@ -304,6 +304,19 @@ def set_weights(model: nn.Module, saved: dict[str, Tensor]) -> None:
         value.copy_(distributed.like(saved[name], value))
 
 
+def load_weights(model: nn.Module, folder: str | Path, best: bool = True) -> None:
+    """Copy the weights of a run of ``fit`` (or of ``train``) into a model of your own, in place; its mode stays as it is.
+
+    ``best``: those of the best epoch, else the last ones, where training would go on. Raises ValueError where ``folder`` holds no
+    readable run, and where a weight of the model or of the run has no counterpart of its name and shape.
+    """
+    state = load(folder)
+    try:
+        set_weights(model, state["best" if best else "model"])
+    except KeyError as error:
+        raise ValueError(f"{Path(folder) / NAME} has no weights ({error}): it was not written by fit") from error
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimizer's state dict, whole also after ``fully_shard``."""
     state = optimizer.state_dict()
@@ -317,7 +330,8 @@ def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any])
     optimizer.load_state_dict(saved)
     for parameter, one in optimizer.state.items():
         for key in one.keys() - {"step"}:
-            one[key] = distributed.like(one[key], parameter)
+            if isinstance(one[key], Tensor):
+                one[key] = distributed.like(one[key], parameter)
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmlib import checkpoint, cli_judge, distributed, leaks, plots, recipes
-from mmlib.cli_arguments import KINDS, add_data, add_device, add_on_error, add_outside, add_training, next_folder, pair, recipe
+from mmlib.cli_arguments import KINDS, add_data, add_device, add_on_error, add_outside, add_training, count, next_folder, pair, recipe
 from mmlib.data import read_manifest
 
 HELP = """Models that see, read and hear, trained on files of your own.
@@ -70,6 +70,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--dim", type=int, metavar="D", help=f"the length of all vectors (default: {recipes.DIM})")
     train.add_argument("--lr", type=float, metavar="RATE", help=f"the highest learning rate (default: {recipes.LR:g})")
     train.add_argument("--dropout", type=float, metavar="P", help=f"share of features dropped in training (default: {recipes.DROPOUT:g})")
+    train.add_argument("--batch-size", type=count, metavar="N", help=f"rows a step (default: {recipes.BATCH}); fewer take less memory")
     train.add_argument("--hide", type=float, metavar="P", help="how often senses are hidden in training (default: 0.5)")
     train.add_argument("--out", type=Path, metavar="DIR", help="where the run goes (default: runs/1, runs/2, ...)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out where it was stopped")

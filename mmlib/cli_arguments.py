@@ -47,12 +47,12 @@ def add_training(command: argparse.ArgumentParser) -> None:
 
 
 def recipe(arguments: argparse.Namespace) -> recipes.Recipe:
-    """The Recipe that ``add_data`` and ``add_training``, and where given --seed, --dim, --lr, --dropout, --hide, --budget, ask for."""
+    """The Recipe that ``add_data`` and ``add_training``, and where given --seed, --dim, --lr, --dropout, --batch-size, --hide, --budget, ask for."""
     columns = {kind: getattr(arguments, kind) for kind in KINDS if getattr(arguments, kind)}
     made = recipes.Recipe(arguments.manifest, target=arguments.target, task=arguments.task, use=arguments.use, columns=columns,
                           group=arguments.group, fusion=arguments.fusion, epochs=arguments.epochs, on_error=arguments.on_error,
                           allow_outside=arguments.allow_outside, device=arguments.device, precision=arguments.precision)
-    given = {name: value for name in ("seed", "dim", "lr", "dropout", "budget") if (value := getattr(arguments, name, None)) is not None}
+    given = {name: value for name in ("seed", "dim", "lr", "dropout", "batch_size", "budget") if (value := getattr(arguments, name, None)) is not None}
     hide = getattr(arguments, "hide", None)
     return replace(made, **given, augment=made.augment if hide is None else replace(made.augment, hide=hide))
 

@@ -77,20 +77,31 @@ def from_pooled(pooled: Tensor, present: Tensor) -> Features:
     return Features(pooled[:, None], present[:, None], pooled)
 
 
-def check_batch(batch: Batch, names: Iterable[str]) -> None:
-    """Raise ValueError, naming key and sample, unless every modality of ``names`` keeps the contract.
+def modalities(batch: Batch) -> list[str]:
+    """The names of the modalities of a batch: its keys that have a mask beside them, apart from the target."""
+    return [name for name in batch if f"{name}_mask" in batch and name != "target"]
 
-    Checks keys, one batch size, mask shape, dtype and right padding, and finite values where the mask is True.
+
+def check_batch(batch: Batch, names: Iterable[str]) -> None:
+    """Raise ValueError, naming key and sample, unless the batch and every modality of ``names`` keep the contract.
+
+    Checks that all values are tensors of one batch size, and for ``names`` (there may be none) keys, mask shape, dtype and
+    right padding, and finite values where the mask is True.
     Call it at the border (the first batch of a loader): it reads the values, so on a GPU it waits for them.
     """
     names = list(names)
     for key in (k for name in names for k in (name, f"{name}_mask")):
         if key not in batch:
             raise ValueError(f"the batch has no key {key!r}; the model needs {names} with their masks, the batch has {sorted(batch)}")
-    size = len(batch[names[0]])
     for key, value in batch.items():
-        if len(value) != size:
-            raise ValueError(f"batch[{key!r}] has {len(value)} samples, expected {size} as in batch[{names[0]!r}]")
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            kind = "a tensor without axes" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(f"batch[{key!r}] is {kind}, expected a tensor whose first axis is the batch (B, ...); leave the key out, "
+                             "or give numbers in its place (batch['row'], the place of each sample in your table)")
+    first = names[0] if names else next(iter(batch), None)
+    for key, value in batch.items():
+        if len(value) != len(batch[first]):
+            raise ValueError(f"batch[{key!r}] has {len(value)} samples, expected {len(batch[first])} as in batch[{first!r}]")
     for name in names:
         _check_modality(name, batch[name], batch[f"{name}_mask"])
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from mmlib.core import Batch
+from mmlib.core import Batch, modalities
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3      # the names of mallopt's settings in malloc.h
 KEPT = (1 << 30, 1 << 30)                    # bytes: trim, mmap
@@ -63,9 +63,13 @@ class enough_for(AbstractContextManager):
         if not lacking:
             return
         traceback.clear_frames(error.__traceback__)     # a notebook keeps the error, and with it all tensors that the model had made
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in self.batch.items() if f"{name}_mask" in self.batch)
+        shapes = ", ".join(f"{name} {tuple(self.batch[name].shape)}" for name in modalities(self.batch))
+        smaller = "try a smaller batch (load_data(batch_size=...)"
+        if torch.is_grad_enabled():
+            smaller += (", Recipe(batch_size=...), train --batch-size), with TrainConfig(accumulate=...) to make up for it, "
+                        "or TrainConfig(precision='bf16')")
+        else:
+            smaller += "), or device='cpu'"
         raise torch.OutOfMemoryError(
-            f"out of memory with a batch of {len(next(iter(self.batch.values())))} samples ({shapes}): try a smaller batch_size, in training "
-            "with TrainConfig(accumulate=...) to make up for it; precision='bf16'; smaller pictures, shorter clips or texts; "
-            f"load_data(memory=False), where the data fills the memory ({str(error).splitlines()[0] if str(error) else 'MemoryError'})"
-        ) from error
+            f"out of memory with a batch of {len(next(iter(self.batch.values())))} samples ({shapes}): {smaller}; where the data itself "
+            f"fills the memory, load_data(memory=False) ({str(error).splitlines()[0] if str(error) else 'MemoryError'})") from error

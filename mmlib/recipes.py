@@ -42,6 +42,7 @@ class Recipe:
     dim: int = DIM                     # the length of all vectors
     lr: float = LR
     dropout: float = DROPOUT
+    batch_size: int = BATCH            # rows a step, of all processes together
     budget: float = 1.0                # length of the training where ``epochs`` is None: 1 is about three minutes of one core
     epochs: int | None = None
     seed: int = 0
@@ -95,7 +96,7 @@ def train(recipe: Recipe) -> Run:
 def _train(recipe: Recipe) -> Run:
     log = recipe.log if distributed.rank() == 0 else lambda line: None
     manifest = read_manifest(recipe.manifest, recipe.target, recipe.columns, recipe.group, recipe.use, recipe.allow_outside)
-    data = load_data(manifest, batch_size=BATCH, seed=recipe.seed, augment=recipe.augment, task=recipe.task, on_error=recipe.on_error)
+    data = load_data(manifest, batch_size=recipe.batch_size, seed=recipe.seed, augment=recipe.augment, task=recipe.task, on_error=recipe.on_error)
     for line in data.summary + [f"skipped: {problem}" for problem in data.skipped]:
         log(line)
     spec = plan(data, recipe.fusion, recipe.dim, recipe.lr, recipe.dropout, recipe.budget)

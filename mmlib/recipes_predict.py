@@ -169,9 +169,8 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     if broken:
         raise ValueError(f"{folder}: weight {broken[0]!r} is not finite, so every answer would be NaN: train again")
     if not {"spec", "preprocessing"} <= set(extra):
-        raise ValueError(f"{folder} was written by fit(..., out=), which keeps weights and not the model: build the model, then "
-                         "mmlib.checkpoint.set_weights(model, mmlib.checkpoint.load(folder)['best']); only what a recipe trained "
-                         "(train, classify, regress) can be loaded here")
+        raise ValueError(f"{folder} was made by fit(..., out=), which keeps the weights, not what the model is built of: build the model "
+                         "as it was, and use mmlib.load_weights(model, folder)")
     try:
         _check_fit(extra["spec"], fitted := Preprocessing.from_state(extra["preprocessing"]))
         checkpoint.set_weights(model := build(extra["spec"]), state["best"])

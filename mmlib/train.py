@@ -1,7 +1,7 @@
 """The training loop: model, batches, settings -> history. ``fit`` is all of it, in one straight line."""
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from mmlib import checkpoint, distributed
-from mmlib.core import Batch, check_batch
+from mmlib.core import Batch, check_batch, modalities
 from mmlib.memory import enough_for, keeping_freed_memory
 from mmlib.train_checks import check_arguments, check_target
 from mmlib.train_evaluate import Metric, autocast, collect, evaluate, to_device
 from mmlib.train_log import Log
 from mmlib.train_run import History, Run
 
-__all__ = ["History", "TrainConfig", "collect", "evaluate", "fit", "lr_at"]
+__all__ = ["History", "TrainConfig", "collect", "evaluate", "fit", "lr_at", "lr_factor"]
+
+MakeOptimizer = Callable[[nn.Module, "TrainConfig"], torch.optim.Optimizer]
+AfterEpoch = Callable[[dict[str, Any], nn.Module], bool | None]
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class TrainConfig:
     """How to train. The defaults are meant to work; ``replace(config, lr=...)`` makes a changed copy."""
 
     epochs: int = 10
-    lr: float = 1e-3                  # the highest learning rate, at the end of the warm-up
-    weight_decay: float = 0.01        # of weights with two axes or more; biases and norms have none
+    lr: float = 1e-3                  # the highest learning rate, at the end of the warm-up (an optimizer of your own has its own)
+    weight_decay: float = 0.01        # of weights with two axes or more; biases and norms have none (likewise)
     warmup: float = 0.05              # share of all steps in which the rate rises; then it falls along a cosine to zero
     clip: float = 1.0                 # longest gradient; math.inf = as long as it likes
     accumulate: int = 1               # batches per step
@@ -62,44 +65,56 @@ class TrainConfig:
 
 def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = None, config: TrainConfig = TrainConfig(),
         metrics: Mapping[str, Metric] | None = None, out: str | Path | None = None, resume: bool = False,
-        extra: dict[str, Any] | None = None) -> History:
+        extra: dict[str, Any] | None = None, optimizer: MakeOptimizer | None = None,
+        after_epoch: AfterEpoch | None = None) -> History:
     """Train ``model`` in place; it ends in eval mode, with ``val`` with the weights of its best epoch (``config.monitor``).
 
     ``train`` and ``val`` are loaders of mmlib.data, lists of batches or DataLoaders. ``metrics`` are computed on ``val`` after each
     epoch. ``out``: folder of checkpoint.pt (with ``extra``, plain data such as a vocabulary, inside) and history.jsonl, both replaced
     atomically. ``resume`` goes on where the run in ``out`` was stopped, or starts where there is none yet, so that a supervisor
     may always give it; without it, what ``out`` held is removed. On the same machine the result is that of a run never stopped,
-    bit for bit. torch's generators are seeded from (``config.seed``, epoch, process).
+    bit for bit. torch's generators, and that of a DataLoader, are seeded from (``config.seed``, epoch, process). Data that has
+    changed in the meantime is refused: that of mmlib's loaders (their ``identity()``) and lists of batches; what else decides
+    about your batches belongs into ``extra``.
+
+    ``optimizer``: a function (model, config) -> torch.optim.Optimizer, with parameter groups of your choice; the schedule
+    (``lr_factor``, 0 to 1) multiplies the learning rate of each group. None is ``adamw``. ``after_epoch``: a function (row of the
+    history, model), called when the epoch's row is complete and before the checkpoint is written; where it returns True,
+    training stops, and a resumed run knows it. Under torchrun every process calls it, and one True is enough.
 
     Under torchrun the processes share each batch, and the loss is the mean over all their targets: the same as one process.
     A model that compares samples (kind "contrast") then compares those of all processes; with ``accumulate`` it cannot.
-    Raises ValueError, saying what to do, for a loss that is not finite (step, batch and key), an empty loader, a batch without
-    target, a target that is no class, nothing to train, a checkpoint of another run, and another run at work in ``out``;
-    OSError where ``out`` cannot be written; torch.OutOfMemoryError with the batch's shapes. Whatever ends it, the model can be
-    used: eval mode, the best weights so far. A KeyboardInterrupt carries the ``history``.
+    Lists of batches, DataLoaders (not over an IterableDataset) and loaders with ``shard`` (``distributed.Shardable``) can be shared.
+    Raises ValueError, saying what to do, for a loss or a gradient that is not finite (step, batch and key), an empty loader, a
+    first batch that breaks the contract of ``check_batch``, a batch without target, a target that is no class, nothing to train,
+    a checkpoint of another run, and another run at work in ``out``; OSError where ``out`` cannot be written;
+    torch.OutOfMemoryError with the batch's shapes. Whatever ends it, the model can be used: eval mode, the best weights so far,
+    or where none are known the last ones that were finite. A KeyboardInterrupt carries the ``history``.
     """
     c, device = config, distributed.join(config.device)
     check_arguments(model, train, val, c, metrics, out)
     steps = c.epochs * math.ceil(len(train) / c.accumulate)
     with (checkpoint.locked(out if distributed.rank() == 0 else None), keeping_freed_memory(c.keep_freed_memory and device.type == "cpu"),
-          Run(out, resume, c, extra, len(train)) as run,
-          Log(run, steps, c, lambda step: _diagnose(step, run, train, c)) as log):
+          Run.begin(out, resume, c, extra, train, val) as run,
+          Log(run, steps, c, lambda step, what: _diagnose(step, what, run, train, c)) as log):
         by_pixel = c.channels_last and any(p.ndim == 4 for p in model.parameters())     # only convolutions gain from it
         run.restore_weights(_placed(model, device, by_pixel))
         train, network = distributed.share(train), distributed.wrap(model, c.distributed, device)
         forward = torch.compile(network) if c.compile else network
-        optimizer = adamw(model, c)
-        run.restore_optimizer(optimizer, device)
-        parameters, checked = [p for p in model.parameters() if p.requires_grad], False
+        stepper = make_optimizer(optimizer or adamw, model, c)
+        run.restore_optimizer(stepper, device)
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        checked = False         # the first batch is looked at more closely
         casting = autocast(device, c.precision)
-        while run.epoch < c.epochs and not run.is_stale(c.patience):
-            torch.manual_seed(_seed(c.seed, run.epoch))
+        while run.goes_on(c.epochs, c.patience):
             network.train()
-            for window in _windows(train, run, c.accumulate):
-                for group in optimizer.param_groups:
-                    group["lr"] = lr_at(run.step, steps, c)
-                sums = None
+            for window in _windows(train, run, c):
+                for group, rate in zip(stepper.param_groups, run.rates):
+                    group["lr"] = rate * lr_factor(run.step, steps, c)
+                step_loss = step_count = 0.0
                 for number, (batch, weight) in enumerate(window, 1):
+                    if not checked:
+                        check_batch(batch, modalities(batch))
                     checked = check_target(model, batch, device, checked)
                     batch = batch if weight else distributed.stand_in(batch)
                     with distributed.synced(network, last=number == len(window)), enough_for(batch):
@@ -108,24 +123,25 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
                             output = forward(batch)
                         loss, count = output.loss.float(), output.count * weight
                         loss.backward(count)    # of the sum over targets; once they are all counted, it becomes that of the mean
-                    part = (loss.detach() * count, count)
-                    sums = [a + b for a, b in zip(sums, part)] if sums else part
-                sums = distributed.total(sums)
-                divide_and_clip(parameters, sums[1].clamp(min=1e-8) / distributed.world(), c.clip)
-                optimizer.step()
-                for p in parameters:
+                    step_loss = step_loss + loss.detach() * count
+                    step_count = step_count + count
+                step_loss, step_count = distributed.total((step_loss, step_count))
+                norm = divide_and_clip(trainable, step_count.clamp(min=1e-8) / distributed.world(), c.clip)
+                stepper.step()
+                for p in trainable:
                     p.grad = None           # optimizer.zero_grad() does this too, and books it
                 run.step, run.batch = run.step + 1, run.batch + len(window)
-                log.add(sums)
+                log.add(step_loss, step_count, norm)
                 if c.checkpoint_every and run.step % c.checkpoint_every == 0 and run.batch < len(train):
-                    log.look()
+                    log.settle()
                     run.save()
-            log.look()
-            row = {"epoch": run.epoch + 1, "step": run.step, "lr": group["lr"], "loss": run.loss / max(run.count, 1e-8)}
+            log.settle()
+            row = {"epoch": run.epoch + 1, "step": run.step, "lr": stepper.param_groups[0]["lr"], "loss": run.loss / max(run.count, 1e-8)}
             if val is not None:
                 row |= {f"val_{name}": value for name, value in evaluate(model, val, metrics, c.device, c.precision).items()}
             run.end_epoch(row, c.monitor)
             log.show(row)
+            run.ask(after_epoch, row)
             run.save()
     return run.history
 
@@ -138,12 +154,17 @@ def _placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.M
     return model
 
 
-def lr_at(step: int, steps: int, config: TrainConfig) -> float:
-    """The learning rate of a step: a straight rise over the warm-up, then half a cosine towards zero."""
+def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
+    """The part of its highest learning rate that a step has, 0 to 1: a straight rise over the warm-up, then half a cosine towards 0."""
     rise = round(config.warmup * steps)
     if step < rise:
-        return config.lr * (step + 1) / rise
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def lr_at(step: int, steps: int, config: TrainConfig) -> float:
+    """The learning rate of a step with the default optimizer: ``config.lr`` times ``lr_factor``."""
+    return config.lr * lr_factor(step, steps, config)
 
 
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -154,25 +175,49 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
 
 
-def divide_and_clip(parameters: list[nn.Parameter], divisor: Tensor, clip: float) -> None:
-    """Divide all gradients by ``divisor``, a scalar, or by more, so that they are no longer than ``clip`` together."""
+def make_optimizer(make: MakeOptimizer, model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that ``make`` makes. Raises ValueError where it is none, or is not one of this model's parameters."""
+    if isinstance(make, torch.optim.Optimizer) or not callable(make):
+        raise ValueError(f"optimizer is {_article(make)}, expected a function (model, config) -> torch.optim.Optimizer, for example "
+                         "optimizer=lambda model, config: torch.optim.SGD(model.parameters(), lr=0.1)")
+    made, own = make(model, config), {id(p) for p in model.parameters()}
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ValueError(f"the function given as optimizer returned {_article(made)}, expected a torch.optim.Optimizer")
+    if not all(id(p) in own for group in made.param_groups for p in group["params"]):
+        raise ValueError("the optimizer holds a parameter that is not one of the model's: make it from the model that the function is given")
+    return made
+
+
+def _article(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def divide_and_clip(parameters: list[nn.Parameter], divisor: Tensor, clip: float) -> Tensor:
+    """Divide all gradients by ``divisor``, a scalar, or by more, so that they are no longer than ``clip`` together.
+
+    Returns their length before that, a scalar that nothing has waited for: it is finite where all of them are.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([distributed.full(norm) for norm in torch._foreach_norm(gradients)]))
     if math.isfinite(clip):
-        norms = torch.stack([distributed.full(norm) for norm in torch._foreach_norm(gradients)])
-        divisor = torch.maximum(divisor, torch.linalg.vector_norm(norms) / clip)
+        divisor = torch.maximum(divisor, norm / clip)
     torch._foreach_div_(gradients, divisor)
+    return norm
 
 
-def _seed(seed: int, epoch: int) -> int:
+def _seed(seed: int, epoch: int, rank: int) -> int:
     """Of torch's generators in one epoch of one process: far from every other."""
-    return ((seed * 1_000_003 + epoch) * 10_007 + distributed.rank()) % 2**63
+    return ((seed * 1_000_003 + epoch) * 10_007 + rank) % 2**63
 
 
-def _windows(train: Iterable[Batch | None], run: Run, size: int) -> Iterator[list[tuple[Batch, float]]]:
-    """What is left of the epoch, in lists of ``size`` batches (the last may be shorter), one per step, each batch with weight 1.
+def _windows(train: Iterable[Batch | None], run: Run, config: TrainConfig) -> Iterator[list[tuple[Batch, float]]]:
+    """What is left of the epoch, in lists of ``config.accumulate`` batches (the last may be shorter), one a step; a batch has weight 1.
 
     Where this process has no share of a batch, the one before comes again with weight 0, to keep the processes in step.
+    All processes have one seed until the first batch is there, as a loader draws its order from it; then each has its own.
     """
+    own, at_start = _seed(config.seed, run.epoch, distributed.rank()), run.batch == 0
+    distributed.seed(train, _seed(config.seed, run.epoch, 0))
     if hasattr(train, "set_epoch"):
         train.set_epoch(run.epoch, skip=run.batch)
         batches = iter(train)
@@ -181,35 +226,44 @@ def _windows(train: Iterable[Batch | None], run: Run, size: int) -> Iterator[lis
         next(itertools.islice(batches, run.batch, run.batch), None)
     run.restore_random()    # only now: a plain DataLoader has drawn from torch's generator on its way here, as it had before the stop
     last = None
-    while window := list(itertools.islice(batches, size)):
+    while window := list(itertools.islice(batches, config.accumulate)):
         pairs = []
         for batch in window:
-            last = batch if batch is not None else last if last is not None else _first_batch(train, run.epoch)
+            if batch is not None:
+                last = batch
+            elif last is None:
+                last = _first_batch(train, run.epoch)
             pairs.append((last, float(batch is not None)))
+        if at_start and distributed.rank():
+            torch.manual_seed(own)
+        at_start = False
         yield pairs
 
 
 def _first_batch(train: Iterable[Batch | None], epoch: int) -> Batch:
     if hasattr(train, "set_epoch"):
         train.set_epoch(epoch)
-    first = next((batch for batch in train if batch is not None), None)
+    with torch.random.fork_rng(devices=()):     # to look draws nothing
+        first = next((batch for batch in train if batch is not None), None)
     if first is None:
         raise ValueError(f"process {distributed.rank()} has no sample at all: train on more rows, or with fewer processes")
     return first
 
 
-def _diagnose(step: int, run: Run, train: Iterable[Batch | None], config: TrainConfig) -> str:
-    """What to say about a loss that was not finite: its batch is read again and looked at."""
+def _diagnose(step: int, what: str, run: Run, train: Iterable[Batch | None], config: TrainConfig) -> str:
+    """What to say about ``what``, a loss or a gradient, that was not finite: its batch is read again and looked at."""
     per_epoch = math.ceil(len(train) / config.accumulate)
-    first, lr = (step - 1) % per_epoch * config.accumulate, lr_at(step - 1, config.epochs * per_epoch, config)
-    found = f"the batch itself is finite: lower lr (now {config.lr:g}), lengthen warmup, or try precision='fp32'"
-    again = Run(None, False, config, None, len(train))
-    again.epoch, again.batch = run.epoch, first
-    for batch, _ in next(_windows(train, again, config.accumulate)):
+    first = (step - 1) % per_epoch * config.accumulate
+    lr = run.rates[0] * lr_factor(step - 1, config.epochs * per_epoch, config)
+    found = f"the batch itself is finite: lower lr (now {run.rates[0]:g}), lengthen warmup, or try precision='fp32'"
+    if what == "gradient":
+        found = ("the batch and the loss are finite, so an operation of the model has no derivative there (a root or a norm of 0, a "
+                 "division under torch.where): torch.autograd.set_detect_anomaly(True) names it; or lower lr")
+    for batch, _ in next(_windows(train, Run(epoch=run.epoch, batch=first), config)):
         try:
-            check_batch(batch, [name for name in batch if f"{name}_mask" in batch and name != "target"])
+            check_batch(batch, modalities(batch))
         except ValueError as error:
             found = str(error)
         bad = [key for key, value in batch.items() if f"{key}_mask" not in batch and not value.isfinite().all()]
         found = f"batch[{bad[0]!r}] is not finite: correct those rows" if bad else found
-    return f"the loss is not finite at step {step} (epoch {run.epoch + 1}, batch {first}, learning rate {lr:.3g}): {found}"
+    return f"the {what} is not finite at step {step} (epoch {run.epoch + 1}, batch {first}, learning rate {lr:.3g}): {found}"

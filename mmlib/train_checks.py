@@ -12,7 +12,12 @@ from mmlib.train_evaluate import to_device
 def check_arguments(model: nn.Module, train: Any, val: Any, config: Any, metrics: Any, out: Any) -> None:
     """Raise ValueError, saying what to do, for arguments of ``fit`` that cannot lead anywhere."""
     for name, loader in {"train": train, "val": val}.items():
-        if loader is not None and len(loader) == 0:
+        if loader is None or (name == "val" and not _has_length(loader)):
+            continue
+        if not _has_length(loader):
+            raise ValueError(f"the train loader, a {type(loader).__name__}, has no length, but the learning rate's schedule needs the number "
+                             "of batches (an IterableDataset? give it a method __len__: how many samples one epoch has)")
+        if len(loader) == 0:
             raise ValueError(f"the {name} loader is empty: no rows, or all of them were left out; look at the split column and the files")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("no parameter of the model needs a gradient: there is nothing to train; unfreeze a part, or use evaluate")
@@ -27,6 +32,14 @@ def check_arguments(model: nn.Module, train: Any, val: Any, config: Any, metrics
                          "(torchrun), which do compare the whole step")
     if config.tensorboard and out is None:
         raise ValueError("TrainConfig: tensorboard=True needs a folder to write to: fit(..., out=FOLDER)")
+
+
+def _has_length(loader: Any) -> bool:
+    try:
+        len(loader)
+    except TypeError:
+        return False
+    return True
 
 
 def check_target(model: nn.Module, batch: Batch, device: torch.device, checked: bool) -> bool:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib import distributed
-from mmlib.core import Batch, Output
+from mmlib.core import Batch, Output, check_batch
 from mmlib.memory import enough_for
 
 Metric = Callable[[Tensor, Tensor], float]
@@ -52,7 +52,10 @@ def collect(model: nn.Module, loader: Iterable[Batch], device: str = "auto",
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
-    """The batch on ``device``; pictures (B, C, H, W) stored pixel by pixel, as convolutions read them, when asked."""
+    """The batch on ``device``; pictures (B, C, H, W) stored pixel by pixel, as convolutions read them, when asked.
+
+    Where the loader pins memory (``DataLoader(pin_memory=True)``) a GPU goes on computing while the batch is copied.
+    """
     moved = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
     if channels_last:
         moved = {key: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value for key, value in moved.items()}
@@ -104,6 +107,8 @@ def _pass_over(model: nn.Module, loader: Iterable[Batch], device: str, precision
                 if last is not None:
                     ask(last)
                 continue
+            if last is None:
+                check_batch(batch, ())
             with enough_for(batch), casting:
                 last = to_device(batch, chosen)
                 output = ask(last)

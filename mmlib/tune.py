@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import nn
 
 from mmlib import checkpoint, distributed, recipes
 from mmlib.data import Augment, Data, Loader, Manifest, load_data, read_manifest
 from mmlib.data.splits import choose_splits
 from mmlib.recipes import Recipe, build, plan, settings
 from mmlib.recipes_plan import minutes, multiplications
-from mmlib.recipes_predict import BATCH, SCORES
+from mmlib.recipes_predict import SCORES
 from mmlib.train import fit
 from mmlib.tune_board import DONE, FAILED, STOPPED, TRIALS, Search, Trial, rank, read, with_settings, write
 
@@ -60,7 +59,7 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
             checkpoint.check_free(out)
         manifest = read_manifest(recipe.manifest, recipe.target, recipe.columns, recipe.group, recipe.use, recipe.allow_outside)
         manifest = without_test(manifest)
-        data = load_data(manifest, splits=["train", "val"], batch_size=BATCH, seed=recipe.seed, augment=recipe.augment, task=recipe.task,
+        data = load_data(manifest, splits=["train", "val"], batch_size=recipe.batch_size, seed=recipe.seed, augment=recipe.augment, task=recipe.task,
                          on_error=recipe.on_error)
         epochs = recipe.epochs or plan(data, recipe.fusion, recipe.dim, recipe.lr, recipe.dropout, recipe.budget)["epochs"]
         space = _space(optuna, recipe, len(manifest.senses))
@@ -131,54 +130,36 @@ def _states(optuna: Any) -> dict[str, Any]:
     return {DONE: states.COMPLETE, STOPPED: states.PRUNED, FAILED: states.FAIL}
 
 
-class _Watch:
-    """Val loss and scores after each epoch; it ends a trial that successive halving gives up.
-
-    ``fit`` has no hook for this and needs none: it calls a metric after each epoch with all val rows, and a metric may raise.
-    """
-
-    def __init__(self, trial: Any, spec: dict[str, Any], epochs: int, stop: type[Exception]):
-        self.trial, self.spec, self.epochs, self.stop, self.rows = trial, spec, epochs, stop, []
-
-    def __call__(self, logits: Tensor, target: Tensor) -> float:
-        scores = {name: metric(logits, target) for name, metric in SCORES[self.spec["task"]].items()}
-        loss = self.loss(logits, target)
-        if not math.isfinite(loss):
-            raise ValueError(f"the val loss is {loss} after {len(self.rows) + 1} epochs")
-        self.rows.append((loss, scores))
-        self.trial.report(loss, len(self.rows))
-        if len(self.rows) < self.epochs and self.trial.should_prune():
-            raise self.stop
-        return loss
-
-    def loss(self, logits: Tensor, target: Tensor) -> float:
-        """The head's loss, a row at a time."""
-        if self.spec["task"] == "classes":
-            return float(F.cross_entropy(logits, target))
-        return float(F.mse_loss(logits, target)) / self.spec["std"] ** 2
-
-
 def _run(optuna: Any, study: Any, space: dict[str, Any], recipe: Recipe, data: Data, epochs: int) -> Trial:
     """Ask for settings, train with them, and tell how it went."""
     asked, began, state, reason = study.ask(space), time.perf_counter(), DONE, ""
     chosen = {name: _rounded(asked.params[name], part) for name, part in space.items()} if asked.number else _own(recipe)
     tried = with_settings(recipe, chosen)
     spec = plan(data, tried.fusion, tried.dim, tried.lr, tried.dropout, tried.budget)
-    watch = _Watch(asked, spec, epochs, optuna.TrialPruned)
-    config = replace(settings(tried, epochs), progress=False, tensorboard=False)
+    config, rows = replace(settings(tried, epochs), progress=False, tensorboard=False), []
+
+    def give_up(row: dict[str, Any], model: nn.Module) -> bool:
+        """After each epoch: does successive halving end this trial?"""
+        nonlocal state
+        rows.append(row)
+        asked.report(row["val_loss"], row["epoch"])
+        if row["epoch"] < epochs and asked.should_prune():
+            state = STOPPED
+        return state == STOPPED
+
     try:
         torch.manual_seed(recipe.seed)
-        fit(build(spec), _changed(data.loaders["train"], tried.augment), data.loaders["val"], config, {"watched": watch})
-    except optuna.TrialPruned:
-        state = STOPPED
+        fit(build(spec), _changed(data.loaders["train"], tried.augment), data.loaders["val"], config, SCORES[spec["task"]],
+            after_epoch=give_up)
     except (ValueError, torch.OutOfMemoryError) as error:
         if not asked.number:                                  # the recipe's own settings: it, or the data, is at fault
             raise
         state, reason = FAILED, str(error)
-    loss, scores = min(watch.rows, key=lambda row: row[0], default=(None, {}))
+    best = min(rows, key=lambda row: row["val_loss"], default={"val_loss": None})
+    loss, scores = best["val_loss"], {name: best[f"val_{name}"] for name in SCORES[spec["task"]] if f"val_{name}" in best}
     study.tell(asked, loss if state == DONE else None, _states(optuna)[state])
-    return Trial(asked.number, state, chosen, loss, scores, len(watch.rows), round(time.perf_counter() - began, 1),
-                 [row[0] for row in watch.rows], reason, study.trials[-1].system_attrs)
+    return Trial(asked.number, state, chosen, loss, scores, len(rows), round(time.perf_counter() - began, 1),
+                 [row["val_loss"] for row in rows], reason, study.trials[-1].system_attrs)
 
 
 def _rounded(value: Any, part: Any) -> Any:
@@ -195,7 +176,7 @@ def _changed(loader: Loader, augment: Augment) -> Loader:
 def _identity(recipe: Recipe, manifest: Manifest, space: dict[str, Any], epochs: int) -> dict[str, Any]:
     """What must be the same where a search goes on."""
     rows = {name: [row for row, split in enumerate(manifest.split) if split == name] for name in ("train", "val")}
-    return {"seed": recipe.seed, "epochs": epochs, "task": recipe.task, "precision": recipe.precision,
+    return {"seed": recipe.seed, "epochs": epochs, "task": recipe.task, "precision": recipe.precision, "batch_size": recipe.batch_size,
             "own settings": _own(recipe), "augment": asdict(recipe.augment), "space": {name: str(part) for name, part in space.items()}
             } | {f"{name} rows": manifest.checksums(places) for name, places in rows.items()}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlib import checkpoint
-from mmlib.recipes import Recipe
+from mmlib.recipes import BATCH, Recipe
 
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 TRIALS, LEADERBOARD = "trials.jsonl", "leaderboard.csv"
@@ -165,6 +165,7 @@ def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
     if found:
         raise ValueError(f"{path} is damaged, or no search of this version: {found}; choose another folder")
     done = [Trial(**trial) for trial in trials]
+    before = {"batch_size": BATCH} | before      # that of every search before one could choose
     for name, now in identity.items():
         if before.get(name) != json.loads(json.dumps(now)):
             raise ValueError(f"cannot go on with the search in {out}: {name} was {before.get(name)} and is now {now}; "

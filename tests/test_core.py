@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib.core import check_batch, from_pooled, from_tokens, masked_mean, masked_softmax
+from mmlib.core import check_batch, from_pooled, from_tokens, masked_mean, masked_softmax, modalities
 
 # a full sample, a ragged one, one with a single token, one with none
 MASK = torch.arange(5) < torch.tensor([5, 3, 1, 0])[:, None]                   # (4, 5)
@@ -91,6 +91,23 @@ HOLES = torch.tensor([[True] * 5, [True] * 5, [True, False, True, False, False],
 def test_a_batch_that_breaks_the_contract_is_named_with_key_and_sample(batch, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         check_batch(batch, ["image", "text", "audio"])
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("ids", ["a", "b", "c", "d"], "batch['ids'] is a list, expected a tensor whose first axis is the batch"),
+    ("scale", torch.tensor(2.0), "batch['scale'] is a tensor without axes"), ("note", None, "batch['note'] is a NoneType"),
+    ("target", torch.zeros(3), "batch['target'] has 3 samples, expected 4"),
+])
+@pytest.mark.parametrize("names", [[], ["text"]])
+def test_what_is_no_tensor_of_the_batch_is_named_by_its_key_also_without_any_modality(names, key, value, message):
+    check_batch(good(), names)
+    check_batch({}, [])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_batch(good() | {key: value}, names)
+
+
+def test_the_modalities_of_a_batch_are_its_keys_with_a_mask_apart_from_the_target():
+    assert modalities(good() | {"target_mask": MASK, "row": torch.arange(4)}) == ["image", "text", "audio"]
 
 
 def test_pooled_has_the_gradient_of_a_plain_mean_over_each_row():

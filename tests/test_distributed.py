@@ -18,7 +18,8 @@ from mmlib.core import Batch, Output, from_pooled
 from mmlib.encoders import RecurrentEncoder
 from mmlib.fusion import SumFusion
 from mmlib.models import Backbone, TwoTower
-from mmlib.train import collect, evaluate, fit
+from mmlib.train import _seed, _windows, collect, evaluate, fit
+from mmlib.train_run import Run
 
 CONFIG = replace(CPU, epochs=3, clip=0.5, accumulate=2)
 KINDS = ("classes", "words", "list", "blocks", "fsdp", "softmax", "sigmoid")
@@ -113,6 +114,112 @@ def run(kind: str, out: Path | None = None) -> dict:
             "shared": evaluate(model, Shared(words), device="cpu")}
 
 
+class Rows(torch.utils.data.Dataset):
+    """Samples one by one; ``seen``: which were asked for."""
+
+    def __init__(self):
+        self.whole, self.seen = sample_batch(22), []
+
+    def __len__(self) -> int:
+        return 22
+
+    def __getitem__(self, i: int) -> Batch:
+        self.seen.append(i)
+        return {key: value[i] for key, value in self.whole.items()}
+
+
+class Adapter:
+    """What one writes around a shuffling DataLoader to give it ``shard``: each process cuts what it draws itself."""
+
+    def __init__(self, loader, rank: int = 0, world: int = 1):
+        self.loader, self.rank, self.world, self.seen = loader, rank, world, []
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def shard(self, rank: int, world: int) -> "Adapter":
+        part = Adapter(self.loader, rank, world)
+        part.seen = self.seen
+        return part
+
+    def __iter__(self):
+        for batch in self.loader:
+            part = {key: value[self.rank::self.world] for key, value in batch.items()}
+            self.seen += part.pop("row").tolist()
+            yield part if len(part["text"]) else None
+
+
+class Numbered(Rows):
+    def __getitem__(self, i: int) -> Batch:
+        return super().__getitem__(i) | {"row": torch.tensor(i)}
+
+
+LOADERS = {
+    "in order": lambda rows: torch.utils.data.DataLoader(rows, batch_size=7),
+    "shuffled": lambda rows: torch.utils.data.DataLoader(rows, batch_size=7, shuffle=True),
+    "own generator": lambda rows: torch.utils.data.DataLoader(rows, batch_size=7, shuffle=True,
+                                                              generator=torch.Generator().manual_seed(int(os.environ.get("RANK", 0)))),
+}
+
+
+def from_loader(kind: str) -> dict:
+    """A run over a DataLoader, and which rows this process asked for in each of two epochs."""
+    torch.set_num_threads(1)
+    rows, model = Numbered() if kind == "adapter" else Rows(), Tiny()
+    loader = Adapter(LOADERS["shuffled"](rows)) if kind == "adapter" else LOADERS[kind](rows)
+    seen = []
+
+    def after(row, model) -> None:
+        asked = loader.seen if kind == "adapter" else rows.seen
+        seen.append(list(asked))
+        asked.clear()
+    rows.seen.clear()
+    history = fit(model, loader, None, replace(CONFIG, epochs=2), after_epoch=after)
+    return {"history": without_seconds(history), "weights": checkpoint.weights(model), "seen": seen}
+
+
+class Drawn(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> Batch:
+        return {"drawn": torch.rand(())}
+
+
+class Streamed(torch.utils.data.IterableDataset):
+    def __len__(self) -> int:
+        return 8
+
+    def __iter__(self):
+        return iter([])
+
+
+def refused() -> dict[str, str]:
+    rows, found = Rows(), {}
+    for name, loader in {"stream": torch.utils.data.DataLoader(Streamed(), batch_size=4),
+                         "ready batches": torch.utils.data.DataLoader(rows, batch_size=None),
+                         "sampler": torch.utils.data.DataLoader(rows, 4, sampler=torch.utils.data.DistributedSampler(rows)),
+                         "tuple": tuple(cut(sample_batch(8), 4))}.items():
+        try:
+            fit(Tiny(), loader, config=CONFIG)
+        except ValueError as error:
+            found[name] = str(error)
+    return found
+
+
+def with_own_optimizer(kind: str) -> dict:
+    """SGD with momentum in two groups; the second process alone wants to stop after two epochs of three."""
+    def optimizer(model, config):
+        head, rest = [list(f) for f in ([p for n, p in model.named_parameters() if n.startswith("blocks")],
+                                        [p for n, p in model.named_parameters() if not n.startswith("blocks")])]
+        return torch.optim.SGD([{"params": head, "lr": 0.1}, {"params": rest}], lr=0.01, momentum=0.9)
+    torch.set_num_threads(1)
+    model = Blocks()
+    history = fit(model, Shared(True), Shared(True), replace(CONFIG, distributed=kind), optimizer=optimizer,
+                  after_epoch=lambda row, model: row["epoch"] == 2 and distributed.rank() == distributed.world() - 1)
+    return {"history": without_seconds(history), "weights": checkpoint.weights(model)}
+
+
 class Stop(Exception):
     pass
 
@@ -147,10 +254,9 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     out = Path(folder)
     results = {kind: run(kind, out / kind) for kind in KINDS}
     results |= {f"resumed {kind}": resumed(kind, out / f"resumed {kind}") for kind in ("ddp", "fsdp")}
-    try:
-        fit(Tiny(), torch.utils.data.DataLoader([1, 2]), config=CONFIG)
-    except ValueError as error:
-        results["error"] = str(error)
+    results |= {f"loader {kind}": from_loader(kind) for kind in (*LOADERS, "adapter")}
+    results |= {f"sgd {kind}": with_own_optimizer(kind) for kind in ("ddp", "fsdp")}
+    results |= {"refused": refused()}
     torch.save(results, out / f"{rank}.pt")
 
 
@@ -223,8 +329,51 @@ def test_the_checkpoint_of_many_is_a_plain_one_that_one_process_reads(pair, kind
             out=pair[0]["folder"] / kind, resume=True, extra={"kind": kind})
 
 
-def test_a_loader_that_cannot_be_shared_out_is_an_error(pair):
-    assert all("shard(rank, world)" in results["error"] for results in pair)
+@pytest.mark.parametrize("kind", [*LOADERS, "adapter"])
+def test_of_a_dataloader_each_process_reads_its_own_rows_and_the_run_is_that_of_one(pair, kind):
+    """Two seeds would be two orders: some rows twice in an epoch, some never, and nothing else would tell."""
+    alone, parts = from_loader(kind), [results[f"loader {kind}"] for results in pair]
+    for epoch in range(2):
+        mine, yours = (part["seen"][epoch] for part in parts)
+        assert sorted(mine + yours) == list(range(22)) and len(mine) - len(yours) == 4
+    assert alone["seen"][0] != alone["seen"][1] or kind == "in order"
+    for part in parts:
+        alike(part, alone)
+    assert parts[0]["history"] == parts[1]["history"]
+
+
+def test_random_numbers_of_worker_processes_differ_between_the_processes(monkeypatch):
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "gather", lambda value: [value])
+    drawn = []
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        loader = distributed.share(torch.utils.data.DataLoader(Drawn(), batch_size=4, num_workers=1))
+        distributed.seed(loader, 5)
+        drawn.append(torch.cat([batch["drawn"] for batch in loader]).tolist())
+    assert len(drawn[0]) == len(drawn[1]) == 4 and not set(drawn[0]) & set(drawn[1])
+
+
+@pytest.mark.parametrize("name, expected", [("stream", "IterableDataset"), ("ready batches", "batch_size"), ("tuple", "shard(rank, world)"),
+                                            ("sampler", "no DistributedSampler")])
+def test_a_loader_that_cannot_be_shared_out_is_an_error(pair, name, expected):
+    assert all(expected in results["refused"][name] for results in pair)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_an_optimizer_of_ones_own_and_a_stop_by_one_process_are_those_of_all(pair, kind):
+    mine, yours, alone = *(results[f"sgd {kind}"] for results in pair), with_own_optimizer("ddp")
+    assert [row["epoch"] for row in alone["history"]] == [1, 2] and mine["history"] == yours["history"]
+    alike(mine, alone)
+
+
+def test_dropout_differs_between_the_processes_from_the_first_batch_on(monkeypatch):
+    for rank, own in ((0, False), (1, True)):
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        next(_windows([sample_batch(4)], Run(), CONFIG))
+        drawn = torch.rand(3)
+        torch.manual_seed(_seed(CONFIG.seed, 0, 0))
+        assert torch.equal(drawn, torch.rand(3)) != own
 
 
 @pytest.mark.long

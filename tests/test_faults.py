@@ -343,7 +343,8 @@ def test_out_of_memory_names_the_batch_and_what_to_try(at, device):
     text = str(caught.value)
     size = 8 if at == "training" else 7
     assert f"batch of {size} samples (image ({size}, 3, 4, 5), text ({size}, 6))" in text
-    assert all(words in text for words in ("batch_size", "accumulate", "bf16", "memory=False")) and "\n" not in text
+    advice = ("accumulate", "bf16", "--batch-size") if at == "training" else ("device='cpu'",)
+    assert all(words in text for words in ("batch_size", "memory=False", *advice)) and "\n" not in text
     assert not model.training and model.made() is None, "the error keeps the tensors of the forward pass"
 
 
@@ -401,8 +402,13 @@ def test_a_row_taken_out_is_refused_with_the_numbers(interrupted):
 
 
 def test_test_rows_may_be_edited_since_training_never_sees_them(interrupted):
-    assert len(classify(edited(interrupted, "test", lambda rows: swap(rows, "label")[1:])).history) == 1
+    assert len(classify(edited(interrupted, "test", lambda rows: swap(rows, "label"))).history) == 1
     assert len(classify(edited(interrupted, "train", lambda rows: rows)).history) == 1
+
+
+def test_a_row_taken_out_before_training_rows_is_refused_as_their_places_decide_about_order_and_augmentation(interrupted):
+    with pytest.raises(ValueError, match="train, checksum of the rows' places in the manifest was"):
+        classify(edited(interrupted, "test", lambda rows: rows[1:]))
 
 
 # ---- the network

@@ -1,6 +1,8 @@
 """The loop: weighing, early stopping, precision, errors that name what to do, evaluation of whole sets."""
 import copy
+import inspect
 import math
+import re
 import sys
 from dataclasses import replace
 
@@ -9,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib import checkpoint, distributed, memory, train_log
+from mmlib import Recipe, checkpoint, distributed, load_data, memory, train_log
+from mmlib.cli import parser
 from mmlib.core import Batch, Output, masked_mean
 from mmlib.encoders import RecurrentEncoder
 from mmlib.fusion import SumFusion
 from mmlib.heads import ClassifyHead
 from mmlib.memory import keep_freed_memory
 from mmlib.models import Backbone, Model
-from mmlib.train import TrainConfig, adamw, collect, evaluate, fit, lr_at, divide_and_clip
+from mmlib.train import TrainConfig, adamw, collect, evaluate, fit, lr_at, lr_factor, divide_and_clip
 from mmlib.train_log import Log
 
 CPU = TrainConfig(epochs=3, device="cpu", progress=False, warmup=0.1, lr=1e-2)
@@ -279,6 +282,171 @@ def test_no_checkpoint_is_written_from_a_broken_model(tmp_path):
     assert checkpoint.load(tmp_path)["batch"] == 2
 
 
+class Breaks(nn.Module):
+    """A finite loss whose gradient is NaN: sqrt at 0, from the given training step on."""
+
+    def __init__(self, at: int):
+        super().__init__()
+        self.weight, self.left = nn.Parameter(torch.ones(3)), at
+
+    def forward(self, batch: Batch) -> Output:
+        self.left -= self.training and torch.is_grad_enabled()
+        logits = batch["image"].mean((2, 3)) * self.weight
+        zero = (self.weight.sum() * 0).sqrt() if self.training and self.left < 0 else 0.0
+        return Output(logits, F.cross_entropy(logits, batch["target"]) + zero, torch.tensor(float(len(logits))))
+
+
+@pytest.mark.parametrize("clip", [1.0, math.inf])
+@pytest.mark.parametrize("val", [True, False])
+def test_a_gradient_that_breaks_under_a_finite_loss_in_the_last_step_is_an_error(tmp_path, clip, val):
+    """Neither what is saved nor what is left in the model is broken: the weights are those of the epoch before."""
+    batches, model = cut(sample_batch(12), 4), Breaks(at=8)      # nine steps
+    val_batches = [sample_batch(8)] if val else None
+    text = message(ValueError, lambda: fit(model, batches, val_batches, replace(CPU, clip=clip, progress=False), out=tmp_path))
+    assert "the gradient is not finite at step 9 (epoch 3, batch 2" in text and "set_detect_anomaly" in text
+    saved = checkpoint.load(tmp_path)
+    assert saved["epoch"] == 2 and all(value.isfinite().all() for name in ("model", "best") for value in saved[name].values())
+    assert torch.equal(model.weight, saved["best"]["weight"]) and not torch.equal(model.weight, torch.ones(3))
+
+
+@pytest.mark.parametrize("clip", [1.0, math.inf])
+def test_a_first_epoch_that_diverges_leaves_the_weights_of_the_start(clip):
+    for batches in ([{**sample_batch(4), "target": torch.tensor([1.0, 2.0, 3.0, 0.0])}] * 4, cut(sample_batch(16), 4)):
+        model = Number() if batches[0]["target"].is_floating_point() else Breaks(at=2)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        message(ValueError, lambda: fit(model, batches, config=replace(CPU, lr=1e30 if isinstance(model, Number) else 1e-2, clip=clip)))
+        assert not model.training
+        same(model.state_dict(), before, rtol=0, atol=0)
+
+
+class Overshoots(torch.optim.SGD):
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.mul_(1e30).mul_(1e30)
+
+
+def test_a_last_step_that_makes_the_weights_infinite_is_an_error_and_is_not_saved(tmp_path):
+    """Loss and gradient are finite; the step itself is too long."""
+    model = Tiny()
+    text = message(ValueError, lambda: fit(model, [sample_batch(8)], config=replace(CPU, epochs=1), out=tmp_path,
+                                           optimizer=lambda model, config: Overshoots(model.parameters(), lr=1.0)))
+    assert "weight 'see.weight' is not finite after step 1" in text and not checkpoint.exists(tmp_path)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_targets_not_over_its_steps():
+    """A short last batch: three steps of 5, 5 and 1 samples, with a rate so small that the model stays what it is."""
+    whole, model = sample_batch(11), Tiny()
+    expected = evaluate(model, [whole], device="cpu")["loss"]
+    parts = [evaluate(model, [part], device="cpu")["loss"] for part in cut(whole, 5)]
+    history = fit(model, cut(whole, 5), config=replace(CPU, epochs=1, lr=1e-12))
+    assert history[0]["loss"] == pytest.approx(expected, rel=1e-5) and history[0]["loss"] != pytest.approx(sum(parts) / 3, rel=1e-3)
+
+
+# ---- an optimizer of one's own, and a look after each epoch
+
+def two_groups(kind):
+    """A function for ``fit``: the head learns at a rate of its own."""
+    def make(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+        head = list(model.head.parameters())
+        rest = [p for p in model.parameters() if not any(p is one for one in head)]
+        return kind([{"params": rest}, {"params": head, "lr": 0.05}], lr=0.01)
+    return make
+
+
+@pytest.mark.parametrize("kind", [lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9), torch.optim.Adafactor, torch.optim.NAdam],
+                         ids=["SGD", "Adafactor", "NAdam"])
+def test_an_own_optimizer_steps_as_in_a_bare_loop_and_the_schedule_multiplies_each_groups_rate(kind):
+    batches, mine, bare, rates = cut(sample_batch(12), 4), Tiny(), Tiny(), []
+    fit(mine, batches, config=replace(CPU, clip=math.inf, lr=99.0, weight_decay=99.0), optimizer=two_groups(kind))
+    optimizer = two_groups(kind)(bare, CPU)
+    for step in range(9):
+        factor = 1.0 if step == 0 else (1 + math.cos(math.pi * (step - 1) / 8)) / 2
+        optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = 0.01 * factor, 0.05 * factor
+        rates.append(factor)
+        optimizer.zero_grad()
+        bare(batches[step % 3]).loss.backward()
+        optimizer.step()
+    same(mine.state_dict(), bare.state_dict(), rtol=1e-4, atol=1e-5)
+    assert [lr_factor(step, 9, CPU) for step in range(9)] == pytest.approx(rates)
+
+
+def test_the_factor_of_the_schedule_lies_between_0_and_1_and_lr_at_is_the_highest_rate_times_it():
+    config = TrainConfig(lr=0.3, warmup=0.2)
+    for step in range(50):
+        factor = lr_factor(step, 50, config)
+        assert 0 < factor <= 1 and lr_at(step, 50, config) == 0.3 * factor
+    assert lr_factor(10, 50, config) == 1
+
+
+def test_what_is_no_optimizer_of_this_model_is_refused_with_an_example():
+    batches, model, other = [sample_batch(4)], Tiny(), Tiny()
+    cases = [("a SGD, expected a function (model, config)", torch.optim.SGD(model.parameters(), 0.1)),
+             ("a str, expected a function", "sgd"), ("returned None, expected a torch.optim.Optimizer", lambda model, config: None),
+             ("not one of the model's", lambda model, config: torch.optim.SGD(other.parameters(), 0.1))]
+    for expected, optimizer in cases:
+        assert expected in message(ValueError, lambda: fit(model, batches, config=CPU, optimizer=optimizer))
+
+
+def test_after_each_epoch_the_row_and_the_model_are_there_and_true_stops():
+    rows, model = [], Tiny()
+
+    def look(row: dict, seen: nn.Module) -> bool | None:
+        assert seen is model and {"epoch", "step", "lr", "loss", "val_loss", "val_accuracy", "seconds"} == set(row)
+        rows.append(row)
+        return True if row["epoch"] == 2 else None
+    history = fit(model, [sample_batch(8)], [sample_batch(8)], replace(CPU, epochs=9), {"accuracy": accuracy}, after_epoch=look)
+    assert rows == history and len(history) == 2 and not model.training
+    rows[0]["loss"] = None                                       # a copy: the history stays what it is
+    assert history[0]["loss"] is not None
+
+
+def test_a_loader_without_a_length_is_refused_in_words_for_training_and_read_for_val():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from ({key: value[0] for key, value in one.items()} for one in cut(sample_batch(8), 1))
+    stream = torch.utils.data.DataLoader(Stream(), batch_size=4)
+    assert "a DataLoader, has no length" in message(ValueError, lambda: fit(Tiny(), stream, config=CPU))
+    history = fit(Tiny(), [sample_batch(8)], stream, CPU)
+    assert [row["val_loss"] for row in history] == pytest.approx([row["val_loss"] for row in fit(Tiny(), [sample_batch(8)],
+                                                                                               [sample_batch(8)], CPU)])
+
+
+@pytest.mark.parametrize("use", ["fit", "evaluate"])
+def test_a_list_or_a_single_number_in_a_batch_is_named(use):
+    for key, value in {"ids": ["a", "b", "c", "d"], "scale": torch.tensor(2.0)}.items():
+        batches = [sample_batch(4) | {key: value}]
+        text = message(ValueError, lambda: fit(Tiny(), batches, config=CPU) if use == "fit" else evaluate(Tiny(), batches, device="cpu"))
+        assert f"batch[{key!r}] is a " in text and "leave the key out" in text
+
+
+def test_the_advice_when_memory_is_out_names_only_what_is_there():
+    """Every name in it is a field, an argument or an option of the place where it happened."""
+    class Full(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, batch: Batch) -> Output:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+    while_training = message(torch.OutOfMemoryError, lambda: _enough(Full(), True))
+    while_asking = message(torch.OutOfMemoryError, lambda: evaluate(Full(), [sample_batch(4)], device="cpu"))
+    parts = {"load_data": inspect.signature(load_data).parameters, "Recipe": inspect.signature(Recipe).parameters,
+             "TrainConfig": inspect.signature(TrainConfig).parameters}
+    for text in (while_training, while_asking):
+        named = re.findall(r"(\w+)\((\w+)=", text)
+        assert named and all(argument in parts[name] for name, argument in named) and "4 samples" in text
+    assert "device" in inspect.signature(evaluate).parameters and "device='cpu'" in while_asking and "Recipe" not in while_asking
+    parser().parse_args(["train", "m.csv", *re.search(r"train (--batch-size)", while_training).groups(), "8"])
+
+
+def _enough(model: nn.Module, grad: bool) -> None:
+    with torch.set_grad_enabled(grad), memory.enough_for(sample_batch(4)):
+        model(sample_batch(4))
+
+
 def test_each_mistake_says_what_to_do(tmp_path):
     good, frozen = [sample_batch(4)], Tiny().requires_grad_(False)
     wrong = {**good[0], "target": torch.tensor([0, 1, 3, 2])}
@@ -484,7 +652,7 @@ def test_left_out_targets_count_neither_in_training_nor_in_scores():
     assert fit(one, [nothing, kept], config=CPU)[-1]["loss"] > 0       # a step of nothing is no harm
 
 
-class Breaks(Tiny):
+class Raises(Tiny):
     def forward(self, batch: Batch) -> Output:
         if not self.training:
             raise OSError("no such file")
@@ -493,14 +661,14 @@ class Breaks(Tiny):
 
 @pytest.mark.parametrize("call", [evaluate, collect])
 def test_the_model_keeps_its_modes_and_its_place_whatever_happens(call):
-    for model in (Tiny(dropout=0.5), Breaks(dropout=0.5)):
+    for model in (Tiny(dropout=0.5), Raises(dropout=0.5)):
         model.train()
         model.norm.eval()                                              # a frozen part of a model in training
         before = {name: part.training for name, part in model.named_modules()}
         try:
             call(model, [sample_batch(4)])
         except OSError:
-            assert type(model) is Breaks
+            assert type(model) is Raises
         assert {name: part.training for name, part in model.named_modules()} == before
 
 

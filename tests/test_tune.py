@@ -144,17 +144,19 @@ def test_without_split_or_val_the_val_rows_are_those_of_train(folder, tmp_path):
 
 
 def test_killed_and_resumed_is_never_stopped(folder, search, tmp_path, monkeypatch):
-    calls, real = [], tune._Watch.loss
+    calls, real = [], tune.fit
 
-    def killed(self, logits, target):
-        calls.append(1)
-        if len(calls) == 5:                                               # within the second trial or the third
-            raise KeyboardInterrupt
-        return real(self, logits, target)
+    def killed(*arguments, after_epoch):
+        def look(row, model):
+            calls.append(1)
+            if len(calls) == 5:                                           # within the second trial or the third
+                raise KeyboardInterrupt
+            return after_epoch(row, model)
+        return real(*arguments, after_epoch=look)
 
     recipe = recipe_for(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(tune._Watch, "loss", killed)
+        patch.setattr(tune, "fit", killed)
         with pytest.raises(KeyboardInterrupt):
             tune.search(recipe, 5, out=tmp_path)
     begun = (tmp_path / "trials.jsonl").read_text().count("\n") - 1
@@ -174,7 +176,7 @@ def test_killed_and_resumed_is_never_stopped(folder, search, tmp_path, monkeypat
 
 def test_a_search_goes_on_only_with_what_it_began_with(folder, search, tmp_path):
     out = folder / "search"
-    for change, name in [({"seed": 1}, "seed"), ({"epochs": 4}, "epochs"), ({"lr": 0.003}, "own settings"), ({"use": ("text",)}, "space"),
+    for change, name in [({"seed": 1}, "seed"), ({"batch_size": 8}, "batch_size"), ({"epochs": 4}, "epochs"), ({"lr": 0.003}, "own settings"), ({"use": ("text",)}, "space"),
                          ({"columns": {"text": "text_zh"}}, "train rows")]:
         with pytest.raises(ValueError, match=f"cannot go on .*: {name} was "):
             tune.search(replace(recipe_for(folder), **change), 5, out=out, resume=True)
@@ -203,21 +205,22 @@ def test_a_search_overwrites_no_files_of_ones_own(folder, tmp_path):
 
 
 class Played:
-    """In place of ``fit``: calls the metric after each epoch, and the val losses of trial i are those given, or an error."""
+    """In place of ``fit``: asks after each epoch whether to stop, and the val losses of trial i are those given, or an error."""
 
     def __init__(self, monkeypatch, losses):
         self.losses, self.trial = losses, -1
         monkeypatch.setattr(tune, "fit", self.fit)
-        monkeypatch.setattr(tune._Watch, "loss", lambda watch, logits, target: next(self.coming))
 
-    def fit(self, model, train, val, config, metrics):
+    def fit(self, model, train, val, config, metrics, after_epoch):
         self.trial += 1
         given = self.losses[self.trial]
         if isinstance(given, Exception):
             raise given
-        self.coming = iter(given)
-        for _ in given:
-            metrics["watched"](torch.eye(2), torch.tensor([0, 1]))
+        for epoch, loss in enumerate(given, 1):
+            if not math.isfinite(loss):
+                raise ValueError(f"val_loss is {loss} after epoch {epoch}")
+            if after_epoch({"epoch": epoch, "val_loss": loss} | {f"val_{name}": 0.5 for name in metrics}, model):
+                break
 
 
 def test_after_a_quarter_and_half_of_the_epochs_only_the_better_half_goes_on(folder, tmp_path, monkeypatch):
@@ -246,7 +249,7 @@ def test_settings_that_fail_are_listed_last_with_the_reason_and_the_recipe_itsel
     Played(monkeypatch, [[0.5] * 3, ValueError("the loss is not finite"), torch.OutOfMemoryError("too large"), [math.nan], [0.4] * 3])
     found = tune.search(replace(recipe, log=lines.append), 5, out=tmp_path / "a")
     assert [(t.number, t.state) for t in found.trials] == [(4, "done"), (0, "done"), (1, "failed"), (2, "failed"), (3, "failed")]
-    assert [t.reason for t in found.trials[2:]] == ["the loss is not finite", "too large", "the val loss is nan after 1 epochs"]
+    assert [t.reason for t in found.trials[2:]] == ["the loss is not finite", "too large", "val_loss is nan after epoch 1"]
     assert any("the loss is not finite; failed after 0 epochs" in line for line in lines)
     assert [row["val_loss"] for row in read(tmp_path / "a" / "leaderboard.csv")][2:] == ["", "", ""]
     Played(monkeypatch, [ValueError("bad data")])

@@ -1,7 +1,11 @@
 """Batches in an order that is a function of (seed, epoch): from memory at once, or from disk through worker processes."""
+import copy
+import json
 import time
+import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +16,7 @@ from mmlib.core import Batch
 from mmlib.data.augment import Augment
 from mmlib.data.draws import keys
 from mmlib.data.preprocessing import BATCHES, ORDER, Chance, Preprocessing, spread_windows
-from mmlib.data.store import Sounds, Store, Texts
+from mmlib.data.store import Sounds, Store, Texts, checksum
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,22 @@ class Loader:
         """The loader of one process of many: rows[rank::world] of each batch, None where that is empty."""
         if not 0 <= rank < world:
             raise ValueError(f"rank is {rank}, expected 0 to {world - 1}")
-        part = object.__new__(Loader)
-        part.__dict__.update(vars(self), batches=replace(self.batches, rank=rank, world=world), _pool=None, _ahead=[])
+        part = copy.copy(self)
+        part.batches, part._pool, part._ahead = replace(self.batches, rank=rank, world=world), None, []
         return part
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides about the batches, as plain data: a run is resumed only with loaders that agree in it.
+
+        Content is known by checksums of what was decoded: the bytes of the files may change where what is in them does not.
+        """
+        parts = self.batches
+        fitted = json.dumps(parts.preprocessing.state(), sort_keys=True).encode()
+        return {"batch_size": parts.batch_size, "seed": parts.seed, "augment": None if parts.augment is None else asdict(parts.augment),
+                "rows": len(parts.rows), "checksum of the rows' places in the manifest": zlib.crc32(parts.rows),
+                "checksum of the targets": None if parts.target is None else zlib.crc32(parts.target[parts.rows].numpy()),
+                "checksum of the preprocessing": zlib.crc32(fitted)} | {
+                f"checksum of the content of {name!r}": checksum(store, parts.rows) for name, store in parts.stores.items()}
 
     def __iter__(self) -> Iterator[Batch | None]:
         places = [(self.epoch, number) for number in range(self.skip, len(self))]

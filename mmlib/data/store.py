@@ -1,5 +1,6 @@
 """Where a sense's samples lie: decoded in memory, or on disk and decoded when asked for. Both give the same numbers."""
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Pictures:
     size: int
     data: Tensor | None = None    # None: read from disk when asked for
     origin: "Origin | None" = None
+    checksums: np.ndarray | None = None     # (files,) of what was decoded; None: not read by ``decode``
 
     def fetch(self, rows: np.ndarray) -> Tensor:
         """(B, 3, S, S) uint8; where missing, anything."""
@@ -78,6 +80,7 @@ class Sounds:
     lengths: np.ndarray           # (files,) samples
     data: list[Tensor] | None = None
     origin: "Origin | None" = None
+    checksums: np.ndarray | None = None     # as in Pictures
 
     def fetch(self, rows: np.ndarray) -> list[Tensor]:
         """B clips (L,) int16, empty where missing."""
@@ -159,6 +162,18 @@ def _stamp(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+def checksum(store: Store, rows: np.ndarray) -> int:
+    """A number that changes with the content of these rows, as it was decoded: the same from memory and from disk."""
+    if isinstance(store, Texts):
+        spans = zip(store.offsets[rows].tolist(), store.offsets[rows + 1].tolist())
+        ids = np.concatenate([np.zeros(0, np.int32), *(store.flat[start:stop] for start, stop in spans)])
+        return zlib.crc32(ids, zlib.crc32(store.row_lengths(rows)))
+    sums = store.checksums
+    if sums is None:        # not from files, but given
+        sums = np.array([zlib.crc32(item.numpy()) for item in ([] if store.data is None else store.data)], dtype=np.uint32)
+    return zlib.crc32(np.append(sums, np.uint32(0))[store.where[rows]])     # -1, missing, reads the 0
+
+
 def estimate(store: Pictures | Sounds) -> int:
     """Bytes that the decoded files would take, from the headers of 200 of them."""
     if isinstance(store, Pictures):
@@ -198,12 +213,14 @@ def decode(store: Pictures | Sounds, keep: bool, progress: bool = False) -> dict
         data = torch.zeros(len(store.paths), 3, store.size, store.size, dtype=torch.uint8) if keep else None
     else:
         data = [torch.zeros(0, dtype=torch.int16)] * len(store.paths) if keep else None
+    store.checksums = np.zeros(len(store.paths), dtype=np.uint32)
     stamps = np.zeros((len(store.paths), 2), dtype=np.int64)
     for i, (item, stamp) in enumerate(_read_all(store, progress)):
         stamps[i] = stamp
         if isinstance(item, ValueError):
             reasons[i] = str(item)
             continue
+        store.checksums[i] = zlib.crc32(item.numpy())
         if isinstance(store, Sounds):
             store.lengths[i] = len(item)
         if data is not None:
