@@ -1,7 +1,8 @@
 """``pooled`` is what the network's own classifier sees, and tokens are the network's own features.
 
-Judged by each library's own forward, over every family that the encoders promise. Networks are small,
-with random numbers; nothing is downloaded. Tests of timm and transformers are skipped without them.
+Judged by each library's own forward, over every family that the encoders promise. Networks are
+small, with random numbers; nothing is downloaded. Without timm or transformers, their tests are
+skipped.
 """
 import pytest
 import torch
