@@ -113,7 +113,9 @@ class TwoTower(nn.Module):
             if self.loss == "sigmoid":
                 losses = F.softplus(torch.where(pair, -logits, logits)).sum(dim=1)        # (N,)
             else:
-                asked = (scale * key[own] @ query.T).masked_fill(masked, torch.finfo(logits.dtype).min)
+                asked = logits.T        # own keys by all queries: the transpose where all rows are own
+                if len(logits) < len(place):
+                    asked = (scale * key[own] @ query.T).masked_fill(masked, torch.finfo(logits.dtype).min)
                 losses = (F.cross_entropy(logits, place[own], reduction="none")
                           + F.cross_entropy(asked, place[own], reduction="none")) / 2
         count = present[own].sum().float()
