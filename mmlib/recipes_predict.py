@@ -15,16 +15,26 @@ from mmlib.recipes_plan import build
 from mmlib.train import collect, evaluate
 
 BATCH = 32
-SCORES = {"classes": {"accuracy": metrics.accuracy, "balanced_accuracy": metrics.balanced_accuracy, "macro_f1": metrics.macro_f1,
-                      "log_loss": metrics.log_loss},
-          "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2}}
+SCORES = {
+    "classes": {
+        "accuracy": metrics.accuracy,
+        "balanced_accuracy": metrics.balanced_accuracy,
+        "macro_f1": metrics.macro_f1,
+        "log_loss": metrics.log_loss,
+    },
+    "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2},
+}
 
 
 class Predictor:
     """A trained model together with the preprocessing it was trained with."""
 
     def __init__(self, model: Model, preprocessing: Preprocessing, device: str = "auto"):
-        self.model, self.preprocessing, self.device = model.to(distributed.join(device)), preprocessing, device
+        self.model, self.preprocessing, self.device = (
+            model.to(distributed.join(device)),
+            preprocessing,
+            device,
+        )
         self.classes = preprocessing.target.classes
 
     def predict(self, **senses: Any) -> dict[str, Any] | list[dict[str, Any]]:

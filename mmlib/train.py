@@ -72,7 +72,8 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
     bit for bit. torch's generators are seeded from (``config.seed``, epoch, process).
 
     Under torchrun the processes share each batch, and the loss is the mean over all their targets: the same as one process.
-    A model that compares samples (kind "contrast") then compares those of all processes; with ``accumulate`` it cannot.
+    A model that compares samples (kind "contrast") then compares those of all processes; with
+    ``accumulate`` it cannot, and is refused.
     Raises ValueError, saying what to do, for a loss that is not finite (step, batch and key), an empty loader, a batch without
     target, a target that is no class, nothing to train, a checkpoint of another run, and another run at work in ``out``;
     OSError where ``out`` cannot be written; torch.OutOfMemoryError with the batch's shapes. Whatever ends it, the model can be

@@ -139,18 +139,26 @@ def test_the_same_seed_gives_the_same_run_and_another_another(small):
 
 @pytest.fixture(scope="module")
 def rare():
-    """One "yes" in ten rows, and words of which none tells which: what is left to know are the shares."""
+    """One "yes" in ten rows, and words that tell nothing: only the shares can be learned."""
     random = np.random.default_rng(0)
     rows = 300
-    table = pd.DataFrame({"text": [" ".join(random.choice(["red", "green", "blue", "grey"], 3)) for _ in range(rows)],
-                          "label": ["yes" if i % 10 == 0 else "no" for i in range(rows)],
-                          "split": [("train", "train", "val")[i % 3] for i in range(rows)]})
+    table = pd.DataFrame(
+        {
+            "text": [
+                " ".join(random.choice(["red", "green", "blue", "grey"], 3)) for _ in range(rows)
+            ],
+            "label": ["yes" if i % 10 == 0 else "no" for i in range(rows)],
+            "split": [("train", "train", "val")[i % 3] for i in range(rows)],
+        }
+    )
     return classify(Recipe(table, epochs=4, device="cpu", log=lambda line: None))
 
 
 def test_probabilities_are_of_the_rows_as_they_are_with_one_prior_everywhere(rare):
     shares = np.array(rare.data.counts) / sum(rare.data.counts)
-    assert list(rare.predictor.predict()["probabilities"].values()) == pytest.approx(shares.tolist(), abs=1e-6)
+    assert list(rare.predictor.predict()["probabilities"].values()) == pytest.approx(
+        shares.tolist(), abs=1e-6
+    )
     answers = rare.predictor.predict(text=["red green blue", "grey grey grey", "blue red red"])
     for answer in answers:
         assert answer["probabilities"]["yes"] == pytest.approx(0.1, abs=0.06)
@@ -165,15 +173,23 @@ def test_accuracy_stands_beside_scores_that_see_a_rare_class(rare):
 
 
 def test_a_run_saved_with_class_weights_loads_and_its_prior_is_put_back(rare, tmp_path):
-    """Such runs held weights in their plan and in the head's buffers; the scores of the head are those of balanced classes."""
+    """It holds weights in its plan and its head, whose scores are those of balanced classes."""
     spec = recipes.plan(rare.data)
     weight = torch.tensor([1 / 1.8, 5.0])
     old = recipes.build(spec)
     old.head = ClassifyHead(spec["dim"], 2, torch.tensor(spec["prior"]), weight)
     with torch.no_grad():
-        old.head.linear.weight.zero_(), old.head.linear.bias.zero_()        # balanced classes, and nothing known
-    state = {"extra": {"spec": spec | {"weight": weight.tolist()}, "preprocessing": rare.predictor.preprocessing.state()},
-             "best": old.state_dict()}
+        (
+            old.head.linear.weight.zero_(),
+            old.head.linear.bias.zero_(),
+        )  # balanced classes, nothing known
+    state = {
+        "extra": {
+            "spec": spec | {"weight": weight.tolist()},
+            "preprocessing": rare.predictor.preprocessing.state(),
+        },
+        "best": old.state_dict(),
+    }
     with mock.patch.object(checkpoint, "load", lambda folder: state):
         found = load(tmp_path, "cpu").predict(text="red green blue")["probabilities"]
     assert found == pytest.approx({"no": 0.9, "yes": 0.1}, abs=1e-5)

@@ -75,8 +75,23 @@ def test_the_leaderboard_ranks_finished_trials_by_val_loss_and_is_written_and_pr
     found, lines = search
     rows = read(folder / "search" / "leaderboard.csv")
     assert [int(row["rank"]) for row in rows] == [1, 2, 3, 4, 5] and [int(row["trial"]) for row in rows] == [t.number for t in found.trials]
-    assert list(rows[0]) == ["rank", "state", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_log_loss", "epochs",
-                             "fusion", "dim", "lr", "dropout", "hide", "seconds", "trial"]
+    assert list(rows[0]) == [
+        "rank",
+        "state",
+        "val_loss",
+        "val_accuracy",
+        "val_balanced_accuracy",
+        "val_macro_f1",
+        "val_log_loss",
+        "epochs",
+        "fusion",
+        "dim",
+        "lr",
+        "dropout",
+        "hide",
+        "seconds",
+        "trial",
+    ]
     for row, trial in zip(rows, found.trials):
         assert float(row["val_loss"]) == trial.loss == min(trial.losses) and int(row["epochs"]) == trial.epochs == len(trial.losses)
     done = [trial for trial in found.trials if trial.state == "done"]
