@@ -1,6 +1,7 @@
 """A model over a whole loader: its scores, or its logits."""
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,33 +95,14 @@ def _pass_over(
     model: nn.Module, loader: Iterable[Batch], device: str, precision: str, keep: bool
 ) -> tuple[float | None, Whole | None]:
     """Mean loss, and with ``keep`` the whole answer."""
-    kind, chosen, sums, parts, last = _kind(model), _device(model, device), [], [], None
-    ask = model.embed if kind == "contrast" else model
+    kind, chosen, sums, parts, seen = _kind(model), _device(model, device), [], [], False
     shared = distributed.world() > 1 and hasattr(loader, "shard")
-    if hasattr(loader, "set_epoch"):
-        loader.set_epoch(0)
-    casting = autocast(chosen, precision)
-    model.to(chosen)
-    with _in_eval_mode(model):
-        for number, batch in enumerate(
-            loader.shard(distributed.rank(), distributed.world()) if shared else loader
-        ):
-            if batch is None:  # no share of a short batch; fully_shard needs this process in step
-                if last is None and distributed.is_sharded(model):
-                    raise ValueError(
-                        "fewer samples than processes: evaluate on more rows, or use fewer processes"
-                    )
-                if last is not None:
-                    ask(last)
-                continue
-            with enough_for(batch), casting:
-                last = to_device(batch, chosen)
-                output = ask(last)
-            place = _places(batch, number, shared)
+    with _in_eval_mode(model.to(chosen)):
+        for number, batch, output in _answers(model, loader, chosen, precision, shared):
+            seen, place = True, _places(batch, number, shared)
             if kind == "contrast":
-                parts.append(
-                    (place, *(None if x is None else x.cpu() for x in (*output, batch.get("row"))))
-                )
+                columns = (*output, batch.get("row"))
+                parts.append((place, *(None if x is None else x.cpu() for x in columns)))
                 continue
             if output.loss is not None:
                 sums.append(torch.stack([output.loss.float() * output.count, output.count]))
@@ -129,7 +111,7 @@ def _pass_over(
     sums = torch.stack(sums).tolist() if sums else []
     if shared:
         sums, parts = (sum(distributed.gather(mine), []) for mine in (sums, parts))
-    if last is None and not sums and not parts:
+    if not seen and not sums and not parts:
         raise ValueError("the loader is empty: no batch to evaluate")
     if kind == "contrast":
         return _compared(model, _joined(parts), keep, chosen)
@@ -138,9 +120,31 @@ def _pass_over(
         raise ValueError(
             "every target is left out (-100, or a target_mask of False): there is nothing to evaluate"
         )
-    return (sum(loss for loss, _ in sums) / total if sums else None), _whole(
-        parts, kind
-    ) if keep else None
+    loss = sum(loss for loss, _ in sums) / total if sums else None
+    return loss, _whole(parts, kind) if keep else None
+
+
+def _answers(
+    model: nn.Module, loader: Iterable[Batch], device: torch.device, precision: str, shared: bool
+) -> Iterator[tuple[int, Batch, Any]]:
+    """Number, batch and the model's Output, or its ``Pairs`` where it compares samples."""
+    ask, last = model.embed if _kind(model) == "contrast" else model, None
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(0)
+    casting = autocast(device, precision)
+    batches = loader.shard(distributed.rank(), distributed.world()) if shared else loader
+    for number, batch in enumerate(batches):
+        if batch is not None:
+            with enough_for(batch), casting:
+                last = to_device(batch, device)
+                output = ask(last)
+            yield number, batch, output
+        elif distributed.is_sharded(model):  # no share of a short batch; the others still need it
+            if last is None:
+                raise ValueError(
+                    "fewer samples than processes: evaluate on more rows, or use fewer processes"
+                )
+            ask(last)
 
 
 def _places(batch: Batch, number: int, shared: bool) -> Tensor:
