@@ -4,7 +4,8 @@ A batch is a flat dict of tensors. Every modality ``name`` has a mask ``name_mas
 padding on the right; length is the last axis of ``batch[name]`` (columns of a picture, words, samples of sound).
 A missing modality is a row of False. Legend used everywhere: B batch, T tokens, D width, H heads, S target length, K classes.
 
-A head says what it takes by its attribute ``kind``, and where it tells classes apart, how many by ``classes`` = K:
+A head says what it takes by its attribute ``kind``, and where it tells classes apart, how many by
+``classes`` = K:
 
 | kind | logits | target | windows of a row are averaged as |
 |---|---|---|---|
@@ -15,9 +16,11 @@ A head says what it takes by its attribute ``kind``, and where it tells classes 
 | "sequence" | (B, S, K) | (B, S) int64 with ``target_mask`` | (they are not) |
 | "contrast" | (B, B) | none: query i belongs to key i | vectors |
 
-A model of kind "contrast" compares samples and has the methods ``embed`` and ``compare`` of ``models.TwoTower``.
+A model of kind "contrast" compares samples and has the methods ``embed`` and ``compare`` of
+``models.TwoTower``.
 
-A model of one's own without ``kind`` is taken as it is: no target is checked, and windows of a row are averaged as logits.
+A model of one's own without ``kind`` is taken as it is: no target is checked, and windows of a row
+are averaged as logits.
 """
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -149,7 +149,7 @@ def seed(loader: Any, number: int) -> None:
 
 
 def stand_in(batch: Batch) -> Batch:
-    """The batch with every modality missing: it keeps a process without a share in step, and no sample is compared with it."""
+    """The batch with every modality missing: keeps a process in step, and counts for nothing."""
     masks = [key for key in batch if key.endswith("_mask") and key != "target_mask"]
     return batch | {key: torch.zeros_like(batch[key]) for key in masks}
 

@@ -1,8 +1,9 @@
 """Features and batch -> Output(logits, loss, count). Only heads read the target, so the answer cannot leak into the question.
 
 The loss is a mean and ``count`` says over how much, so that for any split of a batch into parts
-sum(loss_i * count_i) / sum(count_i) is the loss of the whole. Without "target" in the batch, loss and count are None.
-``kind`` says which targets a head takes, and ``classes`` how many it tells apart: see ``mmlib.core``.
+sum(loss_i * count_i) / sum(count_i) is the loss of the whole. Without "target" in the batch, loss
+and count are None. ``kind`` says which targets a head takes, and ``classes`` how many it tells
+apart: see ``mmlib.core``.
 """
 import torch
 import torch.nn.functional as F
@@ -13,15 +14,17 @@ from mmlib.layers import Transformer, sine_positions
 
 
 class ClassifyHead(nn.Module):
-    """Class logits (B, K) from ``pooled``; target (B,) int64, -100 = left out; the loss is F.cross_entropy.
+    """Class logits (B, K) from ``pooled``; target (B,) int64, -100 = left out; cross-entropy.
 
-    ``prior`` (K,): how frequent each class is in training (counts or shares, all above zero; uniform when None). A row without
-    any modality gets log(prior) as logits; it is in the loss, where it has no gradient. Training starts from the prior, too.
+    ``prior`` (K,): how frequent each class is in training (counts or shares, all above zero;
+    uniform when None). A row without any modality gets log(prior) as logits; it is in the loss,
+    where it has no gradient. Training starts from the prior, too.
 
-    ``weight`` (K,), above zero: the loss is the weighted mean, as F.cross_entropy(weight=...), and ``count`` the sum of the
-    weights of the targets. A model so trained answers as if class k came weight[k] times as often: its softmax is proportional
-    to P(k | x) * weight[k]. The loss is computed on those scores; ``logits`` are the scores - log(weight), so that their softmax
-    is P(k | x) of the data as they are (logit adjustment: Menon et al., 2021, arXiv:2007.07314).
+    ``weight`` (K,), above zero: the loss is the weighted mean, as F.cross_entropy(weight=...), and
+    ``count`` the sum of the weights of the targets. A model so trained answers as if class k came
+    weight[k] times as often: its softmax is proportional to P(k | x) * weight[k]. The loss is
+    computed on those scores; ``logits`` are the scores - log(weight), so that their softmax is
+    P(k | x) of the data as they are (logit adjustment: Menon et al., 2021, arXiv:2007.07314).
     """
 
     kind = "classes"
@@ -39,7 +42,7 @@ class ClassifyHead(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> Output:
         scores = self.linear(features.pooled) - self.weight.log()
-        logits = torch.where(features.present[:, None], scores, self.log_prior)                          # (B, K)
+        logits = torch.where(features.present[:, None], scores, self.log_prior)  # (B, K)
         if "target" not in batch:
             return Output(logits, None, None)
         target = _one_per_sample(batch["target"], logits)
@@ -64,8 +67,9 @@ def _one_per_sample(target: Tensor, logits: Tensor) -> Tensor:
 class RegressHead(nn.Module):
     """A number per sample, logits (B,) in the units of the target (B,); the loss is the squared error in units of ``std``.
 
-    ``mean`` and ``std`` are those of the training targets. A row with no sense gets ``mean``. The last product runs in float32,
-    also under autocast. A target that is not finite makes the loss so: correct such a row, or leave it out.
+    ``mean`` and ``std`` are those of the training targets. A row with no sense gets ``mean``. The
+    last product runs in float32, also under autocast. A target that is not finite makes the loss
+    so: correct such a row, or leave it out.
     """
 
     kind = "number"
@@ -79,8 +83,11 @@ class RegressHead(nn.Module):
         self.register_buffer("std", torch.tensor([float(std)]))
 
     def forward(self, features: Features, batch: Batch) -> Output:
-        with torch.autocast(features.pooled.device.type, enabled=False):    # bf16 tells 256 numbers from 1 to 2 apart: too few
-            scaled = self.linear(features.pooled.float()).squeeze(-1).masked_fill(~features.present, 0)  # (B,)
+        # bf16 has 128 numbers from 1 to 2: too few for an answer
+        with torch.autocast(features.pooled.device.type, enabled=False):
+            scaled = (
+                self.linear(features.pooled.float()).squeeze(-1).masked_fill(~features.present, 0)
+            )  # (B,)
         logits = self.mean + self.std * scaled
         if "target" not in batch:
             return Output(logits, None, None)

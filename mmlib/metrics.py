@@ -21,14 +21,23 @@ def balanced_accuracy(logits: Tensor, target: Tensor) -> float:
     from sklearn.metrics import recall_score
     _check_classes(logits, target)
     there = target.unique().numpy()
-    return float(recall_score(target.numpy(), logits.argmax(dim=-1).numpy(), labels=there, average="macro", zero_division=0))
+    return float(
+        recall_score(
+            target.numpy(),
+            logits.argmax(dim=-1).numpy(),
+            labels=there,
+            average="macro",
+            zero_division=0,
+        )
+    )
 
 
 def log_loss(logits: Tensor, target: Tensor) -> float:
-    """Mean of -log(the probability given to the true class), in nats.
+    """Mean of -log(probability given to the true class).
 
-    0 is perfect, and lower is better. A proper score: no other probabilities score better than the
-    true ones.
+    0 is perfect; the shares of the classes, as the answer to all samples, give their entropy. It
+    judges the probabilities themselves, so it tells a model that has learned something also where a
+    rare class is never the likeliest.
     """
     _check_classes(logits, target)
     return float(F.cross_entropy(logits.double(), target))

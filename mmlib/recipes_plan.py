@@ -73,8 +73,9 @@ def minutes(work: float) -> float:
 def build(spec: dict[str, Any]) -> Model:
     """The model that a ``plan`` describes, with fresh weights.
 
-    Rare classes get no weight in the loss: once the prior is put back, weights are no better than a head that starts from the
-    prior (24 settings of 3:1 to 33:1, 6 seeds each: AUROC .040 +- .007 lower with weights, log loss .011 +- .001 higher).
+    Rare classes get no weight in the loss: once the prior is put back, weights are no better than a
+    head that starts from the prior (24 settings of 3:1 to 33:1, 6 seeds each: AUROC .040 +- .007
+    lower with weights, log loss .011 +- .001 higher).
     """
     dim, dropout, encoders = spec["dim"], spec["dropout"], {}
     for name, part in spec["encoders"].items():

@@ -17,9 +17,15 @@ from mmlib.recipes_plan import build
 from mmlib.train import collect, evaluate
 
 BATCH = 32
-SCORES = {"classes": {"accuracy": metrics.accuracy, "balanced_accuracy": metrics.balanced_accuracy, "macro_f1": metrics.macro_f1,
-                      "log_loss": metrics.log_loss},
-          "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2}}
+SCORES = {
+    "classes": {
+        "accuracy": metrics.accuracy,
+        "balanced_accuracy": metrics.balanced_accuracy,
+        "macro_f1": metrics.macro_f1,
+        "log_loss": metrics.log_loss,
+    },
+    "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2},
+}
 
 
 class Predictor:

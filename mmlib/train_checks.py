@@ -27,9 +27,11 @@ def check_arguments(model: nn.Module, train: Any, val: Any, config: Any, metrics
     if val is None and metrics:
         raise ValueError(f"the metrics {sorted(metrics)} are computed on val, and there is none: give val, or no metrics")
     if config.accumulate > 1 and getattr(model, "kind", None) == "contrast":
-        raise ValueError(f"TrainConfig: accumulate is {config.accumulate}, but this model compares samples with one another, and the parts of "
-                         "a step would not see each other: the loss would be another one. Give larger batches, or more processes "
-                         "(torchrun), which do compare the whole step")
+        raise ValueError(
+            f"TrainConfig: accumulate is {config.accumulate}, but this model compares samples with one "
+            "another, and the parts of a step would not see each other: the loss would be another one. "
+            "Give larger batches, or more processes (torchrun), which do compare the whole step"
+        )
     if config.tensorboard and out is None:
         raise ValueError("TrainConfig: tensorboard=True needs a folder to write to: fit(..., out=FOLDER)")
 
@@ -43,10 +45,10 @@ def _has_length(loader: Any) -> bool:
 
 
 def check_target(model: nn.Module, batch: Batch, device: torch.device, checked: bool) -> bool:
-    """Raise ValueError, naming the sample, for a target that the model's ``kind`` does not take (see ``mmlib.core``) -> True.
+    """Raise ValueError, naming the sample, for a target that the model's ``kind`` does not take.
 
-    The first time (``checked`` is False) it also asks the model about one sample: is there a loss? Later targets are looked at
-    where that is free: on the CPU.
+    The first time (``checked`` is False) it also asks the model about one sample: is there a loss?
+    Later targets are looked at where that is free: on the CPU. Returns True: checked.
     """
     if not checked:
         _ask_for_one(model, batch, device)
@@ -54,11 +56,15 @@ def check_target(model: nn.Module, batch: Batch, device: torch.device, checked: 
     if kind in (None, "contrast") or target is None or (checked and target.device.type != "cpu"):
         return True
     if kind not in KINDS:
-        raise ValueError(f"the model's kind is {kind!r}, expected one of {KINDS}, or no attribute 'kind' at all")
+        raise ValueError(
+            f"the model's kind is {kind!r}, expected one of {KINDS}, or no attribute 'kind' at all"
+        )
     if kind == "number":
         _refuse(target, ~target.isfinite(), "a finite number: correct that row, or leave it out")
     elif kind == "labels":
-        _refuse(target, (target < 0) | (target > 1), "0 to 1 for each label; NaN where it is not known")
+        _refuse(
+            target, (target < 0) | (target > 1), "0 to 1 for each label; NaN where it is not known"
+        )
     else:
         _check_classes(model, kind, target, batch.get("target_mask"))
     return True
@@ -67,23 +73,37 @@ def check_target(model: nn.Module, batch: Batch, device: torch.device, checked: 
 def _check_classes(model: nn.Module, kind: str, target: Tensor, mask: Tensor | None) -> None:
     classes = getattr(model, "classes", None)
     if target.is_floating_point():
-        raise ValueError(f"batch['target'] is {target.dtype}, expected int64: the model's kind is {kind!r}")
+        raise ValueError(
+            f"batch['target'] is {target.dtype}, expected int64: the model's kind is {kind!r}"
+        )
     if classes is None:
-        raise ValueError(f"the model is of kind {kind!r} and does not say how many classes it has: give it an attribute 'classes'")
+        raise ValueError(
+            f"the model is of kind {kind!r} and does not say how many classes it has: "
+            "give it an attribute 'classes'"
+        )
     target = target if mask is None else target.masked_fill(~mask, 0)
-    how = "; target_mask says what is left out" if kind == "sequence" else ", or -100 to leave the row out"
+    how = (
+        "; target_mask says what is left out"
+        if kind == "sequence"
+        else ", or -100 to leave the row out"
+    )
     low, high = torch.stack(target.aminmax()).tolist()
     if low < 0 or high >= classes:      # the usual case costs one look
         bad = (target < 0) | (target >= classes)
-        _refuse(target, bad if kind == "sequence" else bad & (target != -100),
-                f"a class from 0 to {classes - 1}{how}; give the head more classes, or number the targets from 0, "
-                "the same way in every split")
+        _refuse(
+            target,
+            bad if kind == "sequence" else bad & (target != -100),
+            f"a class from 0 to {classes - 1}{how}; give the head more classes, or number the targets "
+            "from 0, the same way in every split",
+        )
 
 
 def _refuse(target: Tensor, bad: Tensor, expected: str) -> None:
     if bad.any():
         sample = int(bad.nonzero()[0, 0])
-        raise ValueError(f"batch['target'], sample {sample}: {target[bad][0]:g}, expected {expected}")
+        raise ValueError(
+            f"batch['target'], sample {sample}: {target[bad][0]:g}, expected {expected}"
+        )
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """A model over a whole loader: its scores, or its logits."""
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +14,20 @@ from mmlib.memory import enough_for
 Metric = Callable[[Tensor, Tensor], float]
 Part = tuple[Tensor, Tensor, Tensor | None, Tensor | None]   # places in the whole set, logits, target, rows
 Whole = tuple[Tensor, Tensor | None, Tensor | None]          # logits, target, rows
-LEFT_OUT = ("classes", "ordinal", "contrast")                # kinds in which a target of -100 is left out
-CHUNK = 2048                                                 # queries that are compared with all keys at a time
+LEFT_OUT = ("classes", "ordinal", "contrast")  # kinds in which a target of -100 is left out
+CHUNK = 2048  # queries that are compared with all keys at a time
 
 
 def evaluate(model: nn.Module, loader: Iterable[Batch], metrics: Mapping[str, Metric] | None = None,
              device: str = "auto", precision: str = "auto") -> dict[str, float]:
     """{"loss": mean over all targets, and each metric's name: metric(logits, target) over the whole set, see ``collect``}.
 
-    The loss is the head's, over all windows of a row; that of a ``TwoTower`` compares the whole set, not batch by batch. Rows with the target -100 are left out of loss and metrics. Device "auto"
-    is where the model is; another one moves the model there. Its parts end in the mode (train or eval) they were in, also after
-    an error. Under torchrun a loader with ``shard`` is shared out, and every process gets the same numbers; anything else is read
-    whole by each. Raises ValueError when the loader is empty or has no target.
+    The loss is the head's, over all windows of a row; that of a ``TwoTower`` compares the whole
+    set, not batch by batch. Rows with the target -100 are left out of loss and metrics. Device
+    "auto" is where the model is; another one moves the model there. Its parts end in the mode
+    (train or eval) they were in, also after an error. Under torchrun a loader with ``shard`` is
+    shared out, and every process gets the same numbers; anything else is read whole by each. Raises
+    ValueError when the loader is empty or has no target.
     """
     loss, whole = _pass_over(model, loader, device, precision, keep=bool(metrics))
     if loss is None:
@@ -43,10 +46,11 @@ def collect(model: nn.Module, loader: Iterable[Batch], device: str = "auto",
             precision: str = "auto") -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Logits, target and rows of the whole set, on the CPU in float32: (N, K) or (N,), (N,), (N,). What is not there is None.
 
-    With ``row`` in the batches there is one line per row, by row number: the windows of a row are averaged, as the model's
-    ``kind`` says (see ``mmlib.core``). Sequences (B, S, K) come as one line per real target position, in order. A ``TwoTower``
-    gives all queries by all keys, (N, N), and as target the place of each query's own key (-100 where one of the two is absent).
-    For device and mode see ``evaluate``.
+    With ``row`` in the batches there is one line per row, by row number: the windows of a row are
+    averaged, as the model's ``kind`` says (see ``mmlib.core``). Sequences (B, S, K) come as one
+    line per real target position, in order. A ``TwoTower`` gives all queries by all keys, (N, N),
+    and as target the place of each query's own key (-100 where one of the two is absent). For
+    device and mode see ``evaluate``.
     """
     return _pass_over(model, loader, device, precision, keep=True)[1]
 
@@ -90,31 +94,18 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _pass_over(model: nn.Module, loader: Iterable[Batch], device: str, precision: str, keep: bool) -> tuple[float | None, Whole | None]:
+def _pass_over(
+    model: nn.Module, loader: Iterable[Batch], device: str, precision: str, keep: bool
+) -> tuple[float | None, Whole | None]:
     """Mean loss, and with ``keep`` the whole answer."""
-    kind, chosen, sums, parts, last = _kind(model), _device(model, device), [], [], None
-    ask = model.embed if kind == "contrast" else model
+    kind, chosen, sums, parts, seen = _kind(model), _device(model, device), [], [], False
     shared = distributed.world() > 1 and hasattr(loader, "shard")
-    if hasattr(loader, "set_epoch"):
-        loader.set_epoch(0)
-    casting = autocast(chosen, precision)
-    model.to(chosen)
-    with _in_eval_mode(model):
-        for number, batch in enumerate(loader.shard(distributed.rank(), distributed.world()) if shared else loader):
-            if batch is None:          # no share of a short batch; fully_shard still needs this process in step
-                if last is None and distributed.is_sharded(model):
-                    raise ValueError("fewer samples than processes: evaluate on more rows, or with fewer processes")
-                if last is not None:
-                    ask(last)
-                continue
-            if last is None:
-                check_batch(batch, ())
-            with enough_for(batch), casting:
-                last = to_device(batch, chosen)
-                output = ask(last)
-            place = _places(batch, number, shared)
+    with _in_eval_mode(model.to(chosen)):
+        for number, batch, output in _answers(model, loader, chosen, precision, shared):
+            seen, place = True, _places(batch, number, shared)
             if kind == "contrast":
-                parts.append((place, *(None if x is None else x.cpu() for x in (*output, batch.get("row")))))
+                columns = (*output, batch.get("row"))
+                parts.append((place, *(None if x is None else x.cpu() for x in columns)))
                 continue
             if output.loss is not None:
                 sums.append(torch.stack([output.loss.float() * output.count, output.count]))
@@ -123,14 +114,42 @@ def _pass_over(model: nn.Module, loader: Iterable[Batch], device: str, precision
     sums = torch.stack(sums).tolist() if sums else []
     if shared:
         sums, parts = (sum(distributed.gather(mine), []) for mine in (sums, parts))
-    if last is None and not sums and not parts:
+    if not seen and not sums and not parts:
         raise ValueError("the loader is empty: no batch to evaluate")
     if kind == "contrast":
         return _compared(model, _joined(parts), keep, chosen)
     total = sum(count for _, count in sums)
     if sums and not total:
-        raise ValueError("every target is left out (-100, or nothing under target_mask): there is nothing to evaluate")
-    return (sum(loss for loss, _ in sums) / total if sums else None), _whole(parts, kind) if keep else None
+        raise ValueError(
+            "every target is left out (-100, or a target_mask of False): there is nothing to evaluate"
+        )
+    loss = sum(loss for loss, _ in sums) / total if sums else None
+    return loss, _whole(parts, kind) if keep else None
+
+
+def _answers(
+    model: nn.Module, loader: Iterable[Batch], device: torch.device, precision: str, shared: bool
+) -> Iterator[tuple[int, Batch, Any]]:
+    """Number, batch and the model's Output, or its ``Pairs`` where it compares samples."""
+    ask, last = model.embed if _kind(model) == "contrast" else model, None
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(0)
+    casting = autocast(device, precision)
+    batches = loader.shard(distributed.rank(), distributed.world()) if shared else loader
+    for number, batch in enumerate(batches):
+        if batch is not None:
+            if last is None:
+                check_batch(batch, ())
+            with enough_for(batch), casting:
+                last = to_device(batch, device)
+                output = ask(last)
+            yield number, batch, output
+        elif distributed.is_sharded(model):  # no share of a short batch; the others still need it
+            if last is None:
+                raise ValueError(
+                    "fewer samples than processes: evaluate on more rows, or use fewer processes"
+                )
+            ask(last)
 
 
 def _places(batch: Batch, number: int, shared: bool) -> Tensor:
@@ -160,26 +179,35 @@ def _part(kind: str | None, output: Output, batch: Batch, place: Tensor) -> Part
 def _whole(parts: list[Part], kind: str | None) -> Whole:
     shapes = sorted({tuple(logits.shape[1:]) for _, logits, _, _ in parts})
     if len(shapes) > 1:
-        raise ValueError(f"the logits of a sample are {shapes[0]} in one batch and {shapes[1]} in another, so they cannot be put "
-                         "together; score such a model in a loop of your own")
+        raise ValueError(
+            f"the logits of a sample are {shapes[0]} in one batch and {shapes[1]} in another, so they "
+            "cannot be put together; score such a model in a loop of your own"
+        )
     logits, target, row = _joined(parts)
     return (logits, target, None) if row is None else one_per_row(logits, target, row, kind)
 
 
 def _joined(parts: list[tuple]) -> list[Tensor | None]:
-    """The parts' columns, each put together and in the order of the first one, the places, which is left out."""
+    """The parts' columns, put together, in the order of the first one (the places), which is left
+    out."""
     place, *columns = (None if column[0] is None else torch.cat(column) for column in zip(*parts))
     order = place.argsort(stable=True)
     return [None if x is None else x[order] for x in columns]
 
 
-def _compared(model: nn.Module, columns: list[Tensor | None], keep: bool, device: torch.device) -> tuple[float, Whole | None]:
-    """All queries against all keys, some of them at a time. A row's vector is the mean over its windows, of length 1 again."""
+def _compared(
+    model: nn.Module, columns: list[Tensor | None], keep: bool, device: torch.device
+) -> tuple[float, Whole | None]:
+    """All queries by all keys, in chunks. A row's vector is the mean of its windows', of length 1
+    again."""
     *pairs, row = columns
     if row is not None:
         row, place = row.unique(return_inverse=True)
         query, key, present, item = pairs
-        query, key = (F.normalize(x.new_zeros(len(row), x.shape[1]).index_add(0, place, x), dim=-1) for x in (query, key))
+        query, key = (
+            F.normalize(x.new_zeros(len(row), x.shape[1]).index_add(0, place, x), dim=-1)
+            for x in (query, key)
+        )
         present = torch.zeros_like(row).index_add(0, place, present.long()) > 0
         pairs = query, key, present, None if item is None else item[_first_windows(place, row)]
     present = pairs[2]
@@ -195,12 +223,15 @@ def _compared(model: nn.Module, columns: list[Tensor | None], keep: bool, device
 
 
 def _first_windows(place: Tensor, rows: Tensor) -> Tensor:
-    """The first window of each row; ``place`` says of each window which of the ``rows`` it belongs to."""
+    """The first window of each of the ``rows``; ``place`` says which row a window belongs to."""
     return torch.empty_like(rows).index_copy(0, place.flip(0), torch.arange(len(place)).flip(0))
 
 
-def one_per_row(logits: Tensor, target: Tensor | None, row: Tensor, kind: str | None) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The windows (N, ...) of each row averaged as ``kind`` says -> one line per row, in the order of row numbers; see ``collect``.
+def one_per_row(
+    logits: Tensor, target: Tensor | None, row: Tensor, kind: str | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The windows (N, ...) of each row averaged as ``kind`` says -> one line per row, by row
+    number.
 
     Raises ValueError where windows of one row have different targets: then they are not of one row.
     """
@@ -211,25 +242,37 @@ def one_per_row(logits: Tensor, target: Tensor | None, row: Tensor, kind: str | 
     first = _first_windows(place, rows)
     if target is not None:
         theirs = target[first[place]]
-        differ = ((target != theirs) & ~(target.isnan() & theirs.isnan())).reshape(len(row), -1).any(dim=1)   # NaN: unknown in both
+        differ = (
+            ((target != theirs) & ~(target.isnan() & theirs.isnan()))
+            .reshape(len(row), -1)
+            .any(dim=1)
+        )  # NaN: unknown in both
         if differ.any():
-            raise ValueError(f"row {int(row[differ][0])} has different targets, so it is not one row: number batch['row'] on from "
-                             "batch to batch, or leave it out")
+            raise ValueError(
+                f"row {int(row[differ][0])} has different targets, so it is not one row: number "
+                "batch['row'] on from batch to batch, or leave it out"
+            )
     alone = windows[place[first]] == 1                                                            # keep those as they are, to the bit
     mean = torch.where(alone.reshape(-1, *[1] * (logits.ndim - 1)), logits[first], mean.float())
     return mean, None if target is None else target[first], rows
 
 
 def _probabilities(logits: Tensor, kind: str | None) -> Tensor:
-    """What is averaged: of classes (N, K) -> (N, K); of labels and levels (N, K) -> (N, K, 2), yes and no; else the logits."""
+    """What is averaged; for labels and ordinal (N, K) -> (N, K, 2), the chance of yes and of no."""
     if kind == "classes":
         return logits.softmax(dim=-1)
-    return torch.stack([logits, -logits], dim=-1).sigmoid() if kind in ("labels", "ordinal") else logits
+    return (
+        torch.stack([logits, -logits], dim=-1).sigmoid()
+        if kind in ("labels", "ordinal")
+        else logits
+    )
 
 
 def _from_probabilities(mean: Tensor, kind: str | None) -> Tensor:
     """Back to logits, finite also where a probability is 0."""
     if kind == "classes":
         return mean.clamp(min=1e-300).log()
-    yes, no = mean.clamp(min=1e-300).log().unbind(dim=-1) if kind in ("labels", "ordinal") else (mean, 0)
+    yes, no = (
+        mean.clamp(min=1e-300).log().unbind(dim=-1) if kind in ("labels", "ordinal") else (mean, 0)
+    )
     return yes - no

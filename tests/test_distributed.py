@@ -84,7 +84,10 @@ class See(nn.Module):
 def towers(loss: str) -> TwoTower:
     """Wrong pairs matter from the start: their bias is 0."""
     torch.manual_seed(1)
-    image, text = Backbone({"image": See()}, SumFusion(8, ["image"])), Backbone({"text": RecurrentEncoder(8, 10)}, SumFusion(8, ["text"]))
+    image, text = (
+        Backbone({"image": See()}, SumFusion(8, ["image"])),
+        Backbone({"text": RecurrentEncoder(8, 10)}, SumFusion(8, ["text"])),
+    )
     model = TwoTower(image, text, loss)
     if model.bias is not None:
         model.bias.data.zero_()
@@ -100,7 +103,13 @@ def run(kind: str, out: Path | None = None) -> dict:
     torch.set_num_threads(1)
     config = replace(CONFIG, distributed="fsdp" if kind == "fsdp" else "ddp")
     words = kind not in ("classes", "softmax", "sigmoid")
-    model = Blocks() if kind in ("fsdp", "blocks") else Tiny(words) if words or kind == "classes" else towers(kind)
+    model = (
+        Blocks()
+        if kind in ("fsdp", "blocks")
+        else Tiny(words)
+        if words or kind == "classes"
+        else towers(kind)
+    )
     if model.kind == "contrast":
         config = replace(config, accumulate=1)
     if distributed.rank() or int(os.environ.get("RANK", 0)):
@@ -295,7 +304,7 @@ def test_two_processes_are_one(pair, kind):
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_what_compares_samples_compares_those_of_all_processes(pair, kind):
-    """With gradients: the history and the weights above are those of one process. And it matters: alone, a share has another loss."""
+    """History and weights above are those of one process; and a share alone has another loss."""
     rows = cut(sample_batch(22), 7)[0]
     model = towers(kind).train()
     shares = [model({key: value[rank::2] for key, value in rows.items()}) for rank in range(2)]

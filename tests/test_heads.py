@@ -106,8 +106,10 @@ def test_classify_loss_is_cross_entropy_forward_and_gradient_and_log_loss(head):
     module, batch = make(head)
     features, target = make_features(), batch["target"]
     weight = torch.tensor([0.2, 1.0, 4.0]) if head == "weighted" else torch.ones(3)
-    scores = module.linear(features.pooled)                                               # of the weighted classes
-    scores = torch.where(features.present[:, None], scores, (torch.tensor([0.5, 0.3, 0.2]) * weight).log())
+    scores = module.linear(features.pooled)  # of the weighted classes
+    scores = torch.where(
+        features.present[:, None], scores, (torch.tensor([0.5, 0.3, 0.2]) * weight).log()
+    )
     expected = F.cross_entropy(scores, target, weight)
     output = module(features, batch)
     torch.testing.assert_close(output.loss, expected)
@@ -135,7 +137,9 @@ def one_in_ten(rows: int, told: float) -> tuple[Features, Tensor]:
     return from_tokens(x[:, None], torch.ones(rows, 1, dtype=torch.bool)), target
 
 
-def trained(told: float, weight: Tensor | None, prior: Tensor | None = torch.tensor([9.0, 1.0])) -> tuple[nn.Module, Tensor, Tensor]:
+def trained(
+    told: float, weight: Tensor | None, prior: Tensor | None = torch.tensor([9.0, 1.0])
+) -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
     head = ClassifyHead(D, 2, prior, weight)
     features, target = one_in_ten(2000, told)
@@ -150,12 +154,16 @@ def trained(told: float, weight: Tensor | None, prior: Tensor | None = torch.ten
     return head, head(features, {}).logits.detach(), target
 
 
-WEIGHTS = {"no weights": None, "balanced": torch.tensor([1 / 1.8, 5.0]), "too much": torch.tensor([1.0, 50.0])}
+WEIGHTS = {
+    "no weights": None,
+    "balanced": torch.tensor([1 / 1.8, 5.0]),
+    "too much": torch.tensor([1.0, 50.0]),
+}
 
 
 @pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 def test_probabilities_are_those_of_the_data_whatever_the_weights(weight):
-    """Where the features tell nothing, the shares of the classes; where they tell, as sure as right. And one prior everywhere."""
+    """Features that tell nothing: the shares of the classes. Others: as sure as right."""
     from mmlib.metrics import calibration_error
     head, logits, target = trained(0.0, weight)
     assert logits.softmax(1).mean(0).tolist() == pytest.approx([0.9, 0.1], abs=0.01)
@@ -169,7 +177,10 @@ def test_probabilities_are_those_of_the_data_whatever_the_weights(weight):
 
 def test_weights_hardly_change_the_order():
     from mmlib.metrics import auroc
-    plain, weighted = (auroc(*trained(2.0, WEIGHTS[name])[1:]) for name in ("no weights", "balanced"))
+
+    plain, weighted = (
+        auroc(*trained(2.0, WEIGHTS[name])[1:]) for name in ("no weights", "balanced")
+    )
     assert weighted == pytest.approx(plain, abs=0.01)
 
 
@@ -202,7 +213,9 @@ def test_a_target_of_minus_100_is_left_out_of_loss_count_and_gradient(head):
     output = module(features, {"target": batch["target"].masked_fill(out, -100)})
     torch.testing.assert_close(output.loss, kept.loss)
     torch.testing.assert_close(output.count, kept.count)
-    got, expected = (torch.autograd.grad(loss, list(module.parameters())) for loss in (output.loss, kept.loss))
+    got, expected = (
+        torch.autograd.grad(loss, list(module.parameters())) for loss in (output.loss, kept.loss)
+    )
     torch.testing.assert_close(got, expected)
     none = module(features, {"target": torch.full((B,), -100)})
     gradients = torch.autograd.grad(none.loss, list(module.parameters()))
@@ -214,8 +227,14 @@ def test_every_head_says_its_kind_and_how_many_classes_and_the_model_says_it_on(
     from mmlib.core import KINDS
     from mmlib.models import Model
     found = {head: (make(head)[0].kind, getattr(make(head)[0], "classes", None)) for head in HEADS}
-    assert found == {"classify": ("classes", 3), "weighted": ("classes", 3), "regress": ("number", None),
-                     "prefix": ("sequence", K), "cross": ("sequence", K), "ctc": ("sequence", K)}
+    assert found == {
+        "classify": ("classes", 3),
+        "weighted": ("classes", 3),
+        "regress": ("number", None),
+        "prefix": ("sequence", K),
+        "cross": ("sequence", K),
+        "ctc": ("sequence", K),
+    }
     assert all(kind in KINDS for kind, _ in found.values())
     for head, (kind, classes) in found.items():
         model = Model(nn.Identity(), make(head)[0])
@@ -271,7 +290,9 @@ def test_different_inputs_get_different_numbers_under_bf16():
 
 def test_a_target_that_is_not_a_number_is_never_left_out_in_silence():
     module, batch = make("regress")
-    assert module(make_features(), {"target": batch["target"].index_fill(0, torch.tensor([2]), math.nan)}).loss.isnan()
+    assert module(
+        make_features(), {"target": batch["target"].index_fill(0, torch.tensor([2]), math.nan)}
+    ).loss.isnan()
 
 
 def test_a_std_of_zero_is_refused():

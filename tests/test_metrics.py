@@ -3,8 +3,17 @@ import pytest
 import torch
 from sklearn.metrics import mean_absolute_error as their_error
 
-from mmlib.metrics import (accuracy, auroc, balanced_accuracy, calibration_error, confusion, log_loss, macro_f1,
-                           mean_absolute_error, r2)
+from mmlib.metrics import (
+    accuracy,
+    auroc,
+    balanced_accuracy,
+    calibration_error,
+    confusion,
+    log_loss,
+    macro_f1,
+    mean_absolute_error,
+    r2,
+)
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0], [5.0, 0.0, 1.0], [0.0, 1.0, 0.5]])   # guesses 0 1 2 0 1
 TARGET = torch.tensor([0, 1, 2, 1, 1])
@@ -58,15 +67,19 @@ def test_calibration_error_is_zero_where_confidence_is_accuracy_and_the_gap_else
 
 def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower_one():
     """In one bin the two would cancel: half right and half sure against wrong and quite sure."""
-    logits = torch.tensor([[0.0, 0.0], [99.0, -99.0]])                 # confidence 1/2, the edge of two bins; and 1
+    logits = torch.tensor(
+        [[0.0, 0.0], [99.0, -99.0]]
+    )  # confidence 1/2, the edge of two bins; and 1
     assert calibration_error(logits, torch.tensor([0, 1]), bins=2) == pytest.approx((0.5 + 1.0) / 2)
 
 
 def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_are_there():
     assert balanced_accuracy(LOGITS, TARGET) == pytest.approx((1 + 2 / 3 + 1) / 3)
     always = torch.tensor([[1.0, 0.0, -9.0]] * 10)
-    assert balanced_accuracy(always, torch.tensor([0] * 9 + [1])) == 0.5        # class 2 is not there
-    assert balanced_accuracy(always, torch.tensor([1] * 9 + [2])) == 0.0        # an answer that is never true
+    assert balanced_accuracy(always, torch.tensor([0] * 9 + [1])) == 0.5  # class 2 is not there
+    assert (
+        balanced_accuracy(always, torch.tensor([1] * 9 + [2])) == 0.0
+    )  # an answer that is never true
 
 
 def test_no_warning_for_an_answer_that_is_never_true(recwarn):
@@ -76,12 +89,19 @@ def test_no_warning_for_an_answer_that_is_never_true(recwarn):
 
 def test_log_loss_is_scikit_learns_and_of_the_shares_their_entropy():
     from sklearn.metrics import log_loss as theirs
-    assert log_loss(LOGITS, TARGET) == pytest.approx(theirs(TARGET, LOGITS.double().softmax(1).numpy(), labels=[0, 1, 2]))
+
+    assert log_loss(LOGITS, TARGET) == pytest.approx(
+        theirs(TARGET, LOGITS.double().softmax(1).numpy(), labels=[0, 1, 2])
+    )
     shares = torch.tensor([0.9, 0.1])
-    assert log_loss(shares.log().expand(10, 2), torch.tensor([0] * 9 + [1])) == pytest.approx(float(-(shares * shares.log()).sum()))
+    assert log_loss(shares.log().expand(10, 2), torch.tensor([0] * 9 + [1])) == pytest.approx(
+        float(-(shares * shares.log()).sum())
+    )
 
 
-@pytest.mark.parametrize("metric", [accuracy, balanced_accuracy, log_loss, macro_f1, auroc, confusion, calibration_error])
+@pytest.mark.parametrize(
+    "metric", [accuracy, balanced_accuracy, log_loss, macro_f1, auroc, confusion, calibration_error]
+)
 def test_classes_of_the_wrong_shape_are_refused(metric):
     for logits, target in [(LOGITS[:, 0], TARGET), (LOGITS, TARGET[:, None]), (LOGITS, TARGET.float()), (LOGITS[:0], TARGET[:0])]:
         with pytest.raises(ValueError, match="expected logits|no samples"):

@@ -47,12 +47,16 @@ def make_batch(absent_image: list[int] = (), absent_text: list[int] = ()) -> dic
 
 
 def cut(batch: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:
-    return [dict(zip(batch, parts)) for parts in zip(*(value.split(size) for value in batch.values()))]
+    return [
+        dict(zip(batch, parts)) for parts in zip(*(value.split(size) for value in batch.values()))
+    ]
 
 
 def towers(loss: str = "softmax") -> TwoTower:
     torch.manual_seed(0)
-    return TwoTower(Backbone({"image": Pooled()}, First()), Backbone({"text": Pooled()}, First()), loss)
+    return TwoTower(
+        Backbone({"image": Pooled()}, First()), Backbone({"text": Pooled()}, First()), loss
+    )
 
 
 def by_pairs(model: TwoTower, batch: dict[str, Tensor], rows: list[int]) -> Tensor:
@@ -69,7 +73,8 @@ def by_pairs(model: TwoTower, batch: dict[str, Tensor], rows: list[int]) -> Tens
 
 
 def by_yes_and_no(model: TwoTower, batch: dict[str, Tensor], rows: list[int]) -> Tensor:
-    """The loss of SigLIP by explicit loops: -log sigmoid(z), z positive for a pair and negative for two that do not belong together."""
+    """The loss of SigLIP by explicit loops: -log sigmoid(z) for a pair, -log sigmoid(-z) for
+    others."""
     q, k = model.query(batch).pooled, model.key(batch).pooled
     item, total = batch.get("item_id", torch.arange(B)), torch.zeros(())
     for i in rows:
@@ -163,17 +168,23 @@ def test_two_towers_learn_to_match():
 
 
 def test_the_sigmoid_loss_is_a_sum_over_any_blocks_of_pairs_and_the_softmax_loss_is_not():
-    """What can be split is the matrix of all pairs. Parts of a batch by themselves are the blocks on its diagonal, and no more."""
+    """Parts of a batch by themselves are only the blocks on the diagonal of the matrix of pairs."""
     model, batch = towers("sigmoid"), make_batch()
     query, key, _, _ = model.embed(batch)
     z = model.log_scale.exp() * query @ key.T + model.bias
     terms = F.softplus(torch.where(torch.eye(B, dtype=torch.bool), -z, z))
-    blocks = sum(terms[rows][:, columns].sum() for rows in torch.arange(B).split(4) for columns in torch.arange(B).split(2))
+    blocks = sum(
+        terms[rows][:, columns].sum()
+        for rows in torch.arange(B).split(4)
+        for columns in torch.arange(B).split(2)
+    )
     torch.testing.assert_close(blocks / B, model(batch).loss)
-    halves = [{key: value[part] for key, value in batch.items()} for part in (slice(0, 3), slice(3, 6))]
+    halves = [
+        {key: value[part] for key, value in batch.items()} for part in (slice(0, 3), slice(3, 6))
+    ]
     for model in (model, towers()):
         parts = torch.stack([model(half).loss for half in halves]).mean()
-        assert parts < model(batch).loss                               # the pairs across the parts are gone
+        assert parts < model(batch).loss  # the pairs across the parts are gone
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
@@ -184,7 +195,11 @@ def test_rows_compared_with_all_add_up_to_the_loss_of_the_whole(loss, items):
         batch["item_id"] = torch.tensor(items)
     pairs, whole = model.embed(batch), model(batch)
     parts = [model.compare(pairs, slice(start, start + 4)) for start in (0, 4)]
-    same_with_gradients(model, sum(part.loss * part.count for part in parts) / sum(part.count for part in parts), whole.loss)
+    same_with_gradients(
+        model,
+        sum(part.loss * part.count for part in parts) / sum(part.count for part in parts),
+        whole.loss,
+    )
     assert torch.equal(torch.cat([part.logits for part in parts]), whole.logits)
 
 
@@ -193,14 +208,22 @@ def test_under_bf16_the_comparison_runs_in_float32():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model.log_scale.fill_(math.log(100))
         output, pairs = model(batch), model.embed(batch)
-    torch.testing.assert_close(output.logits, 100 * pairs.query.double() @ pairs.key.double().T, rtol=1e-5, atol=1e-3, check_dtype=False)
+    torch.testing.assert_close(
+        output.logits,
+        100 * pairs.query.double() @ pairs.key.double().T,
+        rtol=1e-5,
+        atol=1e-3,
+        check_dtype=False,
+    )
     assert output.logits.dtype == output.loss.dtype == torch.float32
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_the_parts_of_a_step_do_not_see_each_other_so_fit_refuses_them_with_the_reason(loss):
     batches = cut(make_batch(), 3)
-    with pytest.raises(ValueError, match="accumulate is 2.*compares samples.*larger batches, or more processes"):
+    with pytest.raises(
+        ValueError, match="accumulate is 2.*compares samples.*larger batches, or more processes"
+    ):
         fit(towers(loss), batches, config=replace(CONFIG, accumulate=2))
     assert math.isfinite(fit(towers(loss), batches, config=CONFIG)[-1]["loss"])
 
@@ -210,18 +233,29 @@ def test_the_parts_of_a_step_do_not_see_each_other_so_fit_refuses_them_with_the_
 def test_a_set_is_compared_as_a_whole_however_it_is_cut(monkeypatch, loss, chunk):
     """A short last batch, absent rows and equal items included."""
     monkeypatch.setattr(train_evaluate, "CHUNK", chunk)
-    model, batch = towers(loss), make_batch([1], [5]) | {"item_id": torch.tensor([7, 8, 7, 9, 7, 5])}
+    model, batch = (
+        towers(loss),
+        make_batch([1], [5]) | {"item_id": torch.tensor([7, 8, 7, 9, 7, 5])},
+    )
     whole = model(batch)
     for size in (6, 4, 1):
-        scores = evaluate(model, cut(batch, size), {"recall": accuracy, "rows": lambda logits, target: len(target)})
+        scores = evaluate(
+            model,
+            cut(batch, size),
+            {"recall": accuracy, "rows": lambda logits, target: len(target)},
+        )
         assert scores["loss"] == pytest.approx(whole.loss.item(), rel=1e-5) and scores["rows"] == 4
         logits, target, rows = collect(model, cut(batch, size))
         torch.testing.assert_close(logits, whole.logits.detach())
         assert target.tolist() == [0, -100, 2, 3, 4, -100] and rows is None
         kept = target >= 0
         assert scores["recall"] == pytest.approx(accuracy(logits[kept], target[kept]))
-        assert evaluate(model, cut(batch, size))["loss"] == pytest.approx(whole.loss.item(), rel=1e-5)
-        assert (logits[0, [1, 2, 4, 5]] == torch.finfo(torch.float32).min).all() and logits[0, [0, 3]].abs().max() < 100
+        assert evaluate(model, cut(batch, size))["loss"] == pytest.approx(
+            whole.loss.item(), rel=1e-5
+        )
+        assert (logits[0, [1, 2, 4, 5]] == torch.finfo(torch.float32).min).all() and logits[
+            0, [0, 3]
+        ].abs().max() < 100
     with pytest.raises(ValueError, match="no row has both"):
         evaluate(model, [make_batch(range(B))])
 
@@ -231,7 +265,10 @@ def test_the_windows_of_a_row_are_one_row_of_the_set():
     row = torch.tensor([9, 2, 2, 4, 9, 2])
     logits, target, rows = collect(model, cut(batch | {"row": row}, 4))
     query, key, _, _ = model.embed(batch)
-    query, key = (torch.stack([F.normalize(x[row == i].mean(0), dim=0) for i in (2, 4, 9)]) for x in (query, key))
+    query, key = (
+        torch.stack([F.normalize(x[row == i].mean(0), dim=0) for i in (2, 4, 9)])
+        for x in (query, key)
+    )
     torch.testing.assert_close(logits, (model.log_scale.exp() * query @ key.T).detach())
     assert target.tolist() == [0, 1, 2] and rows.tolist() == [2, 4, 9]
 

@@ -3,6 +3,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlib import Recipe, classify, load, recipes, recipes_plan, regress
+from mmlib import ClassifyHead, Recipe, checkpoint, classify, load, recipes, recipes_plan, regress
 from mmlib.data import Loader
 from mmlib.train import autocast
 from mmlib.worlds import pets
@@ -138,10 +139,62 @@ def test_the_same_seed_gives_the_same_run_and_another_another(small):
     assert again.metrics["test"] == run.metrics["test"] != other.metrics["test"]
 
 
-def test_rare_classes_weigh_more_and_balanced_ones_alike():
-    assert recipes_plan.class_weights([10, 14]) == [1.0, 1.0]
-    weights = recipes_plan.class_weights([10, 30])
-    assert weights[0] * 10 == pytest.approx(weights[1] * 30)
+@pytest.fixture(scope="module")
+def rare():
+    """One "yes" in ten rows, and words that tell nothing: only the shares can be learned."""
+    random = np.random.default_rng(0)
+    rows = 300
+    table = pd.DataFrame(
+        {
+            "text": [
+                " ".join(random.choice(["red", "green", "blue", "grey"], 3)) for _ in range(rows)
+            ],
+            "label": ["yes" if i % 10 == 0 else "no" for i in range(rows)],
+            "split": [("train", "train", "val")[i % 3] for i in range(rows)],
+        }
+    )
+    return classify(Recipe(table, epochs=4, device="cpu", log=lambda line: None))
+
+
+def test_probabilities_are_of_the_rows_as_they_are_with_one_prior_everywhere(rare):
+    shares = np.array(rare.data.counts) / sum(rare.data.counts)
+    assert list(rare.predictor.predict()["probabilities"].values()) == pytest.approx(
+        shares.tolist(), abs=1e-6
+    )
+    answers = rare.predictor.predict(text=["red green blue", "grey grey grey", "blue red red"])
+    for answer in answers:
+        assert answer["probabilities"]["yes"] == pytest.approx(0.1, abs=0.06)
+
+
+def test_accuracy_stands_beside_scores_that_see_a_rare_class(rare):
+    scores = rare.metrics["val"]
+    assert {"accuracy", "balanced_accuracy", "macro_f1", "log_loss"} < set(scores)
+    assert scores["accuracy"] == pytest.approx(0.9, abs=0.02) and scores["balanced_accuracy"] == 0.5
+    entropy = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1))
+    assert scores["log_loss"] == pytest.approx(entropy, abs=0.05)
+
+
+def test_a_run_saved_with_class_weights_loads_and_its_prior_is_put_back(rare, tmp_path):
+    """It holds weights in its plan and its head, whose scores are those of balanced classes."""
+    spec = recipes.plan(rare.data)
+    weight = torch.tensor([1 / 1.8, 5.0])
+    old = recipes.build(spec)
+    old.head = ClassifyHead(spec["dim"], 2, torch.tensor(spec["prior"]), weight)
+    with torch.no_grad():
+        (
+            old.head.linear.weight.zero_(),
+            old.head.linear.bias.zero_(),
+        )  # balanced classes, nothing known
+    state = {
+        "extra": {
+            "spec": spec | {"weight": weight.tolist()},
+            "preprocessing": rare.predictor.preprocessing.state(),
+        },
+        "best": old.state_dict(),
+    }
+    with mock.patch.object(checkpoint, "load", lambda folder: state):
+        found = load(tmp_path, "cpu").predict(text="red green blue")["probabilities"]
+    assert found == pytest.approx({"no": 0.9, "yes": 0.1}, abs=1e-5)
 
 
 def test_the_plan_gives_more_epochs_to_fewer_rows_and_smaller_models_to_larger_pictures(small):

@@ -416,6 +416,8 @@ def test_the_error_is_honest():
 class Made(nn.Module):
     """A model of made features: the fusion keeps ``pooled`` side by side, the head is any function of them."""
 
+    kind = "classes"
+
     def __init__(self, rule):
         super().__init__()
         self.backbone, self.rule = SimpleNamespace(fusion=self.fusion), rule

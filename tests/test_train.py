@@ -453,18 +453,41 @@ def test_each_mistake_says_what_to_do(tmp_path):
     negative = {**good[0], "target": torch.tensor([0, -1, 1, 2])}
     blind = {key: value for key, value in good[0].items() if key != "target"}
     cases = [
-        ("train loader is empty", lambda: fit(Tiny(), [], config=CPU)), ("val loader is empty", lambda: fit(Tiny(), good, [], CPU)),
+        ("train loader is empty", lambda: fit(Tiny(), [], config=CPU)),
+        ("val loader is empty", lambda: fit(Tiny(), good, [], CPU)),
         ("unfreeze", lambda: fit(frozen, good, config=CPU)),
         ("sample 2: 3, expected a class from 0 to 2", lambda: fit(Tiny(), [wrong], config=CPU)),
-        ("sample 2: 3, expected a class from 0 to 2", lambda: fit(Tiny(), good + [wrong], config=CPU)),
+        (
+            "sample 2: 3, expected a class from 0 to 2",
+            lambda: fit(Tiny(), good + [wrong], config=CPU),
+        ),
         ("sample 1: -1", lambda: fit(Tiny(), [negative], config=CPU)),
-        ("'target' missing", lambda: fit(Tiny(), [blind], config=CPU)), ("out=FOLDER", lambda: fit(Tiny(), good, config=CPU, resume=True)),
+        ("'target' missing", lambda: fit(Tiny(), [blind], config=CPU)),
+        ("out=FOLDER", lambda: fit(Tiny(), good, config=CPU, resume=True)),
         ("out=FOLDER", lambda: fit(Tiny(), good, config=replace(CPU, tensorboard=True))),
         ("give val", lambda: fit(Tiny(), good, config=CPU, metrics={"accuracy": accuracy})),
-        ("['val_loss', 'val_accuracy']", lambda: fit(Tiny(), good, good, replace(CPU, monitor="max val_f1"), {"accuracy": accuracy})),
-        ("plain data", lambda: fit(Tiny(), good, config=CPU, out=tmp_path, extra={"vocabulary": {1, 2}})),
-        ("val_odd is nan", lambda: fit(Tiny(), good, good, replace(CPU, monitor="max val_odd"), {"odd": lambda logits, target: math.nan})),
-        ("collect(model, loader)", lambda: evaluate(Tiny(), [blind], device="cpu")), ("empty", lambda: evaluate(Tiny(), [], device="cpu")),
+        (
+            "['val_loss', 'val_accuracy']",
+            lambda: fit(
+                Tiny(), good, good, replace(CPU, monitor="max val_f1"), {"accuracy": accuracy}
+            ),
+        ),
+        (
+            "plain data",
+            lambda: fit(Tiny(), good, config=CPU, out=tmp_path, extra={"vocabulary": {1, 2}}),
+        ),
+        (
+            "val_odd is nan",
+            lambda: fit(
+                Tiny(),
+                good,
+                good,
+                replace(CPU, monitor="max val_odd"),
+                {"odd": lambda logits, target: math.nan},
+            ),
+        ),
+        ("collect(model, loader)", lambda: evaluate(Tiny(), [blind], device="cpu")),
+        ("empty", lambda: evaluate(Tiny(), [], device="cpu")),
     ]
     for expected, call in cases:
         assert expected in message(ValueError, call)
@@ -546,7 +569,9 @@ def test_windows_of_a_row_are_averaged_as_probabilities_and_weigh_once():
     logits, classes, rows = collect(Given("classes"), batches, "cpu")
     assert rows.tolist() == [2, 5, 9] and classes.tolist() == [1, 0, 1]
     torch.testing.assert_close(logits.softmax(-1), torch.stack([chance[4], chance[[0, 2, 3]].mean(0), chance[1]]))
-    assert evaluate(Given("classes"), batches, {"accuracy": accuracy}, "cpu")["accuracy"] == pytest.approx(2 / 3)
+    assert evaluate(Given("classes"), batches, {"accuracy": accuracy}, "cpu")[
+        "accuracy"
+    ] == pytest.approx(2 / 3)
     torch.testing.assert_close(logits[0], batches[1]["says"][1])       # a row of one window is left as it is
     numbers = {"says": torch.tensor([1.0, 4.0, 2.0]), "row": torch.tensor([3, 1, 3]), "target": torch.zeros(3)}
     assert collect(Given("number"), [numbers], "cpu")[0].tolist() == [4.0, 1.5]
@@ -554,30 +579,51 @@ def test_windows_of_a_row_are_averaged_as_probabilities_and_weigh_once():
     assert collect(Given("classes"), [certain], "cpu")[0].isfinite().all()
     rare = {"says": torch.tensor([[14.0, 0.0], [16.0, 0.0]]), "row": torch.tensor([0, 0])}
     expected = rare["says"].double().softmax(-1).mean(0).log()
-    torch.testing.assert_close(collect(Given("classes"), [rare], "cpu")[0][0].log_softmax(-1), expected.float())
+    torch.testing.assert_close(
+        collect(Given("classes"), [rare], "cpu")[0][0].log_softmax(-1), expected.float()
+    )
 
 
 @pytest.mark.parametrize("kind", ["labels", "ordinal"])
-@pytest.mark.parametrize("target", [None, torch.tensor([[1, 0, 1]] * 3), torch.tensor([[1.0, 0.0, math.nan]] * 3)])
-def test_windows_of_labels_are_averaged_as_probabilities_of_each_with_or_without_a_target(kind, target):
+@pytest.mark.parametrize(
+    "target", [None, torch.tensor([[1, 0, 1]] * 3), torch.tensor([[1.0, 0.0, math.nan]] * 3)]
+)
+def test_windows_of_labels_are_averaged_as_probabilities_of_each_with_or_without_a_target(
+    kind, target
+):
     says = torch.tensor([[2.0, -1.0, 0.1], [-0.5, -2.0, 90.0], [0.3, 0.4, -200.0]])
-    batch = {"says": says, "row": torch.tensor([4, 4, 7])} | ({} if target is None else {"target": target})
+    batch = {"says": says, "row": torch.tensor([4, 4, 7])} | (
+        {} if target is None else {"target": target}
+    )
     logits, _, rows = collect(Given(kind), [batch], "cpu")
     assert rows.tolist() == [4, 7]
     torch.testing.assert_close(logits[0].sigmoid(), says[:2].sigmoid().mean(0))
-    assert torch.equal(logits[1], says[2]) and torch.equal(logits > 0, torch.stack([says[:2].sigmoid().mean(0) > 0.5, says[2] > 0]))
-    certain = {"says": torch.tensor([[300.0], [300.0], [-300.0], [-300.0]]), "row": torch.tensor([0, 0, 1, 1])}
-    assert collect(Given(kind), [certain], "cpu")[0][:, 0].tolist() == pytest.approx([300, -300], rel=1e-6)
+    assert torch.equal(logits[1], says[2]) and torch.equal(
+        logits > 0, torch.stack([says[:2].sigmoid().mean(0) > 0.5, says[2] > 0])
+    )
+    certain = {
+        "says": torch.tensor([[300.0], [300.0], [-300.0], [-300.0]]),
+        "row": torch.tensor([0, 0, 1, 1]),
+    }
+    assert collect(Given(kind), [certain], "cpu")[0][:, 0].tolist() == pytest.approx(
+        [300, -300], rel=1e-6
+    )
 
 
 def test_windows_of_a_model_that_does_not_say_its_kind_are_averaged_as_they_are():
-    batch = {"says": torch.tensor([[2.0, -1.0], [4.0, 1.0]]), "row": torch.tensor([0, 0]), "target": torch.tensor([1, 1])}
+    batch = {
+        "says": torch.tensor([[2.0, -1.0], [4.0, 1.0]]),
+        "row": torch.tensor([0, 0]),
+        "target": torch.tensor([1, 1]),
+    }
     assert collect(Given(), [batch], "cpu")[0].tolist() == [[3.0, 0.0]]
 
 
 def test_logits_that_cannot_be_put_together_are_named():
     batches = [{"says": torch.zeros(4, 4)}, {"says": torch.zeros(3, 3)}]
-    assert "(3,) in one batch and (4,) in another" in message(ValueError, lambda: collect(Given(), batches, "cpu"))
+    assert "(3,) in one batch and (4,) in another" in message(
+        ValueError, lambda: collect(Given(), batches, "cpu")
+    )
 
 
 class Own(nn.Module):
@@ -589,8 +635,11 @@ class Own(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         logits = self.linear(batch["image"].mean((2, 3)))
-        return Output(logits, self.loss(logits, batch["target"]), torch.tensor(float(len(logits)))) if "target" in batch else Output(
-            logits, None, None)
+        return (
+            Output(logits, self.loss(logits, batch["target"]), torch.tensor(float(len(logits))))
+            if "target" in batch
+            else Output(logits, None, None)
+        )
 
 
 def ordinal(classes: int | None = 10) -> Own:
@@ -608,8 +657,12 @@ def test_an_ordinal_head_has_one_logit_less_than_classes_and_takes_them_all():
     batch = sample_batch(10) | {"target": torch.arange(10)}
     assert math.isfinite(fit(ordinal(), [batch], config=CPU)[-1]["loss"])
     wrong = batch | {"target": torch.arange(1, 11)}
-    assert "sample 9: 10, expected a class from 0 to 9" in message(ValueError, lambda: fit(ordinal(), [wrong], config=CPU))
-    assert "attribute 'classes'" in message(ValueError, lambda: fit(ordinal(None), [batch], config=CPU))
+    assert "sample 9: 10, expected a class from 0 to 9" in message(
+        ValueError, lambda: fit(ordinal(), [wrong], config=CPU)
+    )
+    assert "attribute 'classes'" in message(
+        ValueError, lambda: fit(ordinal(None), [batch], config=CPU)
+    )
 
 
 def test_a_target_is_what_the_kind_takes():
@@ -617,23 +670,33 @@ def test_a_target_is_what_the_kind_takes():
     for target in ([[1.0, 0.0, math.nan, 0.5]] * 2, [[0.0] * 4] * 2):
         fit(labels(), [image | {"target": torch.tensor(target)}], config=CPU)
     two = image | {"target": torch.tensor([[0.0] * 4, [0.0, 2.0, 0.0, 0.0]])}
-    assert "sample 1: 2, expected 0 to 1" in message(ValueError, lambda: fit(labels(), [two], config=CPU))
+    assert "sample 1: 2, expected 0 to 1" in message(
+        ValueError, lambda: fit(labels(), [two], config=CPU)
+    )
     number = Number()
     number.kind = "number"
     gap = image | {"target": torch.tensor([1.0, math.nan])}
-    assert "sample 1: nan, expected a finite number" in message(ValueError, lambda: fit(number, [gap], config=CPU))
+    assert "sample 1: nan, expected a finite number" in message(
+        ValueError, lambda: fit(number, [gap], config=CPU)
+    )
     numbers = image | {"target": torch.tensor([1.0, 2.0])}
-    assert "expected int64" in message(ValueError, lambda: fit(Own("classes", 3, 3, lambda z, y: z.sum()), [numbers], config=CPU))
+    assert "expected int64" in message(
+        ValueError, lambda: fit(Own("classes", 3, 3, lambda z, y: z.sum()), [numbers], config=CPU)
+    )
     odd = Own("klasses", 3, 3, lambda z, y: z.sum())
-    assert "kind is 'klasses', expected one of" in message(ValueError, lambda: fit(odd, [numbers], config=CPU))
-    free = Own(None, 3, None, lambda z, y: z.square().mean())          # says nothing: nothing is checked
+    assert "kind is 'klasses', expected one of" in message(
+        ValueError, lambda: fit(odd, [numbers], config=CPU)
+    )
+    free = Own(None, 3, None, lambda z, y: z.square().mean())  # says nothing: nothing is checked
     fit(free, [image | {"target": torch.tensor([7, -3])}], config=CPU)
 
 
 def test_left_out_targets_count_neither_in_training_nor_in_scores():
     """-100, as in F.cross_entropy: the same loss, weights and scores as without these rows."""
-    model = lambda: Model(Backbone({"text": RecurrentEncoder(8, 10)}, SumFusion(8, ["text"])),  # noqa: E731
-                          ClassifyHead(8, 3, weight=torch.tensor([1.0, 2.0, 3.0])))
+    model = lambda: Model(
+        Backbone({"text": RecurrentEncoder(8, 10)}, SumFusion(8, ["text"])),  # noqa: E731
+        ClassifyHead(8, 3, weight=torch.tensor([1.0, 2.0, 3.0])),
+    )
     whole = sample_batch(12)
     out = torch.arange(12) % 3 == 1
     holes = whole | {"target": whole["target"].masked_fill(out, -100)}
@@ -644,12 +707,19 @@ def test_left_out_targets_count_neither_in_training_nor_in_scores():
     a, b = fit(one, [kept], config=CPU), fit(two, [holes], config=CPU)
     torch.testing.assert_close([row["loss"] for row in a], [row["loss"] for row in b])
     same(one.state_dict(), two.state_dict(), rtol=1e-4, atol=1e-5)
-    scores = [evaluate(one, cut(batch, 5), {"accuracy": accuracy, "rows": lambda logits, target: len(target)}, "cpu")
-              for batch in (kept, holes)]
+    scores = [
+        evaluate(
+            one,
+            cut(batch, 5),
+            {"accuracy": accuracy, "rows": lambda logits, target: len(target)},
+            "cpu",
+        )
+        for batch in (kept, holes)
+    ]
     assert scores[0] == pytest.approx(scores[1], rel=1e-5) and scores[1]["rows"] == 8
     nothing = holes | {"target": torch.full((12,), -100)}
     assert "left out" in message(ValueError, lambda: evaluate(one, [nothing], device="cpu"))
-    assert fit(one, [nothing, kept], config=CPU)[-1]["loss"] > 0       # a step of nothing is no harm
+    assert fit(one, [nothing, kept], config=CPU)[-1]["loss"] > 0  # a step of nothing is no harm
 
 
 class Raises(Tiny):
@@ -663,7 +733,7 @@ class Raises(Tiny):
 def test_the_model_keeps_its_modes_and_its_place_whatever_happens(call):
     for model in (Tiny(dropout=0.5), Raises(dropout=0.5)):
         model.train()
-        model.norm.eval()                                              # a frozen part of a model in training
+        model.norm.eval()  # a frozen part of a model in training
         before = {name: part.training for name, part in model.named_modules()}
         try:
             call(model, [sample_batch(4)])
@@ -673,10 +743,15 @@ def test_the_model_keeps_its_modes_and_its_place_whatever_happens(call):
 
 
 def test_auto_is_where_the_model_is(monkeypatch):
-    """The first device there is would be another one: evaluating must not carry the caller's model there."""
-    monkeypatch.setattr(distributed, "join", lambda device: torch.device("meta" if device == "auto" else device))
+    """Evaluating must not carry the caller's model to the first device there is."""
+    monkeypatch.setattr(
+        distributed, "join", lambda device: torch.device("meta" if device == "auto" else device)
+    )
     model = Tiny()
-    assert math.isfinite(evaluate(model, [sample_batch(4)])["loss"]) and len(collect(model, [sample_batch(4)])[0]) == 4
+    assert (
+        math.isfinite(evaluate(model, [sample_batch(4)])["loss"])
+        and len(collect(model, [sample_batch(4)])[0]) == 4
+    )
     assert {p.device.type for p in model.parameters()} == {"cpu"}
 
 

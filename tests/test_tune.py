@@ -78,8 +78,23 @@ def test_the_leaderboard_ranks_finished_trials_by_val_loss_and_is_written_and_pr
         str(place) if t.state == "done" else "" for place, t in enumerate(found.trials, 1)
     ]
     assert [int(row["trial"]) for row in rows] == [t.number + 1 for t in found.trials]
-    assert list(rows[0]) == ["rank", "state", "val_loss", "val_accuracy", "val_macro_f1", "epochs", "fusion", "dim", "lr", "dropout", "hide",
-                             "seconds", "trial"]
+    assert list(rows[0]) == [
+        "rank",
+        "state",
+        "val_loss",
+        "val_accuracy",
+        "val_balanced_accuracy",
+        "val_macro_f1",
+        "val_log_loss",
+        "epochs",
+        "fusion",
+        "dim",
+        "lr",
+        "dropout",
+        "hide",
+        "seconds",
+        "trial",
+    ]
     for row, trial in zip(rows, found.trials):
         assert float(row["val_loss"]) == trial.loss == min(trial.losses) and int(row["epochs"]) == trial.epochs == len(trial.losses)
     done = [trial for trial in found.trials if trial.state == "done"]
