@@ -3,6 +3,7 @@
 Classes: logits (N, K), target (N,) int64. Numbers: logits (N,), target (N,), in the units of the target.
 """
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -15,24 +16,22 @@ def accuracy(logits: Tensor, target: Tensor) -> float:
 def balanced_accuracy(logits: Tensor, target: Tensor) -> float:
     """Mean over the classes in ``target`` of the share of their samples that are answered rightly.
 
-    Always giving the same class scores 1 / K, however frequent that class is.
+    One answer for all samples gives 1 / classes, however rare the others are.
     """
     from sklearn.metrics import recall_score
     _check_classes(logits, target)
-    guess, there = logits.argmax(dim=-1).numpy(), target.unique().numpy()
-    return float(recall_score(target.numpy(), guess, average="macro", labels=there))
+    there = target.unique().numpy()
+    return float(recall_score(target.numpy(), logits.argmax(dim=-1).numpy(), labels=there, average="macro", zero_division=0))
 
 
 def log_loss(logits: Tensor, target: Tensor) -> float:
-    """Mean of -log(the probability given to the true class), in nats.
+    """Mean of -log(probability given to the true class): 0 is perfect; the shares of the classes, for all samples, give their entropy.
 
-    0 is perfect, and lower is better. A proper score: no other probabilities score better than the
-    true ones.
+    It judges the probabilities themselves, so it tells a model that has learned something also where a rare class is never the
+    likeliest.
     """
-    from sklearn.metrics import log_loss as loss
     _check_classes(logits, target)
-    shares = logits.double().softmax(dim=-1).numpy()
-    return float(loss(target.numpy(), shares, labels=range(logits.shape[-1])))
+    return float(F.cross_entropy(logits.double(), target))
 
 
 def macro_f1(logits: Tensor, target: Tensor) -> float:

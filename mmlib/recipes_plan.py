@@ -45,6 +45,29 @@ def plan(data: Data, fusion: str = "sum", dim: int = DIM, lr: float = LR, dropou
     return spec | {"task": "classes", "prior": data.counts, "weight": class_weights(data.counts)}
 
 
+def class_weights(counts: Sequence[int]) -> list[float]:
+    """A weight per class for the loss: 1 where no class has over 1.5 times the rows of another, else rows / (K * rows of the class)."""
+    if max(counts) <= 1.5 * min(counts):
+        return [1.0] * len(counts)
+    return [sum(counts) / len(counts) / count for count in counts]
+
+
+def build(spec: dict[str, Any]) -> Model:
+    """The model that a ``plan`` describes, with fresh weights."""
+    dim, dropout, encoders = spec["dim"], spec["dropout"], {}
+    for name, part in spec["encoders"].items():
+        if part["kind"] == "image":
+            encoders[name] = ConvEncoder(dim, width=part["width"], stages=part["stages"], dropout=dropout)
+        elif part["kind"] == "audio":
+            encoders[name] = AudioConvEncoder(dim, width=part["width"], stages=part["stages"], dropout=dropout)
+        else:
+            encoders[name] = RecurrentEncoder(dim, part["vocab_size"], dropout=dropout)
+    backbone = Backbone(encoders, FUSIONS[spec["fusion"]](dim, list(encoders)))
+    if spec["task"] == "numbers":
+        return Model(backbone, RegressHead(dim, spec["mean"], spec["std"]))
+    return Model(backbone, ClassifyHead(dim, len(spec["prior"]), torch.tensor(spec["prior"]), torch.tensor(spec["weight"])))
+
+
 def multiplications(data: Data, name: str, dim: int) -> float:
     """About how many multiplications the encoder of one modality needs for a training row."""
     train, fitted = data.loaders["train"], data.preprocessing
@@ -69,26 +92,3 @@ def affordable(work: float, budget: float) -> int:
 def minutes(work: float) -> float:
     """About how many minutes of one core a training of so many multiplications (forward) takes."""
     return 3 * work / BUDGET
-
-
-def class_weights(counts: Sequence[int]) -> list[float]:
-    """A weight per class for the loss: 1 where no class has over 1.5 times the rows of another, else rows / (K * rows of the class)."""
-    if max(counts) <= 1.5 * min(counts):
-        return [1.0] * len(counts)
-    return [sum(counts) / len(counts) / count for count in counts]
-
-
-def build(spec: dict[str, Any]) -> Model:
-    """The model that a ``plan`` describes, with fresh weights."""
-    dim, dropout, encoders = spec["dim"], spec["dropout"], {}
-    for name, part in spec["encoders"].items():
-        if part["kind"] == "image":
-            encoders[name] = ConvEncoder(dim, width=part["width"], stages=part["stages"], dropout=dropout)
-        elif part["kind"] == "audio":
-            encoders[name] = AudioConvEncoder(dim, width=part["width"], stages=part["stages"], dropout=dropout)
-        else:
-            encoders[name] = RecurrentEncoder(dim, part["vocab_size"], dropout=dropout)
-    backbone = Backbone(encoders, FUSIONS[spec["fusion"]](dim, list(encoders)))
-    if spec["task"] == "numbers":
-        return Model(backbone, RegressHead(dim, spec["mean"], spec["std"]))
-    return Model(backbone, ClassifyHead(dim, len(spec["prior"]), torch.tensor(spec["prior"]), torch.tensor(spec["weight"])))
