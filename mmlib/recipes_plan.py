@@ -19,6 +19,32 @@ BUDGET = 7.5e11                            # multiplications of all forward pass
 LEAST_EPOCHS, MOST_EPOCHS = 5, 60
 
 
+def multiplications(data: Data, name: str, dim: int) -> float:
+    """About how many multiplications the encoder of one modality needs for a training row."""
+    train, fitted = data.loaders["train"], data.preprocessing
+    kind = fitted.senses[name].kind
+    if kind == "image":
+        size = fitted.sizes[name]
+        return 9 * size**2 * WIDTHS[size] * (3 + WIDTHS[size] * (int(math.log2(size / 4)) - 1) / 2)
+    if kind == "audio":
+        lengths = train.batches.stores[name].row_lengths(train.batches.rows)
+        return 9 * 64 * 100 * float(lengths.clip(max=WINDOW).mean()) / RATE * 16 * (1 + 16)
+    return 20 * 6 * dim**2
+
+
+def affordable(work: float, budget: float) -> int:
+    """The epochs of ``work`` multiplications each that ``budget`` pays for.
+
+    At least ``LEAST_EPOCHS``, whatever they cost, and at most ``MOST_EPOCHS``.
+    """
+    return int(min(MOST_EPOCHS, max(LEAST_EPOCHS, budget * BUDGET / work)))
+
+
+def minutes(work: float) -> float:
+    """About how many minutes of one core a training of so many multiplications (forward) takes."""
+    return 3 * work / BUDGET
+
+
 def plan(data: Data, fusion: str = "sum", dim: int = DIM, lr: float = LR, dropout: float = DROPOUT, budget: float = 1.0) -> dict[str, Any]:
     """The size of the model and the number of epochs, from rows and senses: plain numbers from which ``build`` makes the model.
 
@@ -66,29 +92,3 @@ def build(spec: dict[str, Any]) -> Model:
     if spec["task"] == "numbers":
         return Model(backbone, RegressHead(dim, spec["mean"], spec["std"]))
     return Model(backbone, ClassifyHead(dim, len(spec["prior"]), torch.tensor(spec["prior"]), torch.tensor(spec["weight"])))
-
-
-def multiplications(data: Data, name: str, dim: int) -> float:
-    """About how many multiplications the encoder of one modality needs for a training row."""
-    train, fitted = data.loaders["train"], data.preprocessing
-    kind = fitted.senses[name].kind
-    if kind == "image":
-        size = fitted.sizes[name]
-        return 9 * size**2 * WIDTHS[size] * (3 + WIDTHS[size] * (int(math.log2(size / 4)) - 1) / 2)
-    if kind == "audio":
-        lengths = train.batches.stores[name].row_lengths(train.batches.rows)
-        return 9 * 64 * 100 * float(lengths.clip(max=WINDOW).mean()) / RATE * 16 * (1 + 16)
-    return 20 * 6 * dim**2
-
-
-def affordable(work: float, budget: float) -> int:
-    """The epochs of ``work`` multiplications each that ``budget`` pays for.
-
-    At least ``LEAST_EPOCHS``, whatever they cost, and at most ``MOST_EPOCHS``.
-    """
-    return int(min(MOST_EPOCHS, max(LEAST_EPOCHS, budget * BUDGET / work)))
-
-
-def minutes(work: float) -> float:
-    """About how many minutes of one core a training of so many multiplications (forward) takes."""
-    return 3 * work / BUDGET
