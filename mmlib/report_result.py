@@ -13,7 +13,7 @@ from mmlib.data import Manifest
 from mmlib.data.manifest import resolve
 from mmlib.report_measure import reliability
 from mmlib.report_page import page
-from mmlib.report_verdict import MATTERS, Gap, Scale, Verdict, gap, judge
+from mmlib.report_verdict import MATTERS, Gap, Scale, Verdict, judge
 
 BLIND, AVERAGE = "most frequent class", "average of the answers"
 SCORES = ("accuracy", "log_loss", "macro_f1", "auroc", "calibration_error")
@@ -78,7 +78,7 @@ class Report:
         found, logits = self.verdict, {answers.name: answers.logits for answers in self.answers}
         names = ("kind", "text", "score", "best", "fusion", "use", "smallest", "interacts")
         verdict = {name: getattr(found, name) for name in names} | {"matters": MATTERS}
-        verdict |= {"gain": found.gain._asdict(), "interaction": found.interaction._asdict()}
+        verdict |= {name: getattr(found, name)._asdict() for name in ("gain", "loss", "interaction")}
         shown = dict.fromkeys((self.chosen, found.best, AVERAGE))
         return {"verdict": verdict, "model": self.chosen, "blind": BLIND, "table": self.table,
                 "shuffled": self.shuffled, "notes": self.notes, "classes": self.classes,
@@ -139,7 +139,6 @@ def _choices(verdict: Verdict, scale: Scale, best: Answers, chosen: Answers, unu
              averaged: Answers, validation: dict[str, float], split: str) -> list[str]:
     """In words: by which score the models were compared, and what was chosen on validation rows."""
     judged, rival = (chosen, averaged) if verdict.fusion == chosen.name else (averaged, chosen)
-    loss = gap(scale.losses(judged.logits), scale.losses(best.logits), scale.groups)
     why = ("" if verdict.score == "accuracy" else ", in which each class counts alike, as some "
            "classes have far more training rows than others")
     notes = [f"Compared on {len(scale.target):,} {split} rows, {len(chosen.logits)} seeds, by "
@@ -149,8 +148,8 @@ def _choices(verdict: Verdict, scale: Scale, best: Answers, chosen: Answers, unu
              f"{chosen.name!r}, {validation[chosen.name]:.3f} ({unused.name!r} "
              f"{validation[unused.name]:.3f}). On the rows compared {unused.name!r} is "
              f"{scale.gain(unused.logits, chosen.logits)} points from {chosen.name!r}.",
-             f"Log loss, lower is better: {judged.name!r} is {loss.points / 100:+.3f} ± "
-             f"{loss.error / 100:.3f} from {best.name!r}.",
+             f"Log loss, lower is better: {judged.name!r} is {verdict.loss.points / 100:+.3f} "
+             f"± {verdict.loss.error / 100:.3f} from {best.name!r}.",
              f"The additive part (EMAP): each modality of each sample with {chosen.combinations:,} "
              "combinations of the other modalities."]
     missed = scale.gain(rival.logits, best.logits)

@@ -144,6 +144,7 @@ class Verdict:
     use: str           # which of those two to use
     gain: Gap          # the fusion over that modality
     smallest: float    # points: the smallest gain that would have shown, with a probability of 80%
+    loss: Gap          # log loss of the fusion minus that of that modality, in hundredths of a nat
     interaction: Gap   # the model of all modalities over its own additive part
     interacts: bool    # fusion helps, and part of that clearly comes from interaction
 
@@ -175,7 +176,9 @@ def judge(alone: dict[str, Tensor], together: Tensor, average: Tensor, additive:
        of three), so a difference of zero on fewer than 150 rows never excludes it.
     7. Else "cannot tell", with the smallest gain that would have shown with a probability of 80%:
        2.8 standard errors (``POWER``).
-    8. Interaction is judged in the same way: ``together`` against its own additive part. It is
+    8. Log loss stands beside the score: where it clearly says something else than the score, so does the text.
+       It never makes "helps" alone: averaging the answers of any two models lowers it.
+    9. Interaction is judged in the same way: ``together`` against its own additive part. It is
        claimed only where ``together`` is the fusion judged and is also better than ``summed`` by
        more than one standard error: a model may use products where adding up does as well.
     """
@@ -195,10 +198,11 @@ def judge(alone: dict[str, Tensor], together: Tensor, average: Tensor, additive:
     else:
         kind = "does not help" if gain.points + 2 * error < MATTERS else "cannot tell"
     use = fusion if kind == "helps" else best
-    verdict = Verdict(kind, "", scale.name, best, fusion, use, gain, POWER * error, interaction,
-                      interacts and kind == "helps")
-    averaged = fusion == names[1]
-    return replace(verdict, text=_text(verdict, averaged, sorted(alone), len(scale.target)))
+    loss = gap(scale.losses(judged[fusion]), scale.losses(alone[best]), scale.groups)
+    verdict = Verdict(kind, "", scale.name, best, fusion, use, gain, POWER * error, loss,
+                      interaction, interacts and kind == "helps")
+    text = _text(verdict, fusion == names[1], sorted(alone), len(scale.target))
+    return replace(verdict, text=text + _probabilities(verdict))
 
 
 def _text(found: Verdict, averaged: bool, modalities: list[str], rows: int) -> str:
@@ -225,3 +229,14 @@ def _text(found: Verdict, averaged: bool, modalities: list[str], rows: int) -> s
     return (f"Cannot tell whether {what} helps: {points} against {best}. With these {rows:,} rows "
             f"only a gain above {found.smallest:.1f} points would probably have shown. More test "
             f"rows or more seeds would tell; until then use {found.best}, which is simpler.")
+
+
+def _probabilities(found: Verdict) -> str:
+    """A further sentence where log loss tells something that the score does not."""
+    number = f"log loss {found.loss.points / 100:+.3f} ± {found.loss.error / 100:.3f}"
+    if found.loss.clear and found.kind in ("helps", "does not help", "cannot tell"):
+        return f" The probabilities of the fusion are clearly worse, however: {number}."
+    lower = Gap(-found.loss.points, found.loss.error)
+    if lower.clear and found.kind in ("hurts", "does not help", "cannot tell"):
+        return f" The probabilities of the fusion are clearly better, however: {number}."
+    return ""

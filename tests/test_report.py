@@ -349,6 +349,19 @@ def test_what_never_changes_the_most_probable_class_may_still_have_been_learned(
     assert not scale.learned(logits.flip(1)) and not scale.learned(blind)
 
 
+def test_better_probabilities_are_told_where_the_score_cannot_see_them():
+    """A second modality that makes sure what the first one guessed, and changes no answer."""
+    scale = halves(4000)
+    right = answers(4000, 2, 0.8, noise=0.05)
+    weak, strong = 0.3 * saying(right, scale.target), saying(right, scale.target)
+    scores = {"a": 1, "b": 0, "all together": 1, "average": 0}
+    better = judge({"a": weak, "b": weak}, strong, weak, strong, strong, scale, scores)
+    assert better.kind == "does not help" and "clearly better, however: log loss -0." in better.text
+    worse = judge({"a": weak, "b": weak}, 40 * strong, weak, strong, strong, scale, scores)
+    assert worse.kind == "does not help" and "clearly worse, however: log loss +" in worse.text
+    assert "however" not in judge({"a": weak, "b": weak}, weak, weak, weak, weak, scale, scores).text
+
+
 def test_being_far_too_sure_is_not_having_learned_nothing():
     scale = halves(400)
     sure = 50 * saying(answers(400, 2, 0.75), scale.target)
@@ -420,7 +433,7 @@ class Made(nn.Module):
 
     def __init__(self, rule):
         super().__init__()
-        self.backbone, self.rule = SimpleNamespace(fusion=self.fusion), rule
+        self.backbone, self.rule, self.kind = SimpleNamespace(fusion=self.fusion), rule, "classes"
 
     def fusion(self, features):
         pooled = torch.cat([features[name].pooled for name in sorted(features)], dim=1)
