@@ -2,6 +2,7 @@
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 import mmlib.data.audio
 from mmlib.data.audio import RATE, read_audio, seconds
+from mmlib.data.augment import SOUND_DRAWS, Augment, change_sounds
+from mmlib.data.store import to_int16
 
 
 def tone(rate: int, hertz: float = 440, length: float = 0.5, loud: float = 0.5) -> np.ndarray:
@@ -130,6 +133,24 @@ def test_notes_of_the_mpeg_decoder_reach_nobody_and_standard_error_is_there_agai
         list(pool.map(read, range(100)))
     os.write(2, b"here")
     assert capfd.readouterr() == ("", "here")
+
+
+def test_a_clip_in_memory_is_off_by_half_a_step_of_16_bits_at_most():
+    clip = torch.cat([torch.empty(10_000).uniform_(-1, 1, generator=torch.Generator().manual_seed(0)), torch.tensor([-1.0, 0.0, 1.0])])
+    kept = to_int16(clip).double() / 32767
+    assert (kept - clip).abs().max() <= 0.51 / 32767 and abs((kept - clip).mean()) * 32767 < 0.02
+    assert to_int16(clip)[-3:].tolist() == [-32767, 0, 32767]
+
+
+def test_each_clip_gets_noise_of_its_own_drawn_by_its_own_number_and_loud_as_asked():
+    only = Augment(**{field.name: 0 for field in fields(Augment)} | {"noise": 0.1})
+    x, lengths, u = torch.full((4, RATE), 0.5), torch.full((4,), RATE), torch.full((4, SOUND_DRAWS), 0.5)
+    u[:, 3] = torch.tensor([0.1, 0.7, 0.1, 0.0])                     # from which place of the noise
+    u[:, 4] = torch.tensor([1.0, 1.0, 0.5, 1.0])                     # how loud
+    noise = change_sounds(x, lengths, u, only)[0] - x                # (4, L)
+    alike = torch.corrcoef(noise).fill_diagonal_(0)
+    assert alike[0, 2] > 0.999 and alike[[0, 0, 1, 1], [1, 3, 2, 3]].abs().max() < 0.05
+    torch.testing.assert_close(noise.std(dim=1), 0.5 * 0.1 * u[:, 4], rtol=0.05, atol=0)
 
 
 def test_broken_files_say_what_is_wrong(tmp_path):
