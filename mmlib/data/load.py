@@ -212,8 +212,8 @@ def _describe(manifest: Manifest, names: Sequence[str], fitted: Preprocessing, s
     if manifest.target is not None:
         classes = fitted.target.classes
         lines.append(fitted.target.why + (f" ({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''})" if classes else ""))
-        lines += [f"warning: the classes {names} differ only in how they are written; if they are one class, write it in one way"
-                  for names in alike(classes or [])]
+        lines += [f"warning: the classes {names} differ only in how they are written; if they are "
+                  "one class, write it in one way" for names in alike(classes or [])]
     rows = np.flatnonzero(split != "")
     for name, sense in fitted.senses.items():
         missing = (~stores[name].row_present(rows)).sum()
