@@ -21,13 +21,14 @@ from mmlib import distributed
 FORMAT = 1
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 HISTORY, LOCK = "history.jsonl", ".lock"
-_held: set[tuple[str, int, int]] = set()     # folder, process and thread of each lock that is held here
+_held: set[tuple[str, int, int]] = set()     # folder, process and thread of each lock held here
 
 
 def tensor(value: Any) -> bool:
     """a dense tensor without NaN"""
-    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized and not value.is_complex()
-    return plain and not bool(value.isnan().any())
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_quantized or value.is_complex() or bool(value.isnan().any()))
 
 
 def number(value: Any) -> bool:
@@ -49,7 +50,9 @@ def plain(value: Any) -> bool:
     """plain data, as JSON has it"""
     if isinstance(value, dict):
         return all(isinstance(key, str) and plain(one) for key, one in value.items())
-    return all(map(plain, value)) if isinstance(value, list | tuple) else value is None or isinstance(value, str | int | float)
+    if isinstance(value, list | tuple):
+        return all(map(plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def optional(value: Any) -> bool:
@@ -58,40 +61,58 @@ def optional(value: Any) -> bool:
 
 
 FORM = {    # of what a run writes, see ``misfit``; other keys are their writers' own
-    "model": {str: tensor}, "best": {str: tensor}, "random": [{str: tensor}], "extra": plain, "config": plain, "history": [
-        {"epoch": whole, "seconds": finite, str: number}],
-    "optimizer": {"state": {int: {str: object}}, "param_groups": [{"params": [whole], str: object}], str: object},
-    "epoch": whole, "batch": whole, "step": whole, "best_epoch": whole, "batches": whole, "processes": whole,
-    "loss": finite, "count": finite, "seconds": finite, "best_value": optional, str: object}
+    "model": {str: tensor}, "best": {str: tensor}, "random": [{str: tensor}],
+    "optimizer": {"state": {int: {str: object}}, "param_groups": [{"params": [whole], str: object}],
+                  str: object},
+    "history": [{"epoch": whole, "seconds": finite, str: number}],
+    "extra": plain, "config": plain, "batches": whole, "processes": whole,
+    "epoch": whole, "batch": whole, "step": whole, "best_epoch": whole, "best_value": optional,
+    "loss": finite, "count": finite, "seconds": finite, str: object}
 
 
 def misfit(value: Any, form: Any, name: str) -> str | None:
     """Where ``value`` is not of ``form``, in words; None where it is.
 
-    A form is a type, or a test whose docstring says what is expected; [form] for a list of such; or a dict, by key: every key named
-    there must be there, and one that is not named must be of a type that stands among the keys.
+    A form is a type, or a test whose docstring says what is expected; or [form], a list of such;
+    or a dict of forms by key: every name there must be a key, and each other key must be of a
+    type that stands among the keys.
     """
-    if isinstance(form, list | dict):
-        if not isinstance(value, type(form)):
-            return f"{name} is a {type(value).__name__}, expected a {type(form).__name__}"
-        if isinstance(form, list):
-            parts = [(f"{name}[{i}]", one, form[0]) for i, one in enumerate(value)]
-        else:
-            missing = [key for key in form if isinstance(key, str) and key not in value]
-            if missing:
-                return f"{name} has no {missing[0]!r}"
-            parts = [(f"{name}, {key}", one, form.get(key) or next((form[kind] for kind in form if isinstance(kind, type)
-                                                                      and isinstance(key, kind)), None)) for key, one in value.items()]
-        return next((found for part in parts if (found := misfit(part[1], part[2], part[0]))), None)
+    if isinstance(form, list | dict) and not isinstance(value, type(form)):
+        return f"{name} is {_brief(value)}, expected a {type(form).__name__}"
+    if isinstance(form, list):
+        parts = [(f"{name}[{i}]", part, form[0]) for i, part in enumerate(value)]
+    elif isinstance(form, dict):
+        missing = [key for key in form if isinstance(key, str) and key not in value]
+        if missing:
+            return f"{name} has no {missing[0]!r}"
+        parts = [(f"{name}, {key}", part, _form_at(key, form)) for key, part in value.items()]
+    else:
+        return None if _fits(value, form) else f"{name} is {_brief(value)}, expected {_words(form)}"
+    return next((found for at, part, inner in parts if (found := misfit(part, inner, at))), None)
+
+
+def _form_at(key: Any, form: dict[Any, Any]) -> Any:
+    """The form of what stands at ``key``; None where no such key is expected."""
+    kinds = [form[kind] for kind in form if isinstance(kind, type) and isinstance(key, kind)]
+    return form.get(key, kinds[0] if kinds else None)
+
+
+def _fits(value: Any, form: Any) -> bool:
     try:
-        fits = form is not None and (isinstance(value, form) if isinstance(form, type) else form(value))
+        return isinstance(value, form) if isinstance(form, type) else form is not None and form(value)
     except Exception:       # a test on something of a kind that it does not know
-        fits = False
-    if fits:
-        return None
-    shown = repr(value)[:40] if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
-    expected = "no such key" if form is None else form.__name__ if isinstance(form, type) else form.__doc__
-    return f"{name} is {shown}, expected {expected}"
+        return False
+
+
+def _words(form: Any) -> str:
+    if form is None:
+        return "no such key"
+    return form.__name__ if isinstance(form, type) else form.__doc__
+
+
+def _brief(value: Any) -> str:
+    simple = isinstance(value, int | float | str | None)
+    return repr(value)[:40] if simple else f"a {type(value).__name__}"
 
 
 def as_json(value: Any, **style: Any) -> str:
@@ -137,7 +158,7 @@ def _write(path: Path, write: Callable[[BinaryIO], None], keep: Path | None) -> 
         left.unlink(missing_ok=True)
     temporary = path.parent / f".{path.name}-{secrets.token_hex(4)}.tmp"
     try:
-        with open(temporary, "xb") as file:     # who may read it is for the umask to say, as with every file
+        with open(temporary, "xb") as file:     # the umask says who may read it, as for any file
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -165,7 +186,9 @@ def _give_second_name(path: Path, name: Path) -> None:
 
 @contextmanager
 def locked(folder: str | Path | None) -> Iterator[None]:
-    """While this block runs, another that asks for the same folder gets a ValueError; its own thread may ask again. None: nothing is locked.
+    """While this block runs, another that asks for the same folder gets a ValueError.
+
+    The thread that holds the lock may ask for it again. None: nothing is locked.
 
     The lock is the system's (flock): it ends with its process, however that ends. Windows has no such call: there nothing is locked.
     Raises OSError, saying what to do, where the folder cannot be made or written to: now, rather than after the first epoch.
@@ -211,19 +234,25 @@ def exists(folder: str | Path) -> bool:
 
 
 def strangers(folder: str | Path) -> list[str]:
-    """Names in the folder that are of no run: none where there is a checkpoint, else all but what a run leaves before its first one."""
+    """Names of files in the folder that no run made.
+
+    None where there is a checkpoint; else all but what a killed run leaves before its first one.
+    """
     if exists(folder) or not Path(folder).is_dir():
         return []
-    return sorted(path.name for path in Path(folder).iterdir()
-                  if path.name not in (LOCK, "tensorboard") and not (path.name.startswith(".") and path.name.endswith(".tmp")))
+    names = [path.name for path in Path(folder).iterdir()]
+    left = [name for name in names if name.startswith(".") and name.endswith(".tmp")]
+    return sorted({*names} - {*left, LOCK, "tensorboard"})
 
 
 def check_free(folder: str | Path) -> None:
-    """Raise ValueError where a new run must not begin: there is one, or there are files that none has made."""
+    """Raise ValueError where a new run must not begin: over another run, or among other files."""
     if exists(folder):
-        raise ValueError(f"{folder} already holds a run: resume it (resume=True, --resume), or choose another folder")
+        raise ValueError(f"{folder} already holds a run: resume it (resume=True, --resume), or "
+                         "choose another folder")
     if found := strangers(folder):
-        raise ValueError(f"{folder} holds files that no run has made ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''}): "
+        shown = ", ".join(found[:3] + ["..."] * (len(found) > 3))
+        raise ValueError(f"{folder} holds files that no run has made ({shown}): "
                          "choose a new or an empty folder (out=, --out)")
 
 
@@ -233,8 +262,8 @@ def clear(folder: str | Path) -> None:
     Raises ValueError where there is a history that is of no run.
     """
     if HISTORY in strangers(folder):
-        raise ValueError(f"{Path(folder) / HISTORY} is there, and no checkpoint of its run: it would be overwritten; "
-                         "move it away, or choose another folder (out=, --out)")
+        raise ValueError(f"{Path(folder) / HISTORY} is there, and no checkpoint of its run: it would "
+                         "be overwritten; move it away, or choose another folder (out=, --out)")
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in (PREVIOUS, NAME, HISTORY):
         (Path(folder) / name).unlink(missing_ok=True)
@@ -244,8 +273,9 @@ def load(folder: str | Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     """What ``save`` wrote, on the CPU. "best" holds the weights to use, "extra" what the caller of ``fit`` gave.
 
     Reads data only: no code in the file is ever run. Raises ValueError naming the file when it is missing, damaged,
-    not one of mmlib's, of a newer format, without a key that is ``needed``, or with something in it that no run writes (a weight that
-    is NaN is named), and says whether the checkpoint before it can be used instead.
+    not one of mmlib's, of a newer format, without a key that is ``needed``, or with something in it
+    that no run writes (a weight that is NaN is named), and says whether the checkpoint before it
+    can be used instead.
     """
     path = Path(folder) / NAME
     if not exists(folder):
@@ -272,15 +302,17 @@ def _read(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
         state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than plain data, so it is not read: mmlib writes no such file") from error
-    except Exception as error:      # zip, zlib, lzma, pickle and torch have an error for each kind of damage, and they share no class
-        raise ValueError(f"{path} is damaged, or not a checkpoint ({str(error) or type(error).__name__})") from error
+    except Exception as error:      # zip, zlib, lzma, pickle and torch: their errors share no class
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} is damaged, or not a checkpoint ({reason})") from error
     if damaged:
         raise ValueError(f"{path} is damaged (checksum of {damaged})")
     if not isinstance(state, dict) or "format" not in state:
         raise ValueError(f"{path} was not written by mmlib: it has no format number; expected a file of mmlib.checkpoint.save")
     if not whole(state["format"]) or state["format"] != FORMAT:
         raise ValueError(f"{path} has format {state['format']}, this mmlib reads format {FORMAT}: use the mmlib that wrote it")
-    found = misfit(state, {key: form for key, form in FORM.items() if key in state or key in needed or key is str}, "it")
+    wanted = {*state, *needed, str}
+    found = misfit(state, {key: form for key, form in FORM.items() if key in wanted}, "it")
     if found:
         raise ValueError(f"{path} does not hold what a run writes: {found.removeprefix('it, ')}")
     return state
@@ -325,7 +357,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """The other way round. Raises ValueError where ``saved`` is of another optimizer, or of other weights."""
+    """The other way round. Raises ValueError where it is of another optimizer, or other weights."""
     _check_optimizer(optimizer, saved)
     optimizer.load_state_dict(saved)
     for parameter, one in optimizer.state.items():
@@ -337,20 +369,26 @@ def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any])
 def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """``load_state_dict`` takes almost anything; the first step then fails, or does not."""
     groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
-    kinds, expected = ([{name: type(value) if isinstance(value, float) or not plain(value) else value for name, value in group.items()}
-                        for group in part] for part in (groups, own))       # numbers may differ: the learning rate does
-    if kinds != expected or [group["params"] for group in groups] != [group["params"] for group in own]:
-        raise ValueError("the checkpoint is of another optimizer: its groups of weights have other members or settings; "
-                         "build it as it was, or start a new run in another folder")
+    if list(map(_settings, groups)) != list(map(_settings, own)):
+        raise ValueError("the checkpoint is of another optimizer: its groups of weights have other "
+                         "members or settings; build it as it was, or start a new run elsewhere")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         return                  # only of these is it known here what they keep
     for place, moments in saved["state"].items():
         shape = tuple(parameters[place].shape) if 0 <= place < len(parameters) else "unknown"
-        found = {key: tuple(value.shape) if tensor(value) and value.is_floating_point() else None for key, value in moments.items()}
+        fine = {key for key, one in moments.items() if tensor(one) and one.is_floating_point()}
+        found = {key: tuple(moments[key].shape) if key in fine else None for key in moments}
         third = {"max_exp_avg_sq": shape} if own[0]["amsgrad"] else {}
         if found != {"step": (), "exp_avg": shape, "exp_avg_sq": shape} | third:
-            raise ValueError(f"the checkpoint's optimizer does not fit weight {place}, of shape {shape}: it is of another model")
+            raise ValueError(f"the checkpoint's optimizer does not fit weight {place}, of shape "
+                             f"{shape}: it is of another model")
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same in a group of weights. Floats may differ: the learning rate changes."""
+    return {name: type(value) if isinstance(value, float) or not plain(value) else value
+            for name, value in group.items()}
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -368,4 +406,5 @@ def set_random_state(device: torch.device, saved: dict[str, Tensor]) -> None:
         if device.type in saved and device.type != "cpu":
             torch.get_device_module(device).set_rng_state(saved[device.type])
     except (RuntimeError, TypeError, KeyError) as error:
-        raise ValueError(f"the checkpoint's state of torch's random generator is none ({error}): start a new run") from error
+        raise ValueError(f"the checkpoint's state of torch's random generator is none ({error}): "
+                         "start a new run") from error

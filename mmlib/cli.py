@@ -90,7 +90,8 @@ def train(arguments: argparse.Namespace) -> None:
     if distributed.rank() > 0:
         return
     text = checkpoint.as_json(run.metrics, indent=2)
-    checkpoint.write_atomically(asked.out / "metrics.json", lambda file: file.write(f"{text}\n".encode()))  # first: figures may fail
+    # before the figures, which may fail
+    checkpoint.write_atomically(asked.out / "metrics.json", lambda file: file.write(f"{text}\n".encode()))
     plots.save(run.history.plot(), asked.out / "curve.png")
     if run.confusion is not None:
         plots.save(plots.confusion(run.confusion, run.predictor.classes), asked.out / "confusion.png")
@@ -108,7 +109,8 @@ def warn_of_leaks(recipe: recipes.Recipe) -> None:
 def evaluate(arguments: argparse.Namespace) -> None:
     """The evaluate command."""
     predictor = recipes.load(arguments.folder, arguments.device)
-    scores = predictor.evaluate(arguments.manifest, arguments.split, arguments.on_error, arguments.allow_outside)
+    scores = predictor.evaluate(arguments.manifest, arguments.split, arguments.on_error,
+                                arguments.allow_outside)
     print(checkpoint.as_json(scores, indent=2))
 
 
@@ -119,17 +121,19 @@ def predict(arguments: argparse.Namespace) -> None:
     if arguments.manifest is None:
         print(checkpoint.as_json(predictor.predict(**senses), ensure_ascii=False))
         return
-    answers = predictor.predict_manifest(arguments.manifest, arguments.allow_outside,
-                                         arguments.on_error)
-    print("[\n" + ",\n".join(checkpoint.as_json(answer, ensure_ascii=False) for answer in answers) + "\n]")
+    answers = predictor.predict_manifest(
+        arguments.manifest, arguments.allow_outside, arguments.on_error
+    )
+    lines = [checkpoint.as_json(answer, ensure_ascii=False) for answer in answers]
+    print("[\n" + ",\n".join(lines) + "\n]")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 done, 1 failed (the reason on stderr), 2 wrong usage. What it prints is UTF-8, whatever the system's own is."""
+    """Run one command; 0 done, 1 failed (the reason on stderr), 2 wrong usage. It prints UTF-8."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):              # a class 狗 must not end a run because the output goes into a file on Windows
+        if hasattr(stream, "reconfigure"):      # on Windows a file is cp1252, which has no 狗
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    warnings.filterwarnings("ignore", module=r"PIL\.")    # they name no file; what cannot be read is named by mmlib
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; the errors of mmlib do
     commands = parser()
     arguments = commands.parse_args(argv)
     if getattr(arguments, "resume", False) and arguments.out is None:

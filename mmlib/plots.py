@@ -16,8 +16,9 @@ import numpy as np
 from mmlib.alt_text import speaking
 
 COLOURS = {"image": "#0072B2", "text": "#E69F00", "audio": "#009E73", "all": "#CC79A7"}
-CJK = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback",
-       "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Noto Sans CJK JP", "Malgun Gothic", "Arial Unicode MS")
+CJK = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei",
+       "WenQuanYi Micro Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB",
+       "Microsoft YaHei", "SimHei", "Noto Sans CJK JP", "Malgun Gothic", "Arial Unicode MS")
 GREY, INK, DPI = "#8A8A8A", "#222222", 100
 STYLE = {"figure.facecolor": "white", "axes.facecolor": "white", "font.size": 10, "font.family": "DejaVu Sans", "text.color": INK,
          "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
@@ -27,12 +28,13 @@ STYLE = {"figure.facecolor": "white", "axes.facecolor": "white", "font.size": 10
 def save(figure: Any, path: str | Path) -> None:
     """Write the figure; the same figure gives the same bytes."""
     with _no_word_on_missing_glyphs():
-        figure.savefig(path, dpi=DPI, bbox_inches="tight", metadata={"Software": None} if str(path).endswith(".png") else None)
+        figure.savefig(path, dpi=DPI, bbox_inches="tight",
+                       metadata={"Software": None} if str(path).endswith(".png") else None)
 
 
 @contextmanager
 def _no_word_on_missing_glyphs() -> Iterator[None]:
-    """A label in a script that no font here has is drawn as boxes; the names stand in the tables, and a line for each sign helps nobody."""
+    """No warning for each character that no font of this machine has; it is drawn as a box."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         yield
@@ -40,7 +42,7 @@ def _no_word_on_missing_glyphs() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _families() -> list[str]:
-    """Fonts for labels of users: the usual one, then what this machine has for Chinese, Japanese and Korean."""
+    """The usual font, then those that this machine has for Chinese, Japanese and Korean."""
     from matplotlib.font_manager import fontManager
 
     there = set(fontManager.get_font_names())
@@ -101,7 +103,8 @@ def confusion(matrix: Any, names: Sequence[str]) -> Any:
     labels = [textwrap.shorten(str(names[i]), 24, placeholder="...") for i in places]
     as_written = {} if all(map(str.isascii, labels)) else {"fontfamily": _families()}
     as_written["parse_math"] = False                        # '$5_$10' is a name, not a formula
-    axes.set_xticks(places, labels, rotation=90 if max(map(len, labels)) > 3 and len(labels) > 3 else 0, **as_written)
+    turned = max(map(len, labels)) > 3 and len(labels) > 3
+    axes.set_xticks(places, labels, rotation=90 if turned else 0, **as_written)
     axes.set_yticks(places, labels, **as_written)
     axes.set(xlabel="predicted", ylabel="true")
     if len(names) <= 20:

@@ -81,15 +81,16 @@ def regress(recipe: Recipe) -> Run:
 def train(recipe: Recipe) -> Run:
     """Train a classifier or a regressor, as the target column says (or ``recipe.task``).
 
-    Raises ValueError, naming file, row and column, for anything wrong with the manifest; see ``load_data`` and ``fit``. Without
-    ``resume`` the folder ``out`` must be new, or empty: nothing that is there is overwritten.
+    Raises ValueError, naming file, row and column, for anything wrong with the manifest; see ``load_data`` and ``fit``.
+    Without ``resume`` the folder ``out`` must be new, or empty: nothing there is overwritten.
     """
     if recipe.fusion not in FUSIONS:
         raise ValueError(f"fusion is {recipe.fusion!r}, expected one of {sorted(FUSIONS)}")
     distributed.join(recipe.device)
-    with checkpoint.locked(recipe.out if distributed.rank() == 0 else None):    # from the look at it until the last checkpoint
-        if recipe.out is not None and not (recipe.resume and checkpoint.exists(recipe.out)) and distributed.rank() == 0:
-            checkpoint.check_free(recipe.out)
+    out = recipe.out if distributed.rank() == 0 else None
+    with checkpoint.locked(out):        # from this look at the folder until the last checkpoint
+        if out is not None and not (recipe.resume and checkpoint.exists(out)):
+            checkpoint.check_free(out)
         return _train(recipe)
 
 

@@ -40,7 +40,8 @@ def plan(data: Data, fusion: str = "sum", dim: int = DIM, lr: float = LR, dropou
            f"(about {3 * budget:.2g} minutes of one core, but 5 to {MOST_EPOCHS} epochs)")
     spec = {"encoders": encoders, "fusion": fusion, "dim": dim, "dropout": dropout, "epochs": epochs, "lr": lr, "why": why}
     if data.counts is None:
-        return spec | {"task": "numbers", "mean": fitted.target.mean - fitted.target.centre, "std": fitted.target.std}
+        target = fitted.target
+        return spec | {"task": "numbers", "mean": target.mean - target.centre, "std": target.std}
     return spec | {"task": "classes", "prior": data.counts}
 
 

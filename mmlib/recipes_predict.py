@@ -171,9 +171,11 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     Raises ValueError when the folder has no checkpoint, or one that is damaged or of another kind.
     """
     state = checkpoint.load(folder, needed=("best", "extra"))
-    extra, broken = state["extra"], [name for name, value in state["best"].items() if not value.isfinite().all()]
+    extra = state["extra"]
+    broken = [name for name, value in state["best"].items() if not value.isfinite().all()]
     if broken:
-        raise ValueError(f"{folder}: weight {broken[0]!r} is not finite, so every answer would be NaN: train again")
+        raise ValueError(f"{folder}: weight {broken[0]!r} is not finite, so the answers mean nothing: "
+                         "train again")
     if not {"spec", "preprocessing"} <= set(extra):
         raise ValueError(f"{folder} was made by fit(..., out=), which keeps the weights, not what the model is built of: build the model "
                          "as it was, and use mmlib.load_weights(model, folder)")
@@ -185,7 +187,8 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
         _try_out(predictor)
     except Exception as error:      # what something else wrote may fail in any way
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{folder}: the model cannot be built from what its checkpoint says of it ({reason}): train again") from error
+        raise ValueError(f"{folder}: the model cannot be built from its checkpoint ({reason}): "
+                         "train again") from error
     return predictor
 
 
@@ -194,27 +197,32 @@ def _few(value: Any) -> bool:
     return checkpoint.whole(value) and value <= 10_000
 
 
-SPEC = {"encoders": {str: {"kind": str, str: _few}}, "fusion": str, "dim": _few, "dropout": checkpoint.finite, "task": str, str: object}
+SPEC = {"encoders": {str: {"kind": str, str: _few}}, "fusion": str, "dim": _few, "task": str,
+        "dropout": checkpoint.finite, str: object}
 
 
 def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
-    """Raise ValueError where a model and its preprocessing are not made for each other; before the model takes memory."""
+    """Raise ValueError where model and preprocessing do not fit; before the model takes memory."""
     if found := checkpoint.misfit(spec, SPEC, "spec"):
         raise ValueError(found)
     kinds = {name: part["kind"] for name, part in spec["encoders"].items()}
-    words = {name: part.get("vocab_size") for name, part in spec["encoders"].items() if part["kind"] == "text"}
+    sizes = {name: part.get("vocab_size") for name, part in spec["encoders"].items()
+             if part["kind"] == "text"}
     classes = len(spec["prior"]) if spec["task"] == "classes" else None
-    for what, of_model, of_data in (("senses", kinds, {name: sense.kind for name, sense in fitted.senses.items()}),
-                                    ("tokens", words, {name: len(vocabulary) for name, vocabulary in fitted.vocabularies.items()}),
-                                    ("classes", classes, fitted.target.classes and len(set(fitted.target.classes)))):
+    names, words = fitted.target.classes, fitted.vocabularies
+    for what, of_model, of_data in (
+            ("modalities", kinds, {name: sense.kind for name, sense in fitted.senses.items()}),
+            ("vocabulary sizes", sizes, {name: len(vocabulary) for name, vocabulary in words.items()}),
+            ("number of classes", classes, None if names is None else len(set(names)))):
         if of_model != of_data:
             raise ValueError(f"the model has the {what} {of_model}, its preprocessing {of_data}")
 
 
 def _try_out(predictor: Predictor) -> None:
-    """Ask about a sample that has every sense: whatever is missing or wrong shows now, not at the first real question."""
+    """Ask about a sample that has every modality: what is wrong shows now, not at the first use."""
     values = {"image": np.zeros((2, 2), np.uint8), "text": "a", "audio": np.zeros(160)}
-    answer = predictor.predict(**{name: values[sense.kind] for name, sense in predictor.preprocessing.senses.items()})
+    senses = predictor.preprocessing.senses
+    answer = predictor.predict(**{name: values[sense.kind] for name, sense in senses.items()})
     numbers = [answer["value"]] if predictor.classes is None else answer["probabilities"].values()
     if not all(map(checkpoint.finite, numbers)):
         raise ValueError("its answers are not finite")

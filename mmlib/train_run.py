@@ -18,7 +18,8 @@ from mmlib.alt_text import speaking
 FREE = ("progress", "tensorboard", "checkpoint_every", "device", "keep_freed_memory")   # settings that a resumed run may change
 POSITION = ("epoch", "batch", "step", "loss", "count", "best_value", "best_epoch")
 
-NEEDED = (*POSITION, "extra", "config", "batches", "processes", "model", "best", "optimizer", "random", "history", "seconds")   # to go on
+NEEDED = (*POSITION, "extra", "config", "batches", "processes", "model", "best", "optimizer", "random",
+          "history", "seconds")     # in a checkpoint, to go on from it
 
 
 class History(list):
@@ -153,8 +154,9 @@ class Run:
         self.stopped = saved.get("stopped", False)      # a checkpoint of an older mmlib does not say
         self.history, self.best, self.seconds = History(saved["history"]), saved["best"], saved["seconds"]
         if len(saved["random"]) != saved["processes"]:
-            raise ValueError(f"cannot resume the run in {self.out}: it has {len(saved['random'])} states of torch's generators, "
-                             f"expected one for each process ({saved['processes']})")
+            raise ValueError(f"cannot resume the run in {self.out}: it has {len(saved['random'])} "
+                             "states of torch's generators, expected one for each process "
+                             f"({saved['processes']})")
         self.random = saved["random"][distributed.rank()] if self.batch else None
 
     def restore_weights(self, model: nn.Module) -> None:

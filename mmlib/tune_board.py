@@ -143,12 +143,16 @@ def _misfit(trial: Any, number: int) -> str | None:
     """Where a line of trials.jsonl is no trial, or not the one of this number."""
     finite, whole, optional = checkpoint.finite, checkpoint.whole, checkpoint.optional
     found = checkpoint.misfit(trial, {
-        "number": whole, "state": _state, "loss": optional, "scores": {str: optional}, "epochs": whole, "seconds": finite,
+        "number": whole, "state": _state, "loss": optional, "scores": {str: optional}, "epochs": whole,
+        "seconds": finite,
         "losses": [finite], "reason": str, "marks": _marks,
-        "settings": {"fusion": str, "dim": whole, "lr": finite, "dropout": finite, "hide": finite}}, f"line {number + 2}")
-    if not found and (trial["number"] != number or (trial["state"] == DONE and trial["loss"] is None)):
+        "settings": {"fusion": str, "dim": whole, "lr": finite, "dropout": finite, "hide": finite},
+    }, f"line {number + 2}")
+    if found:
+        return found
+    if trial["number"] != number or (trial["state"] == DONE and trial["loss"] is None):
         return f"line {number + 2} is not trial {number}, with a loss where it is done"
-    return found
+    return None
 
 
 def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
@@ -163,7 +167,8 @@ def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
     found = checkpoint.misfit(before, {str: object}, "line 1") or next(
         (words for i, trial in enumerate(trials) if (words := _misfit(trial, i))), None)
     if found:
-        raise ValueError(f"{path} is damaged, or no search of this version: {found}; choose another folder")
+        raise ValueError(f"{path} is damaged, or no search of this version: {found}; "
+                         "choose another folder")
     done = [Trial(**trial) for trial in trials]
     before = {"batch_size": BATCH} | before      # that of every search before one could choose
     for name, now in identity.items():

@@ -255,7 +255,7 @@ def test_infinity_in_a_buffer_of_a_model_of_ones_own_is_its_own_affair(tmp_path)
 
 def test_a_folder_that_fit_wrote_says_what_to_do_with_it(tmp_path, capsys):
     fit(model := Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
-    with pytest.raises(ValueError, match=r"was written by fit\(\.\.\., out=\).*build the model.*set_weights"):
+    with pytest.raises(ValueError, match=r"was written by fit\(\.\.\., out=\).*Build the model.*set_weights"):
         load(tmp_path)
     assert main(["predict", str(tmp_path), "--text", "a"]) == 1 and "Traceback" not in capsys.readouterr().err
     other = Tiny()

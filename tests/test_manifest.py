@@ -209,7 +209,7 @@ def test_numbers_that_differ_beyond_float32_are_told_apart_and_those_beyond_floa
     assert len(set(target.encode(times).tolist())) == len(set(times))
     np.testing.assert_allclose(target.encode(times).double().numpy() + target.centre, exact, rtol=0, atol=1e-4)
     assert read_target([f"{i / 7}" for i in range(100)], "numbers").centre == 0         # what float32 can hold stays as it is
-    with pytest.raises(ValueError, match="differ by .* beyond the digits .* take away what all have in common"):
+    with pytest.raises(ValueError, match="differ by .* beyond the digits .* subtract what they have in common"):
         read_target(["1e16", "10000000000000002", "1e16"], "numbers")
 
 

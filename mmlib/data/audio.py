@@ -15,7 +15,7 @@ from torch import Tensor
 
 RATE = 16_000
 WINDOW = 4 * RATE  # a longer clip is cut at random in training and becomes several windows in evaluation
-LOWEST = 100       # Hz: below, there is nothing to hear, and a few bytes would become minutes of sound
+LOWEST = 100       # Hz: below, there is nothing to hear, and a few bytes become minutes of sound
 HOURS = 4          # a longer clip is refused: its header lies about its rate or length, or it needs gigabytes
 
 
@@ -23,7 +23,7 @@ def read_audio(source: Any, rate: int | None = None) -> Tensor:
     """A path, or samples at ``rate`` Hz (16,000 unless told; (L,), (L, channels) or (channels, L), float or integer) -> (L,) float32.
 
     A file is opened by what it holds, not by its name: MP3 data in a .wav file is read. Channels are averaged.
-    Raises ValueError with the reason: no sound file, no samples, over four hours, under 100 Hz, NaN in it.
+    Raises ValueError with the reason: no sound file, no samples, over 4 hours, below 100 Hz, NaN.
     """
     if not isinstance(source, (str, Path)):
         return _to_mono(_from_array(source), RATE if rate is None else rate)
@@ -35,15 +35,20 @@ def read_audio(source: Any, rate: int | None = None) -> Tensor:
     except MemoryError as error:
         raise ValueError("the clip does not fit into memory") from error
     except (OSError, soundfile.SoundFileError) as error:
-        raise ValueError(f"not a sound file that can be read ({str(error).rpartition(': ')[2]})") from error
+        reason = str(error).rpartition(": ")[2]
+        raise ValueError(f"not a sound file that can be read ({reason})") from error
     except ValueError:
         raise
-    except Exception as error:          # whatever else a decoder may think of
-        raise ValueError(f"the clip cannot be decoded ({str(error) or type(error).__name__})") from error
+    except Exception as error:          # a decoder may raise anything
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"the clip cannot be decoded ({reason})") from error
 
 
 class _File(io.BufferedReader):
-    """A file in which a damaged header may send libsndfile anywhere: an error inside its calls would be printed, not raised."""
+    """A file in which a damaged header may send libsndfile to a place that does not exist.
+
+    An error inside its calls would be printed, not raised.
+    """
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         """The place reached: where there is no such place, the one before."""
@@ -54,7 +59,10 @@ class _File(io.BufferedReader):
 
 
 class _Quiet:
-    """While a thread is in this block, nothing reaches the process's standard error: libmpg123 writes notes there, of no named file."""
+    """While a thread is in this block, nothing reaches the standard error of the process.
+
+    libmpg123 writes its notes there, without the name of the file.
+    """
 
     def __init__(self) -> None:
         self.lock, self.inside, self.kept = threading.Lock(), 0, -1
@@ -79,7 +87,7 @@ _QUIET = _Quiet()
 
 
 def _quiet(file: io.BufferedReader) -> AbstractContextManager:
-    """That block for an MPEG stream, which is the one to make notes; everything else keeps its standard error."""
+    """``_QUIET`` for an MPEG stream, which alone makes notes; other files need no such thing."""
     start = file.peek(3)[:3]
     mpeg = start == b"ID3" or (start[:1] == b"\xff" and start[1:2] >= b"\xe0")
     return _QUIET if mpeg and sys.__stderr__ is not None else nullcontext()
@@ -110,12 +118,14 @@ def read_header(path: str | Path) -> Any:
         with _File(io.FileIO(path)) as file, _quiet(file):
             return soundfile.info(file)
     except Exception as error:          # as in ``read_audio``
-        raise ValueError(f"not a sound file that can be read ({str(error) or type(error).__name__})") from error
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"not a sound file that can be read ({reason})") from error
 
 
 def _read_file(path: str | Path) -> tuple[np.ndarray, int]:
     import soundfile
-    with _File(io.FileIO(path)) as file, _quiet(file), soundfile.SoundFile(file) as sound:  # a file object has no name to be misled by
+    # a file object has no name to be misled by
+    with _File(io.FileIO(path)) as file, _quiet(file), soundfile.SoundFile(file) as sound:
         _check_length(sound.frames, sound.samplerate)
         return sound.read(dtype="float32", always_2d=True), sound.samplerate
 

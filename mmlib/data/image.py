@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIZES = (32, 64, 96, 128)
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs does not name the file; the errors here do
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # it names no file; the errors here do
 
 
 def read_image(source: Any, size: int) -> Tensor:
@@ -34,8 +34,9 @@ def read_image(source: Any, size: int) -> Tensor:
             raise ValueError("not a picture in any format that Pillow reads") from error
         except MemoryError as error:
             raise ValueError("the picture does not fit into memory") from error
-        except Exception as error:      # each decoder has errors of its own: RuntimeError (AVIF), NotImplementedError (DDS), ...
-            raise ValueError(f"the picture cannot be decoded ({str(error) or type(error).__name__})") from error
+        except Exception as error:      # each decoder has its own: RuntimeError (AVIF), ...
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"the picture cannot be decoded ({reason})") from error
     if not isinstance(source, Image.Image):
         source = _from_array(source)
     return _square(source, size)
@@ -48,7 +49,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.size
     except Exception as error:          # as in ``read_image``
-        raise ValueError(f"not a picture that can be read ({str(error) or type(error).__name__})") from error
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"not a picture that can be read ({reason})") from error
 
 
 def choose_size(sizes: Sequence[tuple[int, int]]) -> int:
@@ -82,7 +84,7 @@ def _turn(image: "Image") -> Any:
     from PIL.Image import Transpose
     try:
         orientation = image.getexif().get(0x0112)
-    except Exception:               # a broken tag says nothing, in any of many ways; the picture may be whole
+    except Exception:               # a broken tag says nothing; the picture may be whole
         return None
     return {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
             6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}.get(orientation)

@@ -250,8 +250,8 @@ def _describe(manifest: Manifest, names: Sequence[str], fitted: Preprocessing, s
     if manifest.target is not None:
         classes = fitted.target.classes
         lines.append(fitted.target.why + (f" ({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''})" if classes else ""))
-        lines += [f"warning: the classes {names} differ only in how they are written; if they are one class, write it in one way"
-                  for names in alike(classes or [])]
+        lines += [f"warning: the classes {names} differ only in how they are written; if they are "
+                  "one class, write it in one way" for names in alike(classes or [])]
     for name, classes in _missing_classes(manifest, fitted.target, split, loaders).items():
         lines.append(f"warning: split {name!r} has no row of class {_brief(classes)}")
     rows = np.flatnonzero(split != "")

@@ -145,7 +145,7 @@ class Loader:
         except (ConnectionError, EOFError) as error:    # one of them died while it handed a batch over
             time.sleep(1)                               # in this time torch raises its own error, which names the process
             raise RuntimeError("a DataLoader worker has ended too soon.") from error
-        except ValueError as error:                     # a bad file: torch has put the worker's traceback before its reason
+        except ValueError as error:     # a bad file: before its reason stands the worker's traceback
             raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from error
         self._pool = pool
 

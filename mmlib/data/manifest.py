@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
-LONGEST = 10_000_000    # characters of a cell; the csv module's own limit is 131,072, which an honest text may have
+LONGEST = 10_000_000    # characters of a cell; an honest text may exceed csv's own limit of 131,072
 KINDS = ("image", "text", "audio")
 SPLIT_NAMES = {"training": "train", "dev": "val", "development": "val", "valid": "val", "validation": "val", "testing": "test"}
 

@@ -34,11 +34,11 @@ def to_int16(clip: Tensor) -> Tensor:
 
 @dataclass
 class Origin:
-    """Where the files of a store are named, for messages, and how they were when first read: both (files,), size and time of change."""
+    """Where the files of a store are named, for messages, and how they were when first read."""
 
     column: str
     rows: Sequence[str]           # of the manifest: 'line 7'
-    stamps: np.ndarray | None = None
+    stamps: np.ndarray | None = None    # (files, 2) int64: size and time of the last change
 
 
 @dataclass
@@ -143,9 +143,9 @@ Store = Pictures | Sounds | Texts
 
 
 def _load(store: Pictures | Sounds, index: int, read: Callable[[str], Tensor]) -> Tensor:
-    """One file from disk. Read again, it must be as it was the first time: else a ValueError names row and column."""
+    """One file from disk; ValueError naming row and column where it is not as it was first read."""
     path, origin = store.paths[index], store.origin
-    if origin is None or origin.stamps is None:      # the first time, when all that is bad is listed together
+    if origin is None or origin.stamps is None:     # the first time, all bad files are listed together
         return read(path)
     try:
         if _stamp(path) != tuple(origin.stamps[index]):
@@ -154,7 +154,8 @@ def _load(store: Pictures | Sounds, index: int, read: Callable[[str], Tensor]) -
     except (ValueError, OSError) as error:
         row = origin.rows[np.flatnonzero(store.where == index)[0]]
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{row}, column {origin.column!r}, {path!r}: {reason}; put it back as it was and go on, or train anew") from error
+        raise ValueError(f"{row}, column {origin.column!r}, {path!r}: {reason}; put it back as it "
+                         "was and go on, or train again from the start") from error
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -231,13 +232,14 @@ def decode(store: Pictures | Sounds, keep: bool, progress: bool = False) -> dict
     return reasons
 
 
-def _read_all(store: Pictures | Sounds, progress: bool) -> Iterator[tuple[Tensor | ValueError, tuple[int, int]]]:
+def _read_all(store: Pictures | Sounds,
+              progress: bool) -> Iterator[tuple[Tensor | ValueError, tuple[int, int]]]:
     """Each file's content, or what is wrong with it, and its stamp."""
     from tqdm.auto import tqdm
 
     def read(index: int) -> tuple[Tensor | ValueError, tuple[int, int]]:
         try:
-            stamp = _stamp(store.paths[index])      # before it is read: a change in the meantime is seen
+            stamp = _stamp(store.paths[index])      # before reading, so that a later change is seen
             return store.load(index), stamp
         except (ValueError, OSError) as error:      # the readers make a reason of anything else
             return error if isinstance(error, ValueError) else ValueError(str(error)), (0, 0)

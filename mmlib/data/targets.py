@@ -11,15 +11,16 @@ from torch import Tensor
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 LARGEST = 1e37  # of numbers: beyond, they and their differences are infinite in float32
-STEPS = 1000         # of the last digit: what a deviation must have for differences to be told apart
+STEPS = 1000  # so many units of the last digit a deviation must have, for numbers to differ
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be predicted: one of ``classes``, or a number (``classes`` None) with this training mean and deviation.
+    """One of ``classes``, or a number (``classes`` None) with this training mean and deviation.
 
-    float32 has seven digits: where numbers differ only beyond them (times of a clock: 1,700,000,000 and a few seconds) ``centre``, their
-    mean, is taken off in float64, and the model's world is what is left. Added to its answer, it gives the number back.
+    float32 has seven digits. Where numbers differ only beyond them (times: 1,700,000,000 and a few
+    seconds), ``centre`` is their mean: it is subtracted in float64, the model predicts what is
+    left, and ``centre`` is added to its answer. Elsewhere it is 0.
     """
 
     classes: list[str] | None
@@ -31,7 +32,8 @@ class Target:
     def encode(self, values: Sequence[str]) -> Tensor:
         """(N,) int64 class indices, or float32 numbers less ``centre``."""
         if self.classes is None:
-            return torch.tensor([float(value) - self.centre for value in values], dtype=torch.float32)
+            numbers = [float(value) - self.centre for value in values]
+            return torch.tensor(numbers, dtype=torch.float32)
         index = {name: i for i, name in enumerate(self.classes)}
         return torch.tensor([index[value] for value in values], dtype=torch.int64)
 
@@ -72,22 +74,26 @@ def _numbers(values: Sequence[str], column: str, why: str) -> Target:
         raise ValueError(f"target column {column!r} has one value in the training rows: {values[0]!r}; there is nothing to learn")
     mean, std, largest = float(numbers.mean()), float(numbers.std()), np.abs(numbers).max()
     if std < STEPS * np.finfo(np.float64).eps * largest:
-        raise ValueError(f"target column {column!r} has numbers around {mean:.6g} that differ by {std:.2g} only, beyond the digits that a "
-                         "computer keeps: take away what all have in common")
+        raise ValueError(f"target column {column!r} has numbers around {mean:.6g} that differ by "
+                         f"only {std:.2g}, beyond the digits of float64: subtract what they have in common")
     fine = std >= STEPS * np.finfo(np.float32).eps * largest
-    return Target(None, mean, std, f"{column}: numbers, since all are numbers and {why}", 0.0 if fine else mean)
+    why = f"{column}: numbers, since all are numbers and {why}"
+    return Target(None, mean, std, why, 0.0 if fine else mean)
 
 
 def alike(classes: Sequence[str]) -> list[str]:
-    """Lists, in words, of classes that may be one: they differ only in case, spaces, Unicode form (e with its accent as one sign or two)
-    or as 1 and 1.0. What would look the same is shown by its codes.
+    """Classes that may be one, in words: they differ in case, spaces, Unicode form, or as 1 and 1.0.
+
+    Classes that look the same (an accent as a sign of its own, or not) are shown by their codes.
     """
     groups: dict[str, list[str]] = {}
     for name in classes:
         plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
         groups.setdefault(repr(float(plain)) if _is_number(plain) else plain, []).append(name)
-    return [" and ".join(map(repr if len({unicodedata.normalize("NFKC", name) for name in names}) == len(names) else ascii, names))
-            for names in groups.values() if len(names) > 1]
+    several = [names for names in groups.values() if len(names) > 1]
+    looks = [{unicodedata.normalize("NFKC", name) for name in names} for names in several]
+    return [" and ".join(map(repr if len(look) == len(names) else ascii, names))
+            for names, look in zip(several, looks)]
 
 
 def check_target(target: Target, values: Sequence[str], splits: Sequence[str], column: str) -> None:
