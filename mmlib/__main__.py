@@ -1,6 +1,6 @@
 """``python -m mmlib``: the command line, see ``mmlib.cli``."""
 import sys
 
-from mmlib.cli import main
+from mmlib.cli.main import main
 
 sys.exit(main())

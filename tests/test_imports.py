@@ -1,7 +1,9 @@
 """The direction of imports, read from the source; and what `import mmlib` must not load."""
+
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,86 +11,200 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mmlib"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Each group may import itself and the groups named; `data`, `train` and the rest never see a model.
-GROUPS = {
-    "alt_text": ["alt_text"],                   # every figure speaks
-    "core": ["core"],
-    "layers": ["layers"],
-    "parts": ["encoders", "fusion", "heads"],
-    "models": ["models"],
-    "trace": ["trace"],
-    "lessons": ["exercises", "parity"],         # only notebooks and tests import them
-    "loop": ["data", "worlds", "metrics", "train", "checkpoint", "memory", "distributed"],
-    "recipes": ["recipes"],
-    "judges": ["report", "leaks", "tune", "robust"],
-    "plots": ["plots", "widgets"],
-    "top": ["cli", "__main__", "__init__"],
-}
+# What each file or folder of the package may import besides itself: DESIGN, section 1.
+PARTS = {"core", "layers", "language", "encoders", "fusion", "heads", "models"}
+BELOW = {"files", "machine", "data", "metrics", "train", "plots", "tracing"}
 ALLOWED = {
-    "alt_text": {"alt_text"},
-    "core": {"core"},
-    "layers": {"core", "layers"},
-    "parts": {"core", "layers", "parts"},
-    "models": {"core", "layers", "parts", "models"},
-    "trace": {"alt_text", "core", "trace"},
-    "lessons": {"core", "layers", "parts", "models", "loop", "lessons"},
-    "loop": {"alt_text", "core", "trace", "loop"},
-    "recipes": {"core", "layers", "parts", "models", "loop", "recipes"},
-    "judges": {"core", "layers", "parts", "models", "trace", "loop", "recipes", "judges", "plots"},
-    "plots": {"alt_text", "core", "loop", "plots"},
-    "top": set(GROUPS),
+    "core": set(),
+    "files": set(),
+    "machine": {"core"},
+    "layers": {"core"},
+    "language": {"core", "layers"},
+    "encoders": {"core", "layers", "language"},
+    "fusion": {"core", "layers", "language"},
+    "heads": {"core", "layers", "language"},
+    "models": {"core", "layers", "encoders", "fusion", "heads"},
+    "metrics": set(),
+    "plots": set(),
+    "worlds": set(),
+    "tracing": {"core", "plots"},
+    "data": {"core", "files", "machine"},
+    "train": {"core", "files", "machine", "metrics", "plots", "tracing"},
+    "leaks": {"core", "files", "machine", "data"},
+    "explain": {"core", "files", "machine", "data", "layers", "models", "train", "metrics", "plots"},
+    "trust": {"core", "files", "machine", "data", "layers", "models", "train", "metrics", "plots"},
+    "compress": {"core", "files", "machine", "data", "layers", "models", "train", "metrics", "plots"},
+    "recipes": PARTS | BELOW | {"explain", "trust", "compress"},
+    "report": PARTS | BELOW | {"recipes"},
+    "tune": PARTS | BELOW | {"recipes"},
+    "serve": PARTS | BELOW | {"recipes"},
+    "course": PARTS | BELOW | {"worlds", "recipes", "report", "leaks", "trust"},
+    "cli": PARTS | BELOW | {"recipes", "report", "leaks", "tune", "trust", "explain", "serve", "course"},
+    "__main__": {"cli"},
 }
-HEAVY = ["torchvision", "torchaudio", "sklearn", "scipy", "seaborn", "ipywidgets", "matplotlib", "pandas", "soundfile", "PIL", "timm", "transformers"]
+HEAVY = [
+    "torchvision",
+    "torchaudio",
+    "sklearn",
+    "scipy",
+    "seaborn",
+    "ipywidgets",
+    "matplotlib",
+    "pandas",
+    "soundfile",
+    "PIL",
+    "timm",
+    "transformers",
+]
 
 
-def group_of(module: str) -> str:
-    first = module.split(".")[0]
-    for group, names in GROUPS.items():
-        if any(first == name or first.startswith(f"{name}_") for name in names):
-            return group
-    raise LookupError(f"mmlib/{first} belongs to no group: say in tests/test_imports.py what it may import")
+def own_name(path: Path) -> str:
+    """'mmlib/data/image.py' -> 'data.image'; a package goes by its folder."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def imported(path: Path) -> set[str]:
-    """The mmlib modules that a file imports, at the top or inside a function: 'core', 'data.image', ..."""
-    found = set()
+MODULES = {own_name(path) for path in FILES}
+
+
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of every import from mmlib, at the top or inside a function: ('data', 'Data')."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("mmlib.") for alias in node.names if alias.name.startswith("mmlib.")}
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            raise AssertionError(f"{path}:{node.lineno}: relative import; write `from mmlib...`")
-        elif isinstance(node, ast.ImportFrom) and node.module == "mmlib":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mmlib."):
-            found.add(node.module.removeprefix("mmlib."))
-    return found
+            for alias in node.names:
+                if alias.name.startswith("mmlib."):
+                    yield alias.name.removeprefix("mmlib."), ""
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            assert not node.level, f"{path}:{node.lineno}: relative import; write `from mmlib...`"
+            if module == "mmlib" or module.startswith("mmlib."):
+                for alias in node.names:
+                    inner = f"{module}.{alias.name}".removeprefix("mmlib.")
+                    if inner in MODULES:
+                        yield inner, ""
+                    else:
+                        yield module.removeprefix("mmlib").lstrip("."), alias.name
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def wrong_directions(path: Path, own: str) -> list[str]:
+    room = own.split(".")[0]
+    found = {(module or name).split(".")[0] for module, name in imported(path)}
+    return sorted(found - ALLOWED[room] - {room})
+
+
+@pytest.mark.parametrize("path", FILES, ids=own_name)
 def test_imports_point_one_way(path):
-    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    for module in imported(path):
-        assert group_of(module) in ALLOWED[group_of(own)], f"{path.name} imports mmlib.{module}"
+    own = own_name(path)
+    if own != "__init__":  # the public names come from everywhere
+        assert wrong_directions(path, own) == []
 
 
-def test_the_direction_test_sees_a_wrong_import(tmp_path):
-    wrong = tmp_path / "train.py"
-    wrong.write_text("def fit():\n    from mmlib.models import Model\n")
-    assert {group_of(m) for m in imported(wrong)} - ALLOWED["loop"] == {"models"}
+@pytest.mark.parametrize("path", FILES, ids=own_name)
+def test_no_file_imports_a_private_name_of_another(path):
+    assert [(module, name) for module, name in imported(path) if name.startswith("_")] == []
+
+
+def test_there_is_no_circle_of_files():
+    graph = {own_name(path): {m for m, _ in imported(path)} - {own_name(path), ""} for path in FILES}
+    del graph["__init__"]
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"a circle: {' -> '.join((*path, module))}"
+        for other in sorted(graph.get(module, set())) if module not in done else []:
+            visit(other, (*path, module))
+        done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_every_file_and_folder_of_the_package_has_its_rule():
+    assert {own_name(path).split(".")[0] for path in FILES} - {"__init__"} <= set(ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "own, line, wrong",
+    [
+        ("train.loop", "from mmlib.models import Model", ["models"]),
+        ("train.loop", "from mmlib import recipes", ["recipes"]),
+        ("data.load", "import mmlib.heads.classify", ["heads"]),
+        ("recipes.plan", "from mmlib.course import widgets", ["course"]),
+        ("core", "from mmlib.layers import attend", ["layers"]),
+    ],
+)
+def test_the_direction_test_sees_a_wrong_import(tmp_path, own, line, wrong):
+    file = tmp_path / "wrong.py"
+    file.write_text(f"def fit():\n    {line}\n")
+    assert wrong_directions(file, own) == wrong
+
+
+def test_the_private_test_sees_a_private_name(tmp_path):
+    file = tmp_path / "wrong.py"
+    file.write_text("from mmlib.data.load import _fit\n")
+    assert list(imported(file)) == [("data.load", "_fit")]
 
 
 def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
-def test_importing_mmlib_loads_nothing_heavy():
-    loaded = run(f"import torch, sys; before = set(sys.modules); import mmlib; print([m for m in {HEAVY} if m in sys.modules and m not in before])")
-    assert loaded.strip() == "[]"
+def test_importing_mmlib_loads_neither_torch_nor_numpy():
+    code = "import mmlib, sys; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    assert run(code) == "[]"
 
 
-def test_every_public_name_is_written_out_and_there():
+def test_using_mmlib_loads_nothing_heavy():
+    code = (
+        "import torch, sys; before = set(sys.modules); import mmlib; mmlib.fit, mmlib.Model; "
+        f"print([m for m in {HEAVY} if m in sys.modules and m not in before])"
+    )
+    assert run(code) == "[]"
+
+
+def test_importing_mmlib_changes_nobodys_environment():
+    code = (
+        "import os; before = dict(os.environ); import mmlib; mmlib.fit; print(before == dict(os.environ))"
+    )
+    assert run(code) == "True"
+
+
+def public() -> list[str]:
     import mmlib
-    assert set(mmlib.__all__) <= set(dir(mmlib))
-    assert len(mmlib.__all__) == len(set(mmlib.__all__))
-    undocumented = [n for n in mmlib.__all__ if not (getattr(mmlib, n).__doc__ or "").strip()]
-    assert undocumented == []
+
+    return [name for name in dir(mmlib) if not name.startswith("_")]
+
+
+def test_every_public_name_is_there_and_documented():
+    import mmlib
+
+    assert len(public()) > 70
+    assert [n for n in public() if not (getattr(mmlib, n).__doc__ or "").strip()] == []
+
+
+def test_type_checkers_are_told_the_same_names():
+    told = set()
+    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mmlib"):
+            told |= {alias.asname for alias in node.names}
+    assert told == set(public())
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import mmlib
+
+    with pytest.raises(AttributeError, match="mmlib.*'fitt'"):
+        mmlib.fitt  # noqa: B018
+    assert not hasattr(mmlib, "_something")
+
+
+def test_help_names_every_public_name_and_stays_short():
+    import pydoc
+
+    import mmlib
+
+    lines = pydoc.render_doc(mmlib).splitlines()
+    assert len(lines) <= 400
+    words = set((mmlib.__doc__ or "").replace(",", " ").split())
+    assert [name for name in public() if name not in words] == []

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from mmlib import encoders as real
 from mmlib.core import Features, from_tokens
-from mmlib.fusion import (AttentionFusion, BilinearFusion, BottleneckFusion, ConcatFusion, CrossFusion, CrossmodalFusion, DeepSetFusion,
-                          FiLMFusion, GatedFusion, JoinFusion, LateFusion, LowRankFusion, PerceiverFusion, ProductFusion, SumFusion,
-                          TensorFusion)
-from mmlib.heads import ClassifyHead, CTCHead, LanguageHead, RegressHead
-from mmlib.layers import sine_positions
+from mmlib.fusion.products import BilinearFusion, LowRankFusion, ProductFusion, TensorFusion
+from mmlib.fusion.tokens import BottleneckFusion, CrossFusion, CrossmodalFusion, FiLMFusion, JoinFusion, PerceiverFusion
+from mmlib.fusion.vectors import AttentionFusion, ConcatFusion, DeepSetFusion, GatedFusion, LateFusion, SumFusion
+from mmlib.heads.classify import ClassifyHead
+from mmlib.heads.ctc import CTCHead
+from mmlib.heads.language import LanguageHead
+from mmlib.heads.regress import RegressHead
+from mmlib.layers.transformer import sine_positions
 from mmlib.models import Backbone, Model, TwoTower
 
 D, K, BOS, EOS = 8, 7, 1, 2

@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib.core import Features, from_pooled
-from mmlib.fusion import GatedFusion, SumFusion
-from mmlib.heads import ClassifyHead
-from mmlib import train_evaluate
-from mmlib.metrics import accuracy
+from mmlib.fusion.vectors import GatedFusion, SumFusion
+from mmlib.heads.classify import ClassifyHead
+from mmlib.train import evaluate as train_evaluate
+from mmlib.metrics.scores import accuracy
 from mmlib.models import Backbone, Model, TwoTower
-from mmlib.train import TrainConfig, collect, evaluate, fit
+from mmlib.train.config import TrainConfig
+from mmlib.train.evaluate import collect, evaluate
+from mmlib.train.loop import fit
 
 CONFIG = TrainConfig(epochs=2, device="cpu", progress=False)
 B, D = 6, 8

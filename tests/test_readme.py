@@ -45,7 +45,7 @@ def test_every_line_and_snippet_runs_in_order(folder):
 
 
 def test_every_command_of_mmlib_in_the_readme_is_understood():
-    from mmlib.cli import parser
+    from mmlib.cli.main import parser
     lines = re.findall(r"-m mmlib ((?:train|evaluate|predict|report|leaks|tune|fusions)[^`\n]*)", README)
     assert len(lines) >= 5
     for line in lines:
@@ -60,7 +60,7 @@ def test_the_tree_names_every_file_of_the_package_and_no_other():
 
 
 def test_the_table_of_fusions_is_what_the_command_prints_but_for_the_times():
-    from mmlib.fusion_table import table, to_markdown
+    from mmlib.fusion.cost import table, to_markdown
 
     def without_times(text: str) -> list[list[str]]:
         return [[cell.strip() for cell in line.split("|")[1:7]] for line in text.splitlines() if re.match(r"\| \w+Fusion", line)]

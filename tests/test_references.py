@@ -1,7 +1,7 @@
 """What notebooks and package cite stands in notebooks/REFERENCES.md, where each entry was checked to exist; links inside the project lead somewhere."""
 import re
 
-import make_outputs
+from tests.tools import make_outputs
 import nbformat
 import pytest
 

@@ -1,6 +1,6 @@
 """Files on disk -> batches: a manifest is read, checked and split; pictures, words and sounds become tensors."""
-from mmlib.data.augment import Augment
 from mmlib.data.audio import read_audio
+from mmlib.data.augment import Augment
 from mmlib.data.image import choose_size, read_image
 from mmlib.data.load import Data, load_data
 from mmlib.data.loaders import Loader

@@ -6,16 +6,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from mmlib.data.audio import RATE, WINDOW
 from mmlib.data.augment import Augment
+from mmlib.data.decode import decode, estimate
+from mmlib.data.describe import brief, describe, missing_classes
 from mmlib.data.image import choose_size, image_size
 from mmlib.data.loaders import Loader
 from mmlib.data.manifest import Manifest, ManifestErrors, Problem, Sense, resolve
 from mmlib.data.preprocessing import Preprocessing
-from mmlib.data.store import MAX_TOKENS, Origin, Pictures, Sounds, Store, Texts, cores, decode, estimate, free_memory
 from mmlib.data.splits import SHARES, choose_splits, is_drawn
-from mmlib.data.targets import Target, alike, check_target, read_target
+from mmlib.data.store import Origin, Pictures, Sounds, Store, Texts
+from mmlib.data.targets import Target, check_target, read_target
 from mmlib.data.text import Vocabulary
+from mmlib.machine import cores, free_memory
 
 _DRAWN_CURE = ("Give it a column 'split' with train, val and test, each with rows of every class; "
                "or more rows (with --group: more groups, or finer ones); or take out rare classes")
@@ -75,7 +77,7 @@ def load_data(manifest: Manifest, preprocessing: Preprocessing | None = None, *,
     workers = 0 if memory else (min(8, cores()) if workers is None else workers)
     loaders = _make_loaders(manifest, fitted, stores, split, wanted, batch_size, seed, augment, workers)
     where = f"in memory, about {total / 1e6:.0f} MB" if memory else f"read from disk by {workers} workers ({total / 1e6:.0f} MB decoded)"
-    summary = _describe(manifest, names, fitted, stores, split, loaders) + [f"files: {where}"] * bool(total)
+    summary = describe(manifest, names, fitted, stores, split, loaders) + [f"files: {where}"] * bool(total)
     return Data(loaders, fitted, _count(manifest, fitted.target, split), [p for _, p in problems], summary)
 
 
@@ -103,21 +105,6 @@ def _check_drawn(manifest: Manifest, names: Sequence[str]) -> None:
         f"{_DRAWN_CURE}")
 
 
-def _missing_classes(manifest: Manifest, target: Target, split: np.ndarray,
-                     names: Iterable[str]) -> dict[str, list[str]]:
-    """By split, the classes that it has no row of; splits that have all are left out."""
-    if target.classes is None or manifest.target is None:
-        return {}
-    there = set(zip(split.tolist(), manifest.target))
-    missing = {name: [c for c in target.classes if (name, c) not in there] for name in names}
-    return {name: classes for name, classes in missing.items() if classes}
-
-
-def _brief(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
-    return ", ".join(map(repr, names[:10])) + more
-
-
 def _fit_target(manifest: Manifest, split: np.ndarray, task: str | None, preprocessing: Preprocessing | None) -> Target:
     """The target read from the training rows (or the given one), checked against the other rows.
 
@@ -131,9 +118,9 @@ def _fit_target(manifest: Manifest, split: np.ndarray, task: str | None, preproc
     target = preprocessing.target if preprocessing else read_target(training, task, manifest.target_name)
     check_target(target, values, names, manifest.target_name)
     if preprocessing is None and manifest.split is None and "test" in names:
-        for classes in _missing_classes(manifest, target, split, ["test"]).values():
+        for classes in missing_classes(manifest, target, split, ["test"]).values():
             raise ValueError(
-                f"{manifest.name} has no split column, and no row of {_brief(classes)} was drawn "
+                f"{manifest.name} has no split column, and no row of {brief(classes)} was drawn "
                 f"into 'test', so no score there would tell of it. {_DRAWN_CURE}")
     return target
 
@@ -241,61 +228,3 @@ def _count(manifest: Manifest, target: Target, split: np.ndarray) -> list[int] |
         return None
     counts = Counter(value for value, part in zip(manifest.target, split) if part == "train")
     return [counts[name] for name in target.classes]
-
-
-def _describe(manifest: Manifest, names: Sequence[str], fitted: Preprocessing, stores: dict[str, Store], split: np.ndarray,
-              loaders: dict[str, Loader]) -> list[str]:
-    """What was found and chosen, in words."""
-    lines = [_describe_splits(manifest, names, split, loaders)]
-    if manifest.target is not None:
-        classes = fitted.target.classes
-        lines.append(fitted.target.why + (f" ({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''})" if classes else ""))
-        lines += [f"warning: the classes {names} differ only in how they are written; if they are "
-                  "one class, write it in one way" for names in alike(classes or [])]
-    for name, classes in _missing_classes(manifest, fitted.target, split, loaders).items():
-        lines.append(f"warning: split {name!r} has no row of class {_brief(classes)}")
-    rows = np.flatnonzero(split != "")
-    for name, sense in fitted.senses.items():
-        missing = (~stores[name].row_present(rows)).sum()
-        lines.append(f"{name}: {_describe_sense(fitted, name, sense.kind, stores[name], rows)}, missing in {missing:,} rows")
-    dropped = sum(loader.dropped for loader in loaders.values())
-    if dropped:
-        lines.append(f"{dropped:,} training rows have none of these senses and are left out")
-    if manifest.group is not None:
-        homes = Counter(g for g, _ in {(g, name) for g, name in zip(manifest.group, split) if g and name})
-        crossing = sum(count > 1 for count in homes.values())
-        if crossing:
-            lines.append(f"warning: {crossing:,} groups have rows in more than one split, so test rows are not independent of training")
-    return lines
-
-
-def _describe_splits(manifest: Manifest, names: Sequence[str], split: np.ndarray,
-                     loaders: dict[str, Loader]) -> str:
-    """How many rows each split has, and who decided it."""
-    counts = {name: int((split == name).sum()) for name in loaders}
-    if manifest.split is not None:
-        how = "the manifest's split column"
-        if "val" in names and is_drawn(manifest, "val"):
-            how += f"; val is {SHARES['val']:.0%} of its train rows, {_drawn_from(manifest)}"
-        return f"rows: {', '.join(f'{n:,} {name}' for name, n in counts.items())} ({how})"
-    total = max(1, sum(counts.values()))
-    shown = ", ".join(f"{n:,} {name} ({n / total:.0%})" for name, n in counts.items())
-    return f"rows: {shown}, {_drawn_from(manifest)}"
-
-
-def _drawn_from(manifest: Manifest) -> str:
-    if manifest.group is not None:
-        return f"drawn by group, from the names in {manifest.group_name!r}"
-    return f"drawn from each row's cells in {', '.join(c.column for c in manifest.split_columns)}"
-
-
-def _describe_sense(fitted: Preprocessing, name: str, kind: str, store: Store, rows: np.ndarray) -> str:
-    if kind == "image":
-        return f"pictures at {fitted.sizes[name]} x {fitted.sizes[name]} pixels"
-    if kind == "text":
-        cut = f", {store.truncated:,} texts cut to {MAX_TOKENS} tokens" if store.truncated else ""
-        return f"{len(fitted.vocabularies[name]):,} tokens in the vocabulary{cut}"
-    lengths = store.row_lengths(rows)
-    long = (lengths > WINDOW).sum()
-    cut = f", {long:,} clips over {WINDOW // RATE} s are cut at random in training and windowed in evaluation" if long else ""
-    return f"sound at {RATE} Hz, longest {lengths.max(initial=0) / RATE:.1f} s{cut}"

@@ -15,7 +15,13 @@ from torch.utils.data import DataLoader
 from mmlib.core import Batch
 from mmlib.data.augment import Augment
 from mmlib.data.draws import keys
-from mmlib.data.preprocessing import BATCHES, ORDER, Chance, Preprocessing, spread_windows
+from mmlib.data.preprocessing import (
+    BATCHES,
+    ORDER,
+    Chance,
+    Preprocessing,
+    spread_windows,
+)
 from mmlib.data.store import Sounds, Store, Texts, checksum
 
 

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from mmlib.core import Batch
 from mmlib.data.audio import RATE, WINDOW, read_audio
-from mmlib.data.augment import PICTURE_DRAWS, SOUND_DRAWS, Augment, change_pictures, change_sounds, drop_words, hide_senses
+from mmlib.data.augment import (
+    PICTURE_DRAWS,
+    SOUND_DRAWS,
+    Augment,
+    change_pictures,
+    change_sounds,
+    drop_words,
+    hide_senses,
+)
 from mmlib.data.draws import draws
 from mmlib.data.image import read_image
 from mmlib.data.manifest import Sense

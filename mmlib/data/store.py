@@ -1,8 +1,7 @@
-"""Where a sense's samples lie: decoded in memory, or on disk and decoded when asked for. Both give the same numbers."""
+"""Where a modality's samples lie: decoded in memory, or on disk and decoded when asked for. Both give the same numbers."""
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmlib.data.audio import RATE, read_audio, seconds
+from mmlib.data.audio import read_audio
 from mmlib.data.image import read_image
 from mmlib.data.text import Vocabulary
 
 MAX_TOKENS = 256  # a longer text is cut
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_sound(path: str | Path) -> Tensor:
@@ -148,7 +142,7 @@ def _load(store: Pictures | Sounds, index: int, read: Callable[[str], Tensor]) -
     if origin is None or origin.stamps is None:     # the first time, all bad files are listed together
         return read(path)
     try:
-        if _stamp(path) != tuple(origin.stamps[index]):
+        if file_stamp(path) != tuple(origin.stamps[index]):
             raise ValueError("the file has changed since it was first read")
         return read(path)
     except (ValueError, OSError) as error:
@@ -158,7 +152,7 @@ def _load(store: Pictures | Sounds, index: int, read: Callable[[str], Tensor]) -
                          "was and go on, or train again from the start") from error
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def file_stamp(path: str) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
 
@@ -173,82 +167,3 @@ def checksum(store: Store, rows: np.ndarray) -> int:
     if sums is None:        # not from files, but given
         sums = np.array([zlib.crc32(item.numpy()) for item in ([] if store.data is None else store.data)], dtype=np.uint32)
     return zlib.crc32(np.append(sums, np.uint32(0))[store.where[rows]])     # -1, missing, reads the 0
-
-
-def estimate(store: Pictures | Sounds) -> int:
-    """Bytes that the decoded files would take, from the headers of 200 of them."""
-    if isinstance(store, Pictures):
-        return len(store.paths) * 3 * store.size ** 2
-    return int(2 * RATE * len(store.paths) * mean_over(store.paths, seconds))
-
-
-def mean_over(paths: Sequence[str], measure: Callable[[str], float], count: int = 200) -> float:
-    """Mean of ``measure`` over up to ``count`` evenly spaced files; those that it refuses are left out (they are reported later)."""
-    values = []
-    for i in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)):
-        try:
-            values.append(measure(paths[i]))
-        except ValueError:
-            continue
-    return float(np.mean(values)) if values else 0.0
-
-
-def free_memory() -> int:
-    """Bytes this process may still take: what the machine has free, or its container, shared with the processes of a torchrun."""
-    import psutil
-    free = psutil.virtual_memory().available
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
-        free = min(free, max(0, int(limit.read_text()) - int(used.read_text())))
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
-def decode(store: Pictures | Sounds, keep: bool, progress: bool = False) -> dict[int, str]:
-    """Read every file of the store once; keep what was read in memory if ``keep`` -> the reason for each file that cannot be read.
-
-    Files of over 10 kB are read by several threads: there the decoders let go of Python's lock for long enough. For
-    small ones threads are slower than none (measured: 0.27 ms a small PNG alone, 0.60 with two threads).
-    """
-    reasons: dict[int, str] = {}
-    if isinstance(store, Pictures):
-        data = torch.zeros(len(store.paths), 3, store.size, store.size, dtype=torch.uint8) if keep else None
-    else:
-        data = [torch.zeros(0, dtype=torch.int16)] * len(store.paths) if keep else None
-    store.checksums = np.zeros(len(store.paths), dtype=np.uint32)
-    stamps = np.zeros((len(store.paths), 2), dtype=np.int64)
-    for i, (item, stamp) in enumerate(_read_all(store, progress)):
-        stamps[i] = stamp
-        if isinstance(item, ValueError):
-            reasons[i] = str(item)
-            continue
-        store.checksums[i] = zlib.crc32(item.numpy())
-        if isinstance(store, Sounds):
-            store.lengths[i] = len(item)
-        if data is not None:
-            data[i] = item
-    store.data = data
-    if store.origin is not None and not keep:
-        store.origin.stamps = stamps
-    return reasons
-
-
-def _read_all(store: Pictures | Sounds,
-              progress: bool) -> Iterator[tuple[Tensor | ValueError, tuple[int, int]]]:
-    """Each file's content, or what is wrong with it, and its stamp."""
-    from tqdm.auto import tqdm
-
-    def read(index: int) -> tuple[Tensor | ValueError, tuple[int, int]]:
-        try:
-            stamp = _stamp(store.paths[index])      # before reading, so that a later change is seen
-            return store.load(index), stamp
-        except (ValueError, OSError) as error:      # the readers make a reason of anything else
-            return error if isinstance(error, ValueError) else ValueError(str(error)), (0, 0)
-
-    name = "pictures" if isinstance(store, Pictures) else "sounds"
-    threads = min(8, cores()) if mean_over(store.paths, os.path.getsize) > 10_000 else 1
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(store.paths), desc=f"reading {name}", delay=2, leave=False,
-                                                   disable=not progress) as bar:
-        for start in range(0, len(store.paths), 512):  # blocks: a hundred thousand waiting tasks would take memory too
-            block = list(pool.map(read, range(start, min(start + 512, len(store.paths)))))
-            bar.update(len(block))
-            yield from block

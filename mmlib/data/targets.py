@@ -49,7 +49,7 @@ def read_target(values: Sequence[str], task: str | None = None, column: str = "t
     if not values:
         raise ValueError(f"target column {column!r}: no training rows with a target")
     distinct = set(values)
-    strange = sorted(value for value in distinct if not _is_number(value))
+    strange = sorted(value for value in distinct if not is_number(value))
     if task == "numbers" and strange:
         raise ValueError(f"target column {column!r} has {strange[0]!r}, expected numbers only, below {LARGEST:g}; "
                          "correct it, or predict classes")
@@ -64,7 +64,7 @@ def read_target(values: Sequence[str], task: str | None = None, column: str = "t
     return Target(classes, why=f"{column}: {len(classes)} classes")
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None and abs(float(text)) < LARGEST
 
 
@@ -89,7 +89,7 @@ def alike(classes: Sequence[str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name in classes:
         plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        groups.setdefault(repr(float(plain)) if _is_number(plain) else plain, []).append(name)
+        groups.setdefault(repr(float(plain)) if is_number(plain) else plain, []).append(name)
     several = [names for names in groups.values() if len(names) > 1]
     looks = [{unicodedata.normalize("NFKC", name) for name in names} for names in several]
     return [" and ".join(map(repr if len(look) == len(names) else ascii, names))
@@ -99,7 +99,7 @@ def alike(classes: Sequence[str]) -> list[str]:
 def check_target(target: Target, values: Sequence[str], splits: Sequence[str], column: str) -> None:
     """Raise ValueError where rows have a class that no training row has (naming class, split and count), or no number."""
     if target.classes is None:
-        bad = [value for value in values if not _is_number(value)]
+        bad = [value for value in values if not is_number(value)]
         if bad:
             raise ValueError(f"target column {column!r} has {bad[0]!r}, expected a number as in training")
         return

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmlib.data.manifest import Manifest, Sense, resolve
 from mmlib.data.splits import is_drawn
-from mmlib.data.store import cores
+from mmlib.machine import cores
 
 USED = ("train", "val")  # val rows chose the epoch, so a score on them is too good as well
 SHOWN = 5  # rows named in a message

@@ -1,7 +1,10 @@
 """Encoders: raw modality and mask -> Features. Every one is ``forward(x, mask) -> Features``."""
 from mmlib.encoders.audio import AudioConvEncoder, AudioRecurrentEncoder, LogMel
 from mmlib.encoders.image import ConvEncoder, ResNetEncoder, ViTEncoder
-from mmlib.encoders.pretrained import TimmEncoder, TorchvisionEncoder, TransformersEncoder, Wav2Vec2Encoder
+from mmlib.encoders.pretrained.sound import Wav2Vec2Encoder
+from mmlib.encoders.pretrained.timm import TimmEncoder
+from mmlib.encoders.pretrained.torchvision import TorchvisionEncoder
+from mmlib.encoders.pretrained.transformers import TransformersEncoder
 from mmlib.encoders.text import RecurrentEncoder, TransformerEncoder
 
 __all__ = ["AudioConvEncoder", "AudioRecurrentEncoder", "ConvEncoder", "LogMel", "RecurrentEncoder", "ResNetEncoder", "TimmEncoder",

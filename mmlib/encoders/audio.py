@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib.core import Features, from_tokens
-from mmlib.encoders.image import ConvStack
-from mmlib.layers import Recurrent
+from mmlib.layers.convolution import ConvStack
+from mmlib.layers.recurrent import Recurrent
 
 
 def mel_filters(sample_rate: int, bins: int, mels: int) -> Tensor:

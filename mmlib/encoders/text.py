@@ -2,7 +2,8 @@
 from torch import Tensor, nn
 
 from mmlib.core import Features, from_tokens
-from mmlib.layers import Recurrent, Transformer, sine_positions
+from mmlib.layers.recurrent import Recurrent
+from mmlib.layers.transformer import Transformer, sine_positions
 
 
 class RecurrentEncoder(nn.Module):

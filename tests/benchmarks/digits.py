@@ -14,7 +14,7 @@ from sklearn.svm import SVC
 
 from mmlib import Augment, Backbone, ClassifyHead, ConvEncoder, Model, TrainConfig, evaluate, fit
 from mmlib.data.augment import PICTURE_DRAWS, change_pictures
-from mmlib.metrics import accuracy
+from mmlib.metrics.scores import accuracy
 
 HALF, B = 898, 32
 GENTLE = Augment(rotate=10, scale=0.1, shift=0.08, shear=0.1, brightness=0, contrast=0)

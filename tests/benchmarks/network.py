@@ -36,7 +36,7 @@ class Plain(nn.Module):
 
 
 class Ours(Plain):
-    """The same function: the pool before ReLU (both are monotone), and two one-directional LSTMs, as in ``mmlib.layers.Recurrent``."""
+    """The same function: the pool before ReLU (both are monotone), and two one-directional LSTMs, as in ``mmlib.layers.recurrent.Recurrent``."""
 
     def __init__(self):
         super().__init__()

@@ -18,9 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mmlib import (AudioConvEncoder, AudioRecurrentEncoder, Augment, Backbone, Batch, ClassifyHead, Model, TrainConfig, evaluate, fit,
-                   load_data, read_manifest)
-from mmlib.metrics import accuracy
+from mmlib import AudioConvEncoder, AudioRecurrentEncoder, Augment, Backbone, Batch, ClassifyHead, Model, TrainConfig, evaluate, fit, load_data, read_manifest
+from mmlib.metrics.scores import accuracy
 
 SPEECH, WIDTH = Path(__file__).parents[2] / "data" / "speech", 48
 ENCODERS = {"AudioConvEncoder": lambda: AudioConvEncoder(WIDTH, width=8),

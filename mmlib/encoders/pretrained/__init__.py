@@ -1,0 +1,1 @@
+"""Networks that others have trained, behind the contract of this package."""

@@ -1,0 +1,230 @@
+"""A trained model and the preprocessing it was trained with: from files, arrays or a manifest to answers and scores."""
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmlib import metrics
+from mmlib.data import Loader, Manifest, Preprocessing, load_data, read_manifest
+from mmlib.data.loaders import has_sense
+from mmlib.data.splits import choose_splits, is_drawn
+from mmlib.data.trained import check_untrained
+from mmlib.models import Model
+from mmlib.recipes.plan import build
+from mmlib.train import checkpoint, distributed
+from mmlib.train.content import finite, misfit, whole
+from mmlib.train.evaluate import collect, evaluate
+
+BATCH = 32
+SCORES = {
+    "classes": {
+        "accuracy": metrics.accuracy,
+        "balanced_accuracy": metrics.balanced_accuracy,
+        "macro_f1": metrics.macro_f1,
+        "log_loss": metrics.log_loss,
+    },
+    "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2},
+}
+
+
+class Predictor:
+    """A trained model together with the preprocessing it was trained with.
+
+    ``trained`` are checksums of the rows it was trained on, from ``mmlib.data.trained.remember``:
+    with them ``evaluate`` refuses to score these rows. None: they are not known.
+    """
+
+    def __init__(self, model: Model, preprocessing: Preprocessing, device: str = "auto",
+                 precision: str = "auto", trained: dict[str, str] | None = None):
+        self.model, self.preprocessing = model.to(distributed.join(device)), preprocessing
+        self.device, self.precision, self.trained = device, precision, trained
+        self.classes = preprocessing.target.classes
+
+    def predict(self, **senses: Any) -> dict[str, Any] | list[dict[str, Any]]:
+        """One sample, or a list per sense for many: predict(image="cat.png"), predict(image=[a, b], text=["it purrs", None]).
+
+        Pictures: path, PIL image or array. Sound: path, samples at 16 kHz, or (samples, rate). A sense left out, None or a
+        blank text is missing. A sense also goes by the name of its column in the training manifest.
+        -> a dict per sample: "class" and "probabilities" by class name, or "value"; "senses" that were
+        there. Without any sense, the shares of the training rows answer. Raises ValueError naming sample and sense.
+        """
+        lengths = {len(value) for value in senses.values() if isinstance(value, list)}
+        if not lengths:
+            return self._answer([senses])[0]
+        if len(lengths) > 1 or not all(isinstance(value, list) or value is None for value in senses.values()):
+            given = {name: f"list of {len(v)}" if isinstance(v, list) else type(v).__name__ for name, v in senses.items()}
+            raise ValueError(f"got {given}: give either one sample, or for every sense a list, all of one length, with None where it "
+                             "is missing")
+        samples = [{name: value[i] for name, value in senses.items() if value is not None} for i in range(lengths.pop())]
+        return [answer for start in range(0, len(samples), BATCH) for answer in self._answer(samples[start:start + BATCH])]
+
+    def predict_manifest(self, manifest: Any, allow_outside: bool = False,
+                         on_error: str = "raise") -> list[dict[str, Any]]:
+        """Every row of a manifest (CSV or DataFrame), in order; its target and split are not read.
+
+        ``on_error`` "raise" reports all bad files in one ManifestErrors; "skip" answers such a row
+        with {"error": reason}, so that there is an answer for each row.
+        """
+        rows = read_manifest(manifest, None, self._columns(), allow_outside=allow_outside, partial=True)
+        rows = replace(rows, split=["all"] * len(rows))
+        data = load_data(rows, self.preprocessing, batch_size=BATCH, on_error=on_error)
+        reasons: dict[str, list[str]] = {}
+        for problem in data.skipped:
+            reasons.setdefault(problem.row, []).append(str(problem))
+        good = [row for row, name in enumerate(rows.rows) if name not in reasons]
+        answers = iter(self._answer_rows(data.loaders["all"], np.array(good)) if good else [])
+        return [{"error": "; ".join(reasons[name])} if name in reasons else next(answers)
+                for name in rows.rows]
+
+    def _answer_rows(self, loader: Loader, rows: np.ndarray) -> list[dict[str, Any]]:
+        logits = collect(self.model, loader, self.device, self.precision)[0]
+        stores = loader.batches.stores
+        there = {name: store.row_present(rows) for name, store in stores.items()}
+        return self._answers(logits, there)
+
+    def _columns(self) -> dict[str, str]:
+        """The columns of training, by kind."""
+        kinds = {sense.kind for sense in self.preprocessing.senses.values()}
+        return {kind: ",".join(sense.column for sense in self.preprocessing.senses.values() if sense.kind == kind) for kind in kinds}
+
+    def evaluate(self, manifest: Any, split: str = "test", on_error: str = "raise", allow_outside: bool = False) -> dict[str, Any]:
+        """Scores on one split of a manifest that has this model's columns; "all" is every row.
+
+        Where the manifest does not name the split, it is drawn as in training: the file of training
+        gives the scores of training, and a row that is added, moved or deleted changes no other
+        row's split. Raises ValueError, naming rows, where some were trained on; where the split is
+        drawn, but the file is not that of training; and where it is drawn, but ``trained`` is None.
+        """
+        rows = read_manifest(manifest, self.preprocessing.target_name, self._columns(), allow_outside=allow_outside)
+        if split == "all" and "all" not in (rows.split or ()):
+            rows = replace(rows, split=["all"] * len(rows))
+        rows = self._draw_as_trained(rows, split)
+        if self.trained is not None:
+            names = choose_splits(rows)
+            check_untrained(rows, self.preprocessing.senses, names, self.trained, split)
+        data = load_data(rows, self.preprocessing, splits=[split], batch_size=BATCH, on_error=on_error, augment=None)
+        return self.score(data.loaders[split])
+
+    def _draw_as_trained(self, rows: Manifest, split: str) -> Manifest:
+        """The manifest with the group and the columns from which training drew its splits."""
+        fitted, drawn = self.preprocessing, is_drawn(rows, split)
+        if drawn and self.trained is None:
+            raise ValueError(
+                f"{rows.name} does not say which rows are {split!r}, and this model has no "
+                "checksums of the rows that it was trained on (an older mmlib saved it, or it was "
+                "made by hand), so a drawn split could hold some of them. Give the file a column "
+                "'split', or train the model again")
+        try:
+            group = None if fitted.group is None else rows.column(fitted.group)
+            for sense in fitted.split_columns if drawn and group is None else ():
+                rows.column(sense.column)
+        except ValueError as error:
+            if drawn:
+                raise ValueError(
+                    f"{error}. In training, splits were drawn from this column. Add it, or a "
+                    "column 'split', or score every row with split='all' (--split all)") from error
+            group = None
+        return replace(rows, group=group, group_name=fitted.group,
+                       split_columns=fitted.split_columns)
+
+    def score(self, loader: Loader) -> dict[str, Any]:
+        """Loss, scores and how many rows there were, and how many of them without any sense (they get the training prior)."""
+        return self.judge(loader)[0]
+
+    def judge(self, loader: Loader) -> tuple[dict[str, Any], Tensor | None]:
+        """``score``, and for classes the counts (K, K), true by predicted, from one pass."""
+        task, tables = "numbers" if self.classes is None else "classes", []
+
+        def count(logits: Tensor, target: Tensor) -> float:
+            tables.append(None if task == "numbers" else metrics.confusion(logits, target))
+            return 0.0
+
+        scores = evaluate(self.model, loader, SCORES[task] | {"table": count}, self.device,
+                          self.precision)
+        del scores["table"]
+        rows = np.unique(loader.batches.rows)
+        absent = int((~has_sense(loader.batches.stores, rows)).sum())
+        return scores | {"rows": len(rows), "without_senses": absent}, tables[0]
+
+    def _answer(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        batch = self.preprocessing.batch(samples)
+        first = torch.cat([torch.tensor([True]), batch["row"].diff() > 0])          # of the windows of each row
+        there = {name: batch[f"{name}_mask"].any(dim=1)[first].numpy() for name in self.preprocessing.senses}
+        return self._answers(collect(self.model, [batch], self.device, self.precision)[0], there)
+
+    def _answers(self, logits: Tensor, there: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Logits (N, K) or (N,) and, by sense, in which samples it is there (N,) -> a dict per sample."""
+        found = []
+        for i, row in enumerate(logits):
+            if self.classes is None:
+                answer: dict[str, Any] = {"value": self.preprocessing.target.centre + float(row)}
+            else:
+                answer = {"class": self.classes[int(row.argmax())], "probabilities": dict(zip(self.classes, row.softmax(dim=-1).tolist()))}
+            found.append(answer | {"senses": [name for name in there if there[name][i]]})
+        return found
+
+
+def load(folder: str | Path, device: str = "auto") -> Predictor:
+    """The model that ``train`` saved in ``folder``, with its best weights and its preprocessing, ready to predict.
+
+    Raises ValueError when the folder has no checkpoint, or one that is damaged or of another kind.
+    """
+    state = checkpoint.load(folder, needed=("best", "extra"))
+    extra = state["extra"]
+    broken = [name for name, value in state["best"].items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{folder}: weight {broken[0]!r} is not finite, so the answers mean nothing: "
+                         "train again")
+    if not {"spec", "preprocessing"} <= set(extra):
+        raise ValueError(f"{folder} was made by fit(..., out=), which keeps the weights, not what the model is built of: build the model "
+                         "as it was, and use mmlib.load_weights(model, folder)")
+    try:
+        _check_fit(extra["spec"], fitted := Preprocessing.from_state(extra["preprocessing"]))
+        checkpoint.set_weights(model := build(extra["spec"]), state["best"])
+        precision = state["config"].get("precision", "auto")
+        predictor = Predictor(model.eval(), fitted, device, precision, extra.get("trained"))
+        _try_out(predictor)
+    except Exception as error:      # what something else wrote may fail in any way
+        reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder}: the model cannot be built from its checkpoint ({reason}): "
+                         "train again") from error
+    return predictor
+
+
+def _few(value: Any) -> bool:
+    """a whole number up to 10,000"""
+    return whole(value) and value <= 10_000
+
+
+SPEC = {"encoders": {str: {"kind": str, str: _few}}, "fusion": str, "dim": _few, "task": str,
+        "dropout": finite, str: object}
+
+
+def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
+    """Raise ValueError where model and preprocessing do not fit; before the model takes memory."""
+    if found := misfit(spec, SPEC, "spec"):
+        raise ValueError(found)
+    kinds = {name: part["kind"] for name, part in spec["encoders"].items()}
+    sizes = {name: part.get("vocab_size") for name, part in spec["encoders"].items()
+             if part["kind"] == "text"}
+    classes = len(spec["prior"]) if spec["task"] == "classes" else None
+    names, words = fitted.target.classes, fitted.vocabularies
+    for what, of_model, of_data in (
+            ("modalities", kinds, {name: sense.kind for name, sense in fitted.senses.items()}),
+            ("vocabulary sizes", sizes, {name: len(vocabulary) for name, vocabulary in words.items()}),
+            ("number of classes", classes, None if names is None else len(set(names)))):
+        if of_model != of_data:
+            raise ValueError(f"the model has the {what} {of_model}, its preprocessing {of_data}")
+
+
+def _try_out(predictor: Predictor) -> None:
+    """Ask about a sample that has every modality: what is wrong shows now, not at the first use."""
+    values = {"image": np.zeros((2, 2), np.uint8), "text": "a", "audio": np.zeros(160)}
+    senses = predictor.preprocessing.senses
+    answer = predictor.predict(**{name: values[sense.kind] for name, sense in senses.items()})
+    numbers = [answer["value"]] if predictor.classes is None else answer["probabilities"].values()
+    if not all(map(finite, numbers)):
+        raise ValueError("its answers are not finite")

@@ -1,0 +1,8 @@
+"""The training loop and all that it needs: settings, optimizer, evaluation, checkpoints, several processes."""
+from mmlib.train.config import TrainConfig
+from mmlib.train.evaluate import collect, evaluate
+from mmlib.train.history import History
+from mmlib.train.loop import fit
+from mmlib.train.optimizer import lr_at
+
+__all__ = ["History", "TrainConfig", "collect", "evaluate", "fit", "lr_at"]

@@ -1,0 +1,1 @@
+"""Can the model be believed? Noise, occlusion, missing modalities."""

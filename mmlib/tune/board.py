@@ -1,0 +1,190 @@
+"""The leaderboard of a search: its trials, ranked, printed, written and read back."""
+import csv
+import io
+import json
+import math
+import shlex
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmlib.files import as_json, write_atomically
+from mmlib.recipes.predictor import BATCH
+from mmlib.recipes.recipe import Recipe
+from mmlib.train.content import finite, misfit, optional, plain, whole
+
+DONE, STOPPED, FAILED = "done", "stopped", "failed"
+TRIALS, LEADERBOARD = "trials.jsonl", "leaderboard.csv"
+OPTIONS = (
+    "group",
+    "task",
+    "seed",
+    "on_error",
+    "allow_outside",
+    "device",
+    "precision",
+    "distributed",
+    "tensorboard",
+)  # of train
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attempt. ``epochs`` were trained; ``loss`` is the best val loss among them.
+
+    ``scores`` are those of that epoch. ``number`` counts from 0, as optuna does; screen and
+    leaderboard count from 1.
+    """
+
+    number: int
+    state: str                    # "done", "stopped" by successive halving, "failed" with a reason
+    settings: dict[str, Any]      # fusion, dim, lr, dropout, hide
+    loss: float | None
+    scores: dict[str, float]
+    epochs: int
+    seconds: float
+    losses: list[float]           # val loss after each epoch
+    reason: str = ""
+    marks: dict[str, Any] | None = None   # optuna's own
+
+
+@dataclass(frozen=True)
+class Search:
+    """What ``search`` returns: ``trials``, the best first, and the recipe with the best settings.
+
+    ``best`` trains as that trial was trained: the same epochs, whatever the budget would pay for;
+    its ``out`` is the folder "best" in that of the search.
+    """
+
+    trials: list[Trial]
+    best: Recipe
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The leaderboard: rank, state, val_loss, scores, epochs, settings, seconds and number.
+
+        Only finished trials have a rank: a stopped one has the val loss of a shorter training,
+        which is not to be compared with theirs.
+        """
+        return [
+            {
+                "rank": place if trial.state == DONE else None,
+                "state": trial.state,
+                "val_loss": trial.loss,
+            }
+            | {f"val_{name}": value for name, value in trial.scores.items()}
+            | {"epochs": trial.epochs}
+            | trial.settings
+            | {"seconds": trial.seconds, "trial": trial.number + 1}
+            for place, trial in enumerate(self.trials, 1)
+        ]
+
+    @property
+    def command(self) -> str:
+        """The line that trains with the best settings.
+
+        What only Python can say (a DataFrame, an augmentation of one's own) is not in it: train
+        ``best`` itself there.
+        """
+        recipe, usual = self.best, Recipe("")
+        source = str(recipe.manifest) if isinstance(recipe.manifest, str | Path) else "MANIFEST.csv"
+        words = ["python", "-m", "mmlib", "train", source, "--target", recipe.target]
+        words += [word for kind, column in recipe.columns.items() for word in (f"--{kind}", column)]
+        said = {
+            "use": ",".join(recipe.use or ()),
+            "epochs": recipe.epochs,
+            "out": recipe.out,
+        } | self.trials[0].settings
+        for name in OPTIONS:
+            if (value := getattr(recipe, name)) != getattr(usual, name):
+                said[name] = value
+        for name, value in said.items():
+            flag = f"--{name.replace('_', '-')}"
+            words += [] if value in (None, "") else [flag] if value is True else [flag, str(value)]
+        return shlex.join(words)
+
+    def __str__(self) -> str:
+        """The leaderboard as aligned text."""
+        rows = self.rows
+        cells = [list(rows[0]), *[[_short(row.get(name)) for name in rows[0]] for row in rows]]
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells)
+
+
+def _short(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def rank(recipe: Recipe, done: list[Trial]) -> Search:
+    """Those that were not stopped first, by val loss; then those that came furthest.
+
+    ``recipe`` is as the trials were trained.
+    """
+    order = sorted(done, key=lambda trial: ((DONE, STOPPED, FAILED).index(trial.state), -trial.epochs if trial.state != DONE else 0,
+                                            math.inf if trial.loss is None else trial.loss, trial.number))
+    return Search(order, with_settings(recipe, order[0].settings))
+
+
+def with_settings(recipe: Recipe, chosen: dict[str, Any]) -> Recipe:
+    """The recipe with these settings in place of its own."""
+    rest = {name: value for name, value in chosen.items() if name != "hide"}
+    return replace(recipe, augment=replace(recipe.augment, hide=chosen["hide"]), **rest)
+
+
+def _state(value: Any) -> bool:
+    """'done', 'stopped' or 'failed'"""
+    return value in (DONE, STOPPED, FAILED)
+
+
+def _marks(value: Any) -> bool:
+    """plain data by name, or nothing"""
+    return value is None or (isinstance(value, dict) and plain(value))
+
+
+def _misfit(trial: Any, number: int) -> str | None:
+    """Where a line of trials.jsonl is no trial, or not the one of this number."""
+    found = misfit(trial, {
+        "number": whole, "state": _state, "loss": optional, "scores": {str: optional}, "epochs": whole,
+        "seconds": finite,
+        "losses": [finite], "reason": str, "marks": _marks,
+        "settings": {"fusion": str, "dim": whole, "lr": finite, "dropout": finite, "hide": finite},
+    }, f"line {number + 2}")
+    if found:
+        return found
+    if trial["number"] != number or (trial["state"] == DONE and trial["loss"] is None):
+        return f"line {number + 2} is not trial {number}, with a loss where it is done"
+    return None
+
+
+def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
+    """The trials of the search in ``out``, none where there is no search. Raises ValueError where it is another one, or damaged."""
+    path = out / TRIALS
+    if not path.is_file():
+        return []
+    try:
+        before, *trials = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, or no search of this version: {error}; choose another folder") from error
+    found = misfit(before, {str: object}, "line 1") or next(
+        (words for i, trial in enumerate(trials) if (words := _misfit(trial, i))), None)
+    if found:
+        raise ValueError(f"{path} is damaged, or no search of this version: {found}; "
+                         "choose another folder")
+    done = [Trial(**trial) for trial in trials]
+    before = {"batch_size": BATCH} | before      # that of every search before one could choose
+    for name, now in identity.items():
+        if before.get(name) != json.loads(json.dumps(now)):
+            raise ValueError(f"cannot go on with the search in {out}: {name} was {before.get(name)} and is now {now}; "
+                             "give what it was, or another folder")
+    return done
+
+
+def write(out: Path, identity: dict[str, Any], done: list[Trial], found: Search) -> None:
+    """Replace both files in ``out``, each as a whole."""
+    lines = "".join(as_json(part) + "\n" for part in [identity, *map(asdict, done)])
+    write_atomically(out / TRIALS, lambda file: file.write(lines.encode()))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(found.rows[0]), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found.rows)
+    write_atomically(out / LEADERBOARD, lambda file: file.write(table.getvalue().encode()))

@@ -1,0 +1,4 @@
+"""``python -m mmlib.worlds.pets``: draw a world into a folder."""
+from mmlib.worlds.pets.world import main
+
+main()
