@@ -1,7 +1,7 @@
 """The contract that every other file speaks: a batch goes in, Features and an Output come out.
 
 A batch is a flat dict of tensors. Every modality ``name`` has a mask ``name_mask``: bool (B, length), True = real,
-padding on the right; length is the last axis of ``batch[name]`` (columns of a picture, words, samples of sound).
+padding on the right; length is the last axis of ``batch[name]`` (columns of a image, words, samples of sound).
 A missing modality is a row of False. Legend used everywhere: B batch, T tokens, D width, H heads, S target length, K classes.
 
 A head says what it takes by its attribute ``kind``, and where it tells classes apart, how many by
@@ -111,7 +111,7 @@ def check_batch(batch: Batch, names: Iterable[str]) -> None:
 
 def _check_modality(name: str, x: Tensor, mask: Tensor) -> None:
     if x.dtype not in (torch.float32, torch.int64):
-        raise ValueError(f"batch[{name!r}] is {x.dtype}, expected float32 (pictures, sound) or int64 (ids)")
+        raise ValueError(f"batch[{name!r}] is {x.dtype}, expected float32 (images, sound) or int64 (ids)")
     expected = (len(x), x.shape[-1])
     if mask.dtype != torch.bool or tuple(mask.shape) != expected:
         raise ValueError(f"batch['{name}_mask'] is {mask.dtype} {tuple(mask.shape)}, expected torch.bool {expected}")

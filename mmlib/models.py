@@ -11,9 +11,9 @@ from mmlib.core import Batch, Features, Output
 
 
 class Backbone(nn.Module):
-    """One encoder per sense, then the fusion: batch -> Features. The keys of ``encoders`` are the senses' names.
+    """One encoder per modality, then the fusion: batch -> Features. The keys of ``encoders`` are the modalities' names.
 
-    Forward raises ValueError when the batch lacks a sense or its mask. It reads no values: check those at the border
+    Forward raises ValueError when the batch lacks a modality or its mask. It reads no values: check those at the border
     (``core.check_batch``).
     """
 
@@ -25,7 +25,7 @@ class Backbone(nn.Module):
         missing = [key for name in self.encoders for key in (name, f"{name}_mask") if key not in batch]
         if missing:
             raise ValueError(f"the batch lacks {missing}; the model reads {list(self.encoders)}, each with its mask, and the batch has "
-                             f"{sorted(batch)}; an absent sense is zeros with a mask of False")
+                             f"{sorted(batch)}; an absent modality is zeros with a mask of False")
         return self.fusion({name: encoder(batch[name], batch[f"{name}_mask"]) for name, encoder in self.encoders.items()})
 
 

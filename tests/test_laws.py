@@ -1,7 +1,7 @@
 """The laws of the house, over encoders x fusion x head: masks, padding, order, other samples, absence, gradients, export.
 
 Most combinations use three tiny encoders (a linear map per column, word or stretch of sound); the package's own encoders
-stand in a few. The batch holds a full sample, a ragged one, one without picture, one with text only, and an empty one.
+stand in a few. The batch holds a full sample, a ragged one, one without image, one with text only, and an empty one.
 """
 import itertools
 
@@ -99,7 +99,7 @@ def until(*lengths: int) -> Tensor:
 
 
 def make_batch(encoders: str, head: str) -> dict[str, Tensor]:
-    """Rows: full, ragged, no picture, text only, empty. Only the tiny encoder reads pictures that end inside (lines of text)."""
+    """Rows: full, ragged, no image, text only, empty. Only the tiny encoder reads images that end inside (lines of text)."""
     g = torch.Generator().manual_seed(3)
     side, sound = (4, 40) if encoders == "tiny" else (16, 1600)
     batch = {"image": torch.randn(5, 3, side, side, generator=g), "image_mask": until(side, side - (encoders == "tiny"), 0, 0, 0),
@@ -178,7 +178,7 @@ def test_a_row_alone_is_the_row_in_its_batch(encoders, fusion, head):
 
 
 @a_cover
-def test_an_absent_sense_is_the_same_whatever_it_held(encoders, fusion, head):
+def test_an_absent_modality_is_the_same_whatever_it_held(encoders, fusion, head):
     model, batch = build(encoders, fusion, head), make_batch(encoders, head)
     whole = observe(model, batch)[0]
     for name in NAMES:
@@ -190,7 +190,7 @@ def test_an_absent_sense_is_the_same_whatever_it_held(encoders, fusion, head):
 
 
 @a_cover
-def test_every_subset_of_senses_gives_finite_output_and_gradients(encoders, fusion, head):
+def test_every_subset_of_modalities_gives_finite_output_and_gradients(encoders, fusion, head):
     model, full = build(encoders, fusion, head), make_batch(encoders, head)
     for subset in [*SUBSETS, set()]:
         batch = full | {f"{name}_mask": full[f"{name}_mask"] & (name in subset) for name in NAMES}
@@ -253,7 +253,7 @@ def test_bf16_autocast_stays_finite(encoders, fusion, head):
 
 
 @pytest.mark.parametrize("fusion", ["gated", "attention", "attention-image"])
-def test_an_absent_sense_gets_weight_exactly_zero(fusion):
+def test_an_absent_modality_gets_weight_exactly_zero(fusion):
     model, batch = build("tiny", fusion, "classify"), make_batch("tiny", "classify")
     model(batch)
     present = torch.stack([batch[f"{name}_mask"].any(1) for name in NAMES], dim=1)

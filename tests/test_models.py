@@ -33,7 +33,7 @@ class Pooled(nn.Module):
 
 
 class First(nn.Module):
-    """A fusion of one sense: nothing to fuse."""
+    """A fusion of one modality: nothing to fuse."""
 
     def forward(self, features: dict[str, Features]) -> Features:
         return next(iter(features.values()))
@@ -280,6 +280,6 @@ def test_an_unknown_loss_is_named():
         towers("triplet")
 
 
-def test_towers_of_several_senses_share_one_contract():
+def test_towers_of_several_modalities_share_one_contract():
     tower = lambda: Backbone({"image": Pooled(), "text": Pooled()}, GatedFusion(D, ["image", "text"]))
     assert TwoTower(tower(), tower())(make_batch([0, 1], [0, 2])).count == 5

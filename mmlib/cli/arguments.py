@@ -12,9 +12,9 @@ def add_data(command: argparse.ArgumentParser) -> None:
     """Which rows, which columns."""
     command.add_argument("manifest", help="the CSV file")
     command.add_argument("--target", default="label", metavar="COL", help="the column to predict: classes or numbers (default: label)")
-    command.add_argument("--use", type=names, metavar="SENSES", help="senses to use, e.g. image,audio (default: all there are)")
+    command.add_argument("--use", type=names, metavar="MODALITIES", help="modalities to use, e.g. image,audio (default: all there are)")
     for kind in KINDS:
-        command.add_argument(f"--{kind}", metavar="COL", help=f"the {kind} column (default: {kind}); A,B: two senses of those names")
+        command.add_argument(f"--{kind}", metavar="COL", help=f"the {kind} column (default: {kind}); A,B: two modalities of those names")
     command.add_argument("--group", metavar="COL", help="rows of one group (a patient, a speaker) never stand in two splits")
     add_outside(command)
 
@@ -38,7 +38,7 @@ def add_device(command: argparse.ArgumentParser) -> None:
 def add_training(command: argparse.ArgumentParser) -> None:
     """How one model is trained."""
     command.add_argument("--fusion", choices=sorted(recipes.FUSIONS), default="sum",
-                         help="how the senses are brought together (default: sum, their evidence adds up)")
+                         help="how the modalities are brought together (default: sum, their evidence adds up)")
     command.add_argument("--epochs", type=count, metavar="N", help="passes over the training rows (default: a printed rule)")
     command.add_argument("--task", choices=("classes", "numbers"), help="what the target is (default: told from its values)")
     command.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on GPUs that have it")

@@ -14,8 +14,8 @@ from mmlib.fusion import cost as fusion_table
 REPORT = """example:
   python -m mmlib report data/pets/manifest.csv --target label --out reports/pets
 
-Trains every sense alone, all pairs and all together, with several seeds, and says whether fusion helps, by how much, and whether
-the senses interact. DIR then holds report.html (one page, needs nothing else) and report.json."""
+Trains every modality alone, all pairs and all together, with several seeds, and says whether fusion helps, by how much, and whether
+the modalities interact. DIR then holds report.html (one page, needs nothing else) and report.json."""
 LEAKS = """example:
   python -m mmlib leaks data/pets/manifest.csv --target label
 
@@ -30,7 +30,7 @@ Test rows are never read. DIR then holds leaderboard.csv and trials.jsonl; the l
 def add_commands(commands: Any, style: dict[str, Any]) -> None:
     """Add the commands to the subparsers of the command line."""
     judged = commands.add_parser("report", help="does fusion help?", epilog=REPORT, **style,
-                                 description="Say whether the senses together are better than the best of them.")
+                                 description="Say whether the modalities together are better than the best of them.")
     add_data(judged)
     add_training(judged)
     judged.add_argument("--seeds", type=count, default=3, metavar="N", help="how often each model is trained (default: 3)")
@@ -45,7 +45,7 @@ def add_commands(commands: Any, style: dict[str, Any]) -> None:
     searched.add_argument("--quick", action="store_true", help="only what takes seconds; train does this by itself")
 
     tuned = commands.add_parser("tune", help="which settings are best?", epilog=TUNE, **style,
-                                description="Search fusion, size, learning rate, dropout and hidden senses by successive halving.")
+                                description="Search fusion, size, learning rate, dropout and hidden modalities by successive halving.")
     add_data(tuned)
     add_training(tuned)
     tuned.add_argument("--trials", type=count, default=20, metavar="N", help="how many settings to try (default: 20)")
@@ -56,7 +56,7 @@ def add_commands(commands: Any, style: dict[str, Any]) -> None:
     tuned.add_argument("--resume", action="store_true", help="go on with the search in --out")
 
     commands.add_parser("fusions", help="what does each fusion cost?", **style,
-                        description="All fusions on one input: parameters, FLOPs, memory, time; and whether senses interact in them.")
+                        description="All fusions on one input: parameters, FLOPs, memory, time; and whether modalities interact in them.")
 
 
 def report(arguments: argparse.Namespace) -> None:

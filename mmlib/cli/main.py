@@ -27,7 +27,7 @@ from mmlib.train import distributed
 HELP = """Models that see, read and hear, trained on files of your own.
 
 A manifest is a CSV file with a header, one row a sample. Columns: image and audio (paths, relative to the manifest),
-text, a target column, and split (train, val, test). Any of them may be absent, any cell may be empty: that sense is missing."""
+text, a target column, and split (train, val, test). Any of them may be absent, any cell may be empty: that modality is missing."""
 TRAIN = """examples:
   python -m mmlib train data/pets/manifest.csv --target label --out runs/pets
   python -m mmlib train data/pets/manifest.csv --target label --use image,audio --fusion attention
@@ -65,8 +65,8 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("manifest", nargs="?", help="a CSV file; its target column, if any, is not read")
     for kind, what in zip(KINDS, ("FILE", "WORDS", "FILE")):
         predict.add_argument(f"--{kind}", metavar=what)
-    predict.add_argument("--sense", action="append", default=[], type=pair, metavar="NAME=VALUE",
-                         help="a sense of another name, e.g. --sense xray=a.png")
+    predict.add_argument("--modality", action="append", default=[], type=pair, metavar="NAME=VALUE",
+                         help="a modality of another name, e.g. --modality xray=a.png")
     for command in (evaluate, predict):
         add_on_error(command)
         add_outside(command)
@@ -82,7 +82,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--lr", type=float, metavar="RATE", help=f"the highest learning rate (default: {recipes.LR:g})")
     train.add_argument("--dropout", type=float, metavar="P", help=f"share of features dropped in training (default: {recipes.DROPOUT:g})")
     train.add_argument("--batch-size", type=count, metavar="N", help=f"rows a step (default: {recipes.BATCH}); fewer take less memory")
-    train.add_argument("--hide", type=float, metavar="P", help="how often senses are hidden in training (default: 0.5)")
+    train.add_argument("--hide", type=float, metavar="P", help="how often modalities are hidden in training (default: 0.5)")
     train.add_argument("--out", type=Path, metavar="DIR", help="where the run goes (default: runs/1, runs/2, ...)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out where it was stopped")
     train.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same result (default: 0)")
@@ -128,9 +128,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def predict(arguments: argparse.Namespace) -> None:
     """The predict command: one sample gives a JSON object, a manifest a JSON array with a line per row."""
     predictor = recipes.load(arguments.folder, arguments.device)
-    senses = dict(arguments.sense) | {kind: value for kind in KINDS if (value := getattr(arguments, kind)) is not None}
+    modalities = dict(arguments.modality) | {kind: value for kind in KINDS if (value := getattr(arguments, kind)) is not None}
     if arguments.manifest is None:
-        print(as_json(predictor.predict(**senses), ensure_ascii=False))
+        print(as_json(predictor.predict(**modalities), ensure_ascii=False))
         return
     answers = predictor.predict_manifest(
         arguments.manifest, arguments.allow_outside, arguments.on_error
@@ -150,9 +150,9 @@ def main(argv: list[str] | None = None) -> int:
     if getattr(arguments, "resume", False) and arguments.out is None:
         commands.error("--resume needs --out: which one is to go on?")
     if arguments.command == "predict":
-        single = bool(arguments.sense) or any(getattr(arguments, kind) is not None for kind in KINDS)
+        single = bool(arguments.modality) or any(getattr(arguments, kind) is not None for kind in KINDS)
         if single == (arguments.manifest is not None):
-            commands.error("predict takes either a manifest, or one sample by --image, --text, --audio or --sense")
+            commands.error("predict takes either a manifest, or one sample by --image, --text, --audio or --modality")
     try:
         run = {"train": train, "evaluate": evaluate, "predict": predict} | cli_judge.COMMANDS
         return run[arguments.command](arguments) or 0

@@ -1,6 +1,6 @@
 """Interactive figures for notebooks: sliders over a function that also works alone. Beside each the notebook shows a still figure.
 
-The text and the picture are plain widgets with a value, so that they change wherever a slider's value changes, browser or not.
+The text and the image are plain widgets with a value, so that they change wherever a slider's value changes, browser or not.
 """
 import io
 from collections.abc import Callable, Sequence
@@ -29,9 +29,9 @@ def landscape() -> Any:
 
 
 def attention(pictures: Any, sentences: Sequence[Sequence[str]], weights: Any) -> Any:
-    """Where each word of a sentence looks in its picture, with sliders for the sample and the word. Numbers from 1.
+    """Where each word of a sentence looks in its image, with sliders for the sample and the word. Numbers from 1.
 
-    ``pictures`` (N, 3, H, W) from 0 to 1; ``sentences``: N lists of words; ``weights`` (N, T, rows, columns), T at least the longest.
+    ``images`` (N, 3, H, W) from 0 to 1; ``sentences``: N lists of words; ``weights`` (N, T, rows, columns), T at least the longest.
     """
     import ipywidgets
 
@@ -46,7 +46,7 @@ def attention(pictures: Any, sentences: Sequence[Sequence[str]], weights: Any) -
 
 
 def convolution(picture: Any) -> Any:
-    """A filter slides over one ``picture`` (H, W), ink large: sliders for stride, padding and the filter -> the response and its size."""
+    """A filter slides over one ``image`` (H, W), ink large: sliders for stride, padding and the filter -> the response and its size."""
     import ipywidgets
 
     def show(stride: int, padding: int, name: str) -> tuple[str, Any]:
@@ -77,7 +77,7 @@ def aliasing() -> Any:
 
 
 def dials() -> Any:
-    """The dials of the pets world: how the senses share what they know, how often each does not tell, and the best accuracy that leaves."""
+    """The dials of the pets world: how the modalities share what they know, how often each does not tell, and the best accuracy that leaves."""
     import ipywidgets
 
     def show(*values: Any) -> tuple[str, Any]:
@@ -85,8 +85,8 @@ def dials() -> Any:
         return plots_fusion.describe(chosen), plots_fusion.optimum(chosen)
 
     structure = ipywidgets.SelectionSlider(options=STRUCTURES, description="structure")
-    return panel(show, structure, *(ipywidgets.FloatSlider(rate, min=0, max=0.95, step=0.05, description=f"{sense} silent")
-                                    for sense, rate in (("image", 0.3), ("text", 0.5), ("audio", 0.4))))
+    return panel(show, structure, *(ipywidgets.FloatSlider(rate, min=0, max=0.95, step=0.05, description=f"{modality} silent")
+                                    for modality, rate in (("image", 0.3), ("text", 0.5), ("audio", 0.4))))
 
 
 def schedule(train: Callable[[TrainConfig], Sequence[float]]) -> Any:
@@ -104,7 +104,7 @@ def schedule(train: Callable[[TrainConfig], Sequence[float]]) -> Any:
 
 
 def panel(show: Callable[..., tuple[str, Any]], *sliders: Any) -> Any:
-    """A column of the sliders, a text and a picture. ``show`` gets the sliders' values and returns the text and the figure."""
+    """A column of the sliders, a text and a image. ``show`` gets the sliders' values and returns the text and the figure."""
     import ipywidgets
 
     text, picture = ipywidgets.HTML(), ipywidgets.Image(format="png")

@@ -1,4 +1,4 @@
-"""Files on disk -> batches: a manifest is read, checked and split; pictures, words and sounds become tensors."""
+"""Files on disk -> batches: a manifest is read, checked and split; images, words and sounds become tensors."""
 from mmlib.data.audio import read_audio
 from mmlib.data.augment import Augment
 from mmlib.data.image import choose_size, read_image

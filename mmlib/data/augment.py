@@ -9,29 +9,29 @@ from torch import Tensor
 from mmlib.data.audio import RATE, WINDOW
 from mmlib.data.text import UNKNOWN
 
-PICTURE_DRAWS, SOUND_DRAWS = 8, 6
+IMAGE_DRAWS, AUDIO_DRAWS = 8, 6
 
 
 @dataclass(frozen=True)
 class Augment:
     """How strongly training samples are changed; 0 turns a change off. Evaluation changes nothing.
 
-    Flipping is off unless asked for: it makes another picture of digits, letters and anything with a left and a right.
+    Flipping is off unless asked for: it makes another image of digits, letters and anything with a left and a right.
     """
 
     rotate: float = 10.0      # degrees, either way
     scale: float = 0.1        # part of the size
     shift: float = 0.08       # part of the side
     shear: float = 0.1
-    flip: bool = False        # half of the pictures mirrored
-    brightness: float = 0.2   # in standard deviations of the training pictures
+    flip: bool = False        # half of the images mirrored
+    brightness: float = 0.2   # in standard deviations of the training images
     contrast: float = 0.2
     gain: float = 6.0         # decibels
     silence: float = 0.1      # seconds of silence before the clip, at most
     speed: float = 0.1        # part of the speed, and with it of the pitch
     noise: float = 0.01       # white noise, part of the clip's peak, at most
     words: float = 0.1        # chance that a word is read as unknown
-    hide: float = 0.1         # chance that a sense that is there is hidden; one is always left
+    hide: float = 0.1         # chance that a modality that is there is hidden; one is always left
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -41,10 +41,10 @@ class Augment:
             raise ValueError("Augment.scale and Augment.speed must be below 1")
 
 
-def change_pictures(x: Tensor, u: Tensor, augment: Augment) -> Tensor:
-    """Turn, scale, shear and shift each picture by one affine map, then jitter brightness and contrast.
+def change_images(x: Tensor, u: Tensor, augment: Augment) -> Tensor:
+    """Turn, scale, shear and shift each image by one affine map, then jitter brightness and contrast.
 
-    x (B, 3, S, S) normalised, u (B, PICTURE_DRAWS) uniform. No matrix product and no sum over pixels: a picture's result
+    x (B, 3, S, S) normalised, u (B, IMAGE_DRAWS) uniform. No matrix product and no sum over pixels: a image's result
     is the same, bit for bit, in any batch.
     """
     a = (2 * u - 1)[..., None, None]                                       # (B, 8, 1, 1)  in -1..1
@@ -59,8 +59,8 @@ def change_pictures(x: Tensor, u: Tensor, augment: Augment) -> Tensor:
     return x.mul_(1 + a[:, 6:7] * augment.contrast).add_(a[:, 7:8] * augment.brightness)
 
 
-def change_sounds(x: Tensor, lengths: Tensor, u: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
-    """Silence before the clip, another speed (and pitch), gain and noise: x (B, L), lengths (B,), u (B, SOUND_DRAWS) -> the same kinds.
+def change_audio(x: Tensor, lengths: Tensor, u: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
+    """Silence before the clip, another speed (and pitch), gain and noise: x (B, L), lengths (B,), u (B, AUDIO_DRAWS) -> the same kinds.
 
     Length 0 stays 0; at most four seconds are kept.
     """
@@ -91,8 +91,8 @@ def drop_words(ids: Tensor, mask: Tensor, u: Tensor, augment: Augment) -> Tensor
     return ids.masked_fill((u < augment.words) & mask, UNKNOWN)
 
 
-def hide_senses(present: Tensor, u: Tensor, augment: Augment) -> Tensor:
-    """(B, M) bool, True = take this sense away. Only from those ``present`` (B, M), and never the last one of a sample."""
+def drop_modalities(present: Tensor, u: Tensor, augment: Augment) -> Tensor:
+    """(B, M) bool, True = take this modality away. Only from those ``present`` (B, M), and never the last one of a sample."""
     hidden = (u < augment.hide) & present
     kept = u.masked_fill(~present, -1).argmax(dim=1, keepdim=True)         # (B, 1)
     every = hidden.sum(dim=1, keepdim=True) == present.sum(dim=1, keepdim=True)

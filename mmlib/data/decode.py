@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from mmlib.data.audio import RATE, seconds
-from mmlib.data.store import Pictures, Sounds, file_stamp
+from mmlib.data.store import Images, Clips, file_stamp
 from mmlib.machine import cores
 
 
-def estimate(store: Pictures | Sounds) -> int:
+def estimate(store: Images | Clips) -> int:
     """Bytes that the decoded files would take, from the headers of 200 of them."""
-    if isinstance(store, Pictures):
+    if isinstance(store, Images):
         return len(store.paths) * 3 * store.size ** 2
     return int(2 * RATE * len(store.paths) * mean_over(store.paths, seconds))
 
@@ -31,14 +31,14 @@ def mean_over(paths: Sequence[str], measure: Callable[[str], float], count: int 
     return float(np.mean(values)) if values else 0.0
 
 
-def decode(store: Pictures | Sounds, keep: bool, progress: bool = False) -> dict[int, str]:
+def decode(store: Images | Clips, keep: bool, progress: bool = False) -> dict[int, str]:
     """Read every file of the store once; keep what was read in memory if ``keep`` -> the reason for each file that cannot be read.
 
     Files of over 10 kB are read by several threads: there the decoders let go of Python's lock for long enough. For
     small ones threads are slower than none (measured: 0.27 ms a small PNG alone, 0.60 with two threads).
     """
     reasons: dict[int, str] = {}
-    if isinstance(store, Pictures):
+    if isinstance(store, Images):
         data = torch.zeros(len(store.paths), 3, store.size, store.size, dtype=torch.uint8) if keep else None
     else:
         data = [torch.zeros(0, dtype=torch.int16)] * len(store.paths) if keep else None
@@ -50,7 +50,7 @@ def decode(store: Pictures | Sounds, keep: bool, progress: bool = False) -> dict
             reasons[i] = str(item)
             continue
         store.checksums[i] = zlib.crc32(item.numpy())
-        if isinstance(store, Sounds):
+        if isinstance(store, Clips):
             store.lengths[i] = len(item)
         if data is not None:
             data[i] = item
@@ -60,7 +60,7 @@ def decode(store: Pictures | Sounds, keep: bool, progress: bool = False) -> dict
     return reasons
 
 
-def _read_all(store: Pictures | Sounds,
+def _read_all(store: Images | Clips,
               progress: bool) -> Iterator[tuple[Tensor | ValueError, tuple[int, int]]]:
     """Each file's content, or what is wrong with it, and its stamp."""
     from tqdm.auto import tqdm
@@ -72,7 +72,7 @@ def _read_all(store: Pictures | Sounds,
         except (ValueError, OSError) as error:      # the readers make a reason of anything else
             return error if isinstance(error, ValueError) else ValueError(str(error)), (0, 0)
 
-    name = "pictures" if isinstance(store, Pictures) else "sounds"
+    name = "images" if isinstance(store, Images) else "sounds"
     threads = min(8, cores()) if mean_over(store.paths, os.path.getsize) > 10_000 else 1
     with ThreadPoolExecutor(threads) as pool, tqdm(total=len(store.paths), desc=f"reading {name}", delay=2, leave=False,
                                                    disable=not progress) as bar:

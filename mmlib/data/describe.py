@@ -40,12 +40,12 @@ def describe(manifest: Manifest, names: Sequence[str], fitted: Preprocessing, st
     for name, classes in missing_classes(manifest, fitted.target, split, loaders).items():
         lines.append(f"warning: split {name!r} has no row of class {brief(classes)}")
     rows = np.flatnonzero(split != "")
-    for name, sense in fitted.senses.items():
+    for name, modality in fitted.modalities.items():
         missing = (~stores[name].row_present(rows)).sum()
-        lines.append(f"{name}: {_describe_sense(fitted, name, sense.kind, stores[name], rows)}, missing in {missing:,} rows")
+        lines.append(f"{name}: {_describe_modality(fitted, name, modality.kind, stores[name], rows)}, missing in {missing:,} rows")
     dropped = sum(loader.dropped for loader in loaders.values())
     if dropped:
-        lines.append(f"{dropped:,} training rows have none of these senses and are left out")
+        lines.append(f"{dropped:,} training rows have none of these modalities and are left out")
     if manifest.group is not None:
         homes = Counter(g for g, _ in {(g, name) for g, name in zip(manifest.group, split) if g and name})
         crossing = sum(count > 1 for count in homes.values())
@@ -74,9 +74,9 @@ def _drawn_from(manifest: Manifest) -> str:
     return f"drawn from each row's cells in {', '.join(c.column for c in manifest.split_columns)}"
 
 
-def _describe_sense(fitted: Preprocessing, name: str, kind: str, store: Store, rows: np.ndarray) -> str:
+def _describe_modality(fitted: Preprocessing, name: str, kind: str, store: Store, rows: np.ndarray) -> str:
     if kind == "image":
-        return f"pictures at {fitted.sizes[name]} x {fitted.sizes[name]} pixels"
+        return f"images at {fitted.sizes[name]} x {fitted.sizes[name]} pixels"
     if kind == "text":
         cut = f", {store.truncated:,} texts cut to {MAX_TOKENS} tokens" if store.truncated else ""
         return f"{len(fitted.vocabularies[name]):,} tokens in the vocabulary{cut}"

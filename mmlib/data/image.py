@@ -1,4 +1,4 @@
-"""A picture file, array or PIL image -> uint8 (3, S, S): upright, on white, whole, padded to a square."""
+"""A image file, array or PIL image -> uint8 (3, S, S): upright, on white, whole, padded to a square."""
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # it names no file; 
 
 
 def read_image(source: Any, size: int) -> Tensor:
-    """A path, PIL image or array -> (3, size, size) uint8, the whole picture kept in its proportions.
+    """A path, PIL image or array -> (3, size, size) uint8, the whole image kept in its proportions.
 
-    Arrays: uint8 or float 0..1, (H, W), (H, W, C) or (C, H, W). The picture is turned as its EXIF tag says, transparent parts
-    become white, 16-bit and float ones are scaled to 0..255, and the shorter side is padded with the picture's mean colour.
-    Raises ValueError with the reason: empty, truncated, no picture.
+    Arrays: uint8 or float 0..1, (H, W), (H, W, C) or (C, H, W). The image is turned as its EXIF tag says, transparent parts
+    become white, 16-bit and float ones are scaled to 0..255, and the shorter side is padded with the image's mean colour.
+    Raises ValueError with the reason: empty, truncated, no image.
     """
     from PIL import Image
     if isinstance(source, (str, Path)):
@@ -31,26 +31,26 @@ def read_image(source: Any, size: int) -> Tensor:
             with Image.open(source) as image:
                 return _square(image, size)
         except Image.UnidentifiedImageError as error:
-            raise ValueError("not a picture in any format that Pillow reads") from error
+            raise ValueError("not a image in any format that Pillow reads") from error
         except MemoryError as error:
-            raise ValueError("the picture does not fit into memory") from error
+            raise ValueError("the image does not fit into memory") from error
         except Exception as error:      # each decoder has its own: RuntimeError (AVIF), ...
             reason = str(error) or type(error).__name__
-            raise ValueError(f"the picture cannot be decoded ({reason})") from error
+            raise ValueError(f"the image cannot be decoded ({reason})") from error
     if not isinstance(source, Image.Image):
         source = _from_array(source)
     return _square(source, size)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of a picture file from its header alone; ValueError where it is no picture."""
+    """(width, height) of a image file from its header alone; ValueError where it is no image."""
     from PIL import Image
     try:
         with Image.open(path) as image:
             return image.size
     except Exception as error:          # as in ``read_image``
         reason = str(error) or type(error).__name__
-        raise ValueError(f"not a picture that can be read ({reason})") from error
+        raise ValueError(f"not a image that can be read ({reason})") from error
 
 
 def choose_size(sizes: Sequence[tuple[int, int]]) -> int:
@@ -80,11 +80,11 @@ def _square(image: "Image", size: int) -> Tensor:
 
 
 def _turn(image: "Image") -> Any:
-    """The transposition that brings the picture upright, by its EXIF orientation (tag 0x0112); None where it is upright or not told."""
+    """The transposition that brings the image upright, by its EXIF orientation (tag 0x0112); None where it is upright or not told."""
     from PIL.Image import Transpose
     try:
         orientation = image.getexif().get(0x0112)
-    except Exception:               # a broken tag says nothing; the picture may be whole
+    except Exception:               # a broken tag says nothing; the image may be whole
         return None
     return {2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
             6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90}.get(orientation)
@@ -106,7 +106,7 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
     tops = [1, 255, 65535] if values.dtype.kind == "f" else [4095, 65535]
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("the picture has NaN or infinity in it")
+        raise ValueError("the image has NaN or infinity in it")
     low, high = values.min(), values.max()
     top = next((top for top in tops if high <= top), None)
     if low < 0 or top is None:
@@ -121,15 +121,15 @@ def _from_array(source: Any) -> "Image":
     if pixels.ndim == 3 and shape[0] in channels and (isinstance(source, Tensor) or shape[2] not in channels):
         pixels = pixels.transpose(1, 2, 0)                            # (C, H, W) -> (H, W, C)
     if pixels.ndim not in (2, 3) or pixels.size == 0 or (pixels.ndim == 3 and pixels.shape[2] not in channels):
-        raise ValueError(f"a picture of shape {shape}, expected (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels")
+        raise ValueError(f"a image of shape {shape}, expected (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels")
     if pixels.dtype.kind == "f":
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise ValueError("a float picture has values outside 0..1; divide by its largest possible value, or give uint8")
+            raise ValueError("a float image has values outside 0..1; divide by its largest possible value, or give uint8")
         pixels = np.rint(pixels * 255).astype(np.uint8)
     elif pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     elif pixels.dtype == np.uint16:
         pixels = _to_bytes(pixels)
     elif pixels.dtype != np.uint8:
-        raise ValueError(f"a picture of type {pixels.dtype}, expected uint8, uint16, bool or float 0..1")
+        raise ValueError(f"a image of type {pixels.dtype}, expected uint8, uint16, bool or float 0..1")
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels))

@@ -11,10 +11,10 @@ from mmlib.data.decode import decode, estimate
 from mmlib.data.describe import brief, describe, missing_classes
 from mmlib.data.image import choose_size, image_size
 from mmlib.data.loaders import Loader
-from mmlib.data.manifest import Manifest, ManifestErrors, Problem, Sense, resolve
+from mmlib.data.manifest import Manifest, ManifestErrors, Problem, Modality, resolve
 from mmlib.data.preprocessing import Preprocessing
 from mmlib.data.splits import SHARES, choose_splits, is_drawn
-from mmlib.data.store import Origin, Pictures, Sounds, Store, Texts
+from mmlib.data.store import Origin, Images, Clips, Store, Texts
 from mmlib.data.targets import Target, check_target, read_target
 from mmlib.data.text import Vocabulary
 from mmlib.machine import cores, free_memory
@@ -55,24 +55,24 @@ def load_data(manifest: Manifest, preprocessing: Preprocessing | None = None, *,
     wanted = _wanted_splits(manifest, names, splits, preprocessing is None)
     split = np.array([name if name in wanted else "" for name in names])
     target = _fit_target(manifest, split, task, preprocessing)  # before the files: its errors are the quickest to find
-    senses = dict(sorted((manifest.senses if preprocessing is None else preprocessing.senses).items()))
-    stores, problems = _find_files(manifest, senses, split)
+    modalities = dict(sorted((manifest.modalities if preprocessing is None else preprocessing.modalities).items()))
+    stores, problems = _find_files(manifest, modalities, split)
     problems += _empty_cells(manifest, split)
     fitted = preprocessing or Preprocessing(
-        senses, manifest.target_name, target, _fit_sizes(stores, split), group=manifest.group_name,
+        modalities, manifest.target_name, target, _fit_sizes(stores, split), group=manifest.group_name,
         split_columns=manifest.split_columns)
     for name in fitted.sizes:
         stores[name].size = fitted.sizes[name]
     total = sum(estimate(store) for store in stores.values())
     memory = total < free_memory() / 2 if memory is None else memory
-    problems = sorted(sum([_read_files(manifest, name, senses[name], stores[name], memory, progress) for name in stores], problems))
+    problems = sorted(sum([_read_files(manifest, name, modalities[name], stores[name], memory, progress) for name in stores], problems))
     if problems and on_error == "raise":
         raise ManifestErrors(manifest.name, [p for _, p in problems], "Correct these, or leave the rows out with --on-error skip")
     split[[row for row, _ in problems]] = ""
     if preprocessing is None:
         fitted = _fit(replace(fitted, target=_fit_target(manifest, split, task, None) if problems else target), manifest, stores, split)
     for name in fitted.vocabularies:
-        cells = manifest.cells_of(name, senses[name])
+        cells = manifest.cells_of(name, modalities[name])
         stores[name] = Texts.encode([cell if part else "" for cell, part in zip(cells, split)], fitted.vocabularies[name])
     workers = 0 if memory else (min(8, cores()) if workers is None else workers)
     loaders = _make_loaders(manifest, fitted, stores, split, wanted, batch_size, seed, augment, workers)
@@ -135,15 +135,15 @@ def _empty_cells(manifest: Manifest, split: np.ndarray) -> list[tuple[int, Probl
     return found
 
 
-def _find_files(manifest: Manifest, senses: dict[str, Sense], split: np.ndarray) -> tuple[dict[str, Store], list[tuple[int, Problem]]]:
-    """Undecoded stores of the pictures and sounds; one entry per file, however many rows name it."""
+def _find_files(manifest: Manifest, modalities: dict[str, Modality], split: np.ndarray) -> tuple[dict[str, Store], list[tuple[int, Problem]]]:
+    """Undecoded stores of the images and sounds; one entry per file, however many rows name it."""
     stores: dict[str, Store] = {}
     problems: list[tuple[int, Problem]] = []
-    for name, sense in senses.items():
-        if sense.kind == "text":
+    for name, modality in modalities.items():
+        if modality.kind == "text":
             continue
         where, paths, known = np.full(len(manifest), -1), [], {}
-        for i, cell in enumerate(manifest.cells_of(name, sense)):
+        for i, cell in enumerate(manifest.cells_of(name, modality)):
             if not cell or not split[i]:
                 continue
             if cell not in known:
@@ -153,12 +153,12 @@ def _find_files(manifest: Manifest, senses: dict[str, Sense], split: np.ndarray)
                 except (ValueError, OSError) as error:
                     known[cell] = str(error)
             if isinstance(known[cell], str):
-                problems.append((i, manifest.problem(i, sense.column, cell, known[cell])))
+                problems.append((i, manifest.problem(i, modality.column, cell, known[cell])))
             else:
                 where[i] = known[cell]
-        image = sense.kind == "image"
-        stores[name] = Pictures(where, paths, 0) if image else Sounds(where, paths, np.zeros(len(paths), dtype=np.int64))
-        stores[name].origin = Origin(sense.column, manifest.rows)
+        image = modality.kind == "image"
+        stores[name] = Images(where, paths, 0) if image else Clips(where, paths, np.zeros(len(paths), dtype=np.int64))
+        stores[name].origin = Origin(modality.column, manifest.rows)
     return stores, problems
 
 
@@ -171,7 +171,7 @@ def _training_files(store: Store, split: np.ndarray, count: int) -> list[int]:
 def _fit_sizes(stores: dict[str, Store], split: np.ndarray) -> dict[str, int]:
     sizes = {}
     for name, store in stores.items():
-        if isinstance(store, Pictures):
+        if isinstance(store, Images):
             found = []
             for i in _training_files(store, split, 1000):
                 try:
@@ -182,27 +182,27 @@ def _fit_sizes(stores: dict[str, Store], split: np.ndarray) -> dict[str, int]:
     return sizes
 
 
-def _read_files(manifest: Manifest, name: str, sense: Sense, store: Store, memory: bool, progress: bool) -> list[tuple[int, Problem]]:
+def _read_files(manifest: Manifest, name: str, modality: Modality, store: Store, memory: bool, progress: bool) -> list[tuple[int, Problem]]:
     """Read every file once, to keep it or only to know that it can be read."""
     reasons = decode(store, memory, progress)
     if not reasons:
         return []
-    cells, bad = manifest.cells_of(name, sense), np.flatnonzero(np.isin(store.where, list(reasons)))
-    return [(i, manifest.problem(i, sense.column, cells[i], reasons[int(store.where[i])])) for i in bad.tolist()]
+    cells, bad = manifest.cells_of(name, modality), np.flatnonzero(np.isin(store.where, list(reasons)))
+    return [(i, manifest.problem(i, modality.column, cells[i], reasons[int(store.where[i])])) for i in bad.tolist()]
 
 
 def _fit(fitted: Preprocessing, manifest: Manifest, stores: dict[str, Store], split: np.ndarray) -> Preprocessing:
     """Normalisation and vocabularies, from the training rows only."""
     mean, std, vocabularies = {}, {}, {}
-    for name, sense in fitted.senses.items():
-        if sense.kind == "image":
+    for name, modality in fitted.modalities.items():
+        if modality.kind == "image":
             mean[name], std[name] = _moments(stores[name], _training_files(stores[name], split, 1000))
-        elif sense.kind == "text":
+        elif modality.kind == "text":
             vocabularies[name] = Vocabulary.fit(cell for cell, part in zip(manifest.cells[name], split) if part == "train")
     return replace(fitted, mean=mean, std=std, vocabularies=vocabularies)
 
 
-def _moments(store: Pictures, files: list[int]) -> tuple[list[float], list[float]]:
+def _moments(store: Images, files: list[int]) -> tuple[list[float], list[float]]:
     """Mean and deviation per channel of 0..1, from exact integer sums; a deviation is at least 0.02."""
     total, square = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
     for i in files:

@@ -22,7 +22,7 @@ from mmlib.data.preprocessing import (
     Preprocessing,
     spread_windows,
 )
-from mmlib.data.store import Sounds, Store, Texts, checksum
+from mmlib.data.store import Clips, Store, Texts, checksum
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Batches:
         return self.orders[epoch]
 
     def _alike(self, order: np.ndarray, epoch: int) -> np.ndarray:
-        """Shuffled places in which a batch has samples of like length: less of it is padding, and sound is the dearest sense.
+        """Shuffled places in which a batch has samples of like length: less of it is padding, and sound is the dearest modality.
 
         Within blocks of 16 batches samples are sorted by length, cut into batches, and the batches shuffled again.
         """
@@ -83,7 +83,7 @@ class Batches:
 class Loader:
     """What ``fit`` and ``evaluate`` iterate over: batches as in mmlib.core, with ``row`` (B,), the place in the manifest.
 
-    Training (``augment`` given) shuffles, changes samples at random, leaves out rows that have none of the senses (``dropped``
+    Training (``augment`` given) shuffles, changes samples at random, leaves out rows that have none of the modalities (``dropped``
     counts them) and cuts long clips; evaluation keeps all rows in order, and long clips become several windows.
     ``workers`` 0 assembles in this process: right for data in memory.
     """
@@ -97,7 +97,7 @@ class Loader:
         if augment is None:
             rows, windows = spread_windows(stores, rows)
         else:
-            present = has_sense(stores, rows)
+            present = has_modality(stores, rows)
             self.dropped, rows, windows = int((~present).sum()), rows[present], windows[present]
         self.batches = Batches(preprocessing, stores, rows, windows, target, batch_size, seed, augment)
         self.workers, self._pool, self._ahead = workers, None, []
@@ -161,14 +161,14 @@ def _as_it_is(batch: Batch | None) -> Batch | None:
 
 
 def sample_lengths(stores: Mapping[str, Store], rows: np.ndarray) -> np.ndarray:
-    """(samples,) length of each row's longest sound, or where no sense is a sound, of its longest text."""
-    for kind in (Sounds, Texts):
+    """(samples,) length of each row's longest sound, or where no modality is a sound, of its longest text."""
+    for kind in (Clips, Texts):
         found = [store.row_lengths(rows) for store in stores.values() if isinstance(store, kind)]
         if found:
             return np.max(found, axis=0)
     return np.zeros(len(rows), dtype=np.int64)
 
 
-def has_sense(stores: Mapping[str, Store], rows: np.ndarray) -> np.ndarray:
-    """(B,) bool: the row has at least one of the senses."""
+def has_modality(stores: Mapping[str, Store], rows: np.ndarray) -> np.ndarray:
+    """(B,) bool: the row has at least one of the modalities."""
     return np.any([store.row_present(rows) for store in stores.values()], axis=0)

@@ -1,4 +1,4 @@
-"""A manifest (CSV or DataFrame, one row a sample) -> its cells as text, checked: which senses, which files, which target."""
+"""A manifest (CSV or DataFrame, one row a sample) -> its cells as text, checked: which modalities, which files, which target."""
 import csv
 import difflib
 import io
@@ -37,8 +37,8 @@ class ManifestErrors(ValueError):
         super().__init__("\n".join(line for line in lines if line))
 
 
-class Sense(NamedTuple):
-    """Where a sense comes from."""
+class Modality(NamedTuple):
+    """Where a modality comes from."""
 
     kind: str    # image, text or audio
     column: str
@@ -46,13 +46,13 @@ class Sense(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest read as text. Lists hold one string a row, '' where the cell is empty (= that sense is missing)."""
+    """A manifest read as text. Lists hold one string a row, '' where the cell is empty (= that modality is missing)."""
 
     name: str                     # the file, for messages
     root: Path                    # paths are relative to it
     rows: list[str]               # where each row stands: 'line 7' of the file
-    senses: dict[str, Sense]
-    cells: dict[str, list[str]]   # by sense
+    modalities: dict[str, Modality]
+    cells: dict[str, list[str]]   # by modality
     target_name: str | None
     target: list[str] | None      # None when no target was asked for
     split: list[str] | None       # train, val, test or other names; None without a split column
@@ -60,8 +60,8 @@ class Manifest:
     allow_outside: bool = False
     extra: dict[str, list[str]] = field(default_factory=dict)  # the other columns, which no model reads; the leak check does
     group_name: str | None = None                             # the group's column
-    split_columns: list[Sense] = field(default_factory=list)  # of all senses, used or not: see keys
-    chosen: bool = False  # ``use`` named the senses: the other columns are left out on purpose
+    split_columns: list[Modality] = field(default_factory=list)  # of all modalities, used or not: see keys
+    chosen: bool = False  # ``use`` named the modalities: the other columns are left out on purpose
 
     def __post_init__(self) -> None:
         for column, cells in self._lists().items():
@@ -75,7 +75,7 @@ class Manifest:
 
     def _lists(self) -> dict[str, list[str] | None]:
         """Every list that has a cell for each row, by a name for messages."""
-        cells = {f"sense {name!r}": found for name, found in self.cells.items()}
+        cells = {f"modality {name!r}": found for name, found in self.cells.items()}
         extra = {f"column {name!r}": found for name, found in self.extra.items()}
         return {"target": self.target, "split": self.split, "group": self.group} | cells | extra
 
@@ -90,23 +90,23 @@ class Manifest:
                        extra={name: chosen(cells) for name, cells in self.extra.items()})
 
     def column(self, name: str) -> list[str]:
-        """The cells of a column, whether or not a sense is read from it.
+        """The cells of a column, whether or not a modality is read from it.
 
         Raises ValueError where there is no such column.
         """
-        columns = {sense.column: self.cells[key] for key, sense in self.senses.items()} | self.extra
+        columns = {modality.column: self.cells[key] for key, modality in self.modalities.items()} | self.extra
         columns |= {} if self.group is None else {self.group_name: self.group}
         _find(self.name, list(columns), name)
         return columns[name]
 
-    def cells_of(self, name: str, sense: Sense) -> list[str]:
-        """The cells of a model's sense, found by its name, else by its column.
+    def cells_of(self, name: str, modality: Modality) -> list[str]:
+        """The cells of a model's modality, found by its name, else by its column.
 
         All are empty where the manifest does not have it.
         """
-        for other, found in self.senses.items():
-            by_column = name not in self.senses and found.column == sense.column
-            if found.kind == sense.kind and (other == name or by_column):
+        for other, found in self.modalities.items():
+            by_column = name not in self.modalities and found.column == modality.column
+            if found.kind == modality.kind and (other == name or by_column):
                 return self.cells[other]
         return [""] * len(self)
 
@@ -118,7 +118,7 @@ class Manifest:
         is encoded again keeps its split. Whether a row was trained on is told by the bytes
         (``trained.py``).
         """
-        columns = [(sense.kind, self.column(sense.column)) for sense in sorted(self.split_columns)]
+        columns = [(modality.kind, self.column(modality.column)) for modality in sorted(self.split_columns)]
         keys = ["\0".join(f"{kind}={cells[row]}" for kind, cells in columns if cells[row])
                 for row in range(len(self))]
         groups = self.group or [""] * len(self)
@@ -130,7 +130,7 @@ class Manifest:
 
     def checksums(self, rows: Iterable[int]) -> dict[str, str]:
         """By column, in words, a checksum of the cells that these rows have in it: they tell whether, and where, one was edited since."""
-        columns = {sense.column: self.cells[name] for name, sense in self.senses.items()}
+        columns = {modality.column: self.cells[name] for name, modality in self.modalities.items()}
         columns |= {} if self.target is None else {self.target_name: self.target}
         chosen = {name: [cells[row] for row in rows] for name, cells in columns.items()}
         return {f"column {name!r}": f"{len(cells):,} cells with checksum {zlib.crc32(chr(0).join(cells).encode()):08x}"
@@ -142,10 +142,10 @@ def read_manifest(source: Any, target: str | None = "label", columns: dict[str, 
                   partial: bool = False) -> Manifest:
     """Read a CSV file (UTF-8, with a header) or a pandas DataFrame; every cell is text, so ``007`` and ``NA`` are words.
 
-    ``columns`` maps a kind to its column, {"image": "photo"}; with commas to several senses named by their columns, {"image": "xray,ct"}.
-    Kinds not mapped are read from the columns image, text and audio, where there are such. ``use`` keeps some of the senses.
+    ``columns`` maps a kind to its column, {"image": "photo"}; with commas to several modalities named by their columns, {"image": "xray,ct"}.
+    Kinds not mapped are read from the columns image, text and audio, where there are such. ``use`` keeps some of the modalities.
     ``group`` names a column whose rows must stay in one split (a patient, a speaker). ``target=None``: no target, as for prediction.
-    ``partial``: a column of ``columns`` that is not there is no error; that sense is missing in every row.
+    ``partial``: a column of ``columns`` that is not there is no error; that modality is missing in every row.
     But "Text" where "text" is expected is an error, since it is surely meant.
     Paths are relative to ``root``: the file's folder, or for a DataFrame the current one; ``allow_outside`` lets them leave it.
     Raises ValueError (ManifestErrors where rows are at fault) that says what was found and what to do.
@@ -162,23 +162,23 @@ def read_manifest(source: Any, target: str | None = "label", columns: dict[str, 
     if partial:
         _check_letters(name, header, ",".join(columns.values()).split(","))
         columns = {kind: ",".join(c for c in names.split(",") if c.strip() in header) for kind, names in columns.items()}
-    found, senses = _choose_senses(name, header, columns, use)
-    for sense_name, sense in senses.items():
-        if target is not None and sense.column == target:
-            raise ValueError(f"{name}: column {target!r} is the target and also the sense {sense_name!r}: "
+    found, modalities = _choose_modalities(name, header, columns, use)
+    for modality_name, modality in modalities.items():
+        if target is not None and modality.column == target:
+            raise ValueError(f"{name}: column {target!r} is the target and also the modality {modality_name!r}: "
                              "the answer would be in the question")
 
     def cells(column: str) -> list[str]:
         index = _find(name, header, column)
         return [row[index].strip() for row in table]
 
-    taken = {target, group, "split", *(sense.column for sense in senses.values())}
+    taken = {target, group, "split", *(modality.column for modality in modalities.values())}
     split = [SPLIT_NAMES.get(cell.lower(), cell.lower()) for cell in cells("split")] if "split" in header else None
-    return Manifest(name, folder if root is None else Path(root), rows, senses, {n: cells(sense.column) for n, sense in senses.items()},
+    return Manifest(name, folder if root is None else Path(root), rows, modalities, {n: cells(modality.column) for n, modality in modalities.items()},
                     target, None if target is None else cells(target), split if split and any(split) else None,
                     None if group is None else cells(group), allow_outside,
                     {column: cells(column) for column in header if column and column not in taken},
-                    group, [sense for sense in found.values() if sense.column != target], use is not None)
+                    group, [modality for modality in found.values() if modality.column != target], use is not None)
 
 
 def _from_csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
@@ -256,30 +256,30 @@ def _check_letters(name: str, header: list[str], columns: list[str]) -> None:
                              f"to {column!r}, or to another name if it is something else")
 
 
-def _choose_senses(name: str, header: list[str], columns: dict[str, str],
-                   use: Iterable[str] | None) -> tuple[dict[str, Sense], dict[str, Sense]]:
-    """All senses that the table has, and those of ``use``."""
+def _choose_modalities(name: str, header: list[str], columns: dict[str, str],
+                   use: Iterable[str] | None) -> tuple[dict[str, Modality], dict[str, Modality]]:
+    """All modalities that the table has, and those of ``use``."""
     if set(columns) - set(KINDS):
-        raise ValueError(f"columns has {sorted(set(columns) - set(KINDS))}; the kinds of sense are {list(KINDS)}")
-    found: list[tuple[str, Sense]] = []
+        raise ValueError(f"columns has {sorted(set(columns) - set(KINDS))}; the kinds of modality are {list(KINDS)}")
+    found: list[tuple[str, Modality]] = []
     for kind in KINDS:
         chosen = [column.strip() for column in columns.get(kind, kind if kind in header else "").split(",") if column.strip()]
-        found += [(kind if len(chosen) == 1 else column, Sense(kind, column)) for column in chosen]
-    senses = dict(found)
-    if not senses:
+        found += [(kind if len(chosen) == 1 else column, Modality(kind, column)) for column in chosen]
+    modalities = dict(found)
+    if not modalities:
         raise ValueError(f"{name} has no column image, text or audio; it has {[c for c in header if c]}: "
                          "say which to read, as in --image COLUMN")
-    for sense_name, sense in found:
-        _find(name, header, sense.column)
-        if [n for n, _ in found].count(sense_name) > 1 or sense_name in ("target", "row") or sense_name.endswith("_mask"):
-            raise ValueError(f"{name}: a sense cannot be named {sense_name!r} (taken); rename its column")
-    wanted = list(senses) if use is None else [n.strip() for n in use]
-    for sense_name in wanted:
-        if sense_name not in senses:
-            raise ValueError(f"use asks for {sense_name!r}; {name} has the senses {sorted(senses)}")
+    for modality_name, modality in found:
+        _find(name, header, modality.column)
+        if [n for n, _ in found].count(modality_name) > 1 or modality_name in ("target", "row") or modality_name.endswith("_mask"):
+            raise ValueError(f"{name}: a modality cannot be named {modality_name!r} (taken); rename its column")
+    wanted = list(modalities) if use is None else [n.strip() for n in use]
+    for modality_name in wanted:
+        if modality_name not in modalities:
+            raise ValueError(f"use asks for {modality_name!r}; {name} has the modalities {sorted(modalities)}")
     if not wanted:
-        raise ValueError(f"use is empty; {name} has the senses {sorted(senses)}")
-    return senses, {n: senses[n] for n in senses if n in wanted}
+        raise ValueError(f"use is empty; {name} has the modalities {sorted(modalities)}")
+    return modalities, {n: modalities[n] for n in modalities if n in wanted}
 
 
 def resolve(manifest: Manifest, cell: str) -> Path:

@@ -16,7 +16,7 @@ from mmlib.data.text import Vocabulary
 MAX_TOKENS = 256  # a longer text is cut
 
 
-def read_sound(path: str | Path) -> Tensor:
+def read_clip(path: str | Path) -> Tensor:
     """A sound file as kept in memory: (L,) int16 at 16 kHz."""
     return to_int16(read_audio(path))
 
@@ -36,8 +36,8 @@ class Origin:
 
 
 @dataclass
-class Pictures:
-    """Pictures (files, 3, S, S) uint8; several rows may show one file."""
+class Images:
+    """Images (files, 3, S, S) uint8; several rows may show one file."""
 
     where: np.ndarray             # (rows,) index of the row's file, -1 = missing
     paths: Sequence[str]
@@ -57,16 +57,16 @@ class Pictures:
         return out
 
     def row_present(self, rows: np.ndarray) -> np.ndarray:
-        """(B,) bool: the row has a picture."""
+        """(B,) bool: the row has a image."""
         return self.where[rows] >= 0
 
     def load(self, index: int) -> Tensor:
-        """One file's picture (3, S, S) uint8 from disk."""
+        """One file's image (3, S, S) uint8 from disk."""
         return _load(self, index, lambda path: read_image(path, self.size))
 
 
 @dataclass
-class Sounds:
+class Clips:
     """Clips (L,) int16 at 16 kHz, of any length; several rows may play one file."""
 
     where: np.ndarray             # (rows,) index of the row's file, -1 = missing
@@ -74,7 +74,7 @@ class Sounds:
     lengths: np.ndarray           # (files,) samples
     data: list[Tensor] | None = None
     origin: "Origin | None" = None
-    checksums: np.ndarray | None = None     # as in Pictures
+    checksums: np.ndarray | None = None     # as in Images
 
     def fetch(self, rows: np.ndarray) -> list[Tensor]:
         """B clips (L,) int16, empty where missing."""
@@ -92,7 +92,7 @@ class Sounds:
 
     def load(self, index: int) -> Tensor:
         """One file's clip (L,) int16 from disk."""
-        return _load(self, index, read_sound)
+        return _load(self, index, read_clip)
 
 
 @dataclass
@@ -133,10 +133,10 @@ class Texts:
         return self.offsets[rows + 1] - self.offsets[rows]
 
 
-Store = Pictures | Sounds | Texts
+Store = Images | Clips | Texts
 
 
-def _load(store: Pictures | Sounds, index: int, read: Callable[[str], Tensor]) -> Tensor:
+def _load(store: Images | Clips, index: int, read: Callable[[str], Tensor]) -> Tensor:
     """One file from disk; ValueError naming row and column where it is not as it was first read."""
     path, origin = store.paths[index], store.origin
     if origin is None or origin.stamps is None:     # the first time, all bad files are listed together

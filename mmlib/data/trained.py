@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmlib.data.manifest import Manifest, Sense, resolve
+from mmlib.data.manifest import Manifest, Modality, resolve
 from mmlib.data.splits import is_drawn
 from mmlib.machine import cores
 
@@ -27,7 +27,7 @@ class Marks(NamedTuple):
 
 def remember(
     manifest: Manifest,
-    senses: Mapping[str, Sense],
+    modalities: Mapping[str, Modality],
     names: Sequence[str],
     used: Mapping[str, Sequence[int]],
 ) -> dict[str, str]:
@@ -39,14 +39,14 @@ def remember(
     asked about one image: training itself was scored with it there, so no row is refused for it.
     """
     others = [row for row, name in enumerate(names) if name not in USED]
-    found = {name: _every(manifest, senses, rows) for name, rows in used.items()}
-    found["shared"] = set().union(*found.values()) & _every(manifest, senses, others)
+    found = {name: _every(manifest, modalities, rows) for name, rows in used.items()}
+    found["shared"] = set().union(*found.values()) & _every(manifest, modalities, others)
     return {name: _pack(marks) for name, marks in found.items()}
 
 
 def check_untrained(
     manifest: Manifest,
-    senses: Mapping[str, Sense],
+    modalities: Mapping[str, Modality],
     names: Sequence[str],
     trained: Mapping[str, str],
     split: str,
@@ -60,7 +60,7 @@ def check_untrained(
     seen = train | val
     known = {"train": set(), "val": train - val}.get(split, seen) - shared
     chosen = [row for row, name in enumerate(names) if name == split]
-    bad = [row for row, marks in _marks(manifest, senses, chosen).items() if marks.own & known]
+    bad = [row for row, marks in _marks(manifest, modalities, chosen).items() if marks.own & known]
     if bad:
         more = ", ..." if len(bad) > SHOWN else ""
         shown = ", ".join(manifest.rows[row] for row in bad[:SHOWN]) + more
@@ -73,7 +73,7 @@ def check_untrained(
     if not is_drawn(manifest, split):
         return
     rest = [row for row, name in enumerate(names) if name in USED and name != split]
-    rest = [marks.own for marks in _marks(manifest, senses, rest).values() if marks.own]
+    rest = [marks.own for marks in _marks(manifest, modalities, rest).values() if marks.own]
     new = sum(not own & seen for own in rest)
     if new > len(rest) / 2:
         raise ValueError(
@@ -84,20 +84,20 @@ def check_untrained(
         )
 
 
-def _every(manifest: Manifest, senses: Mapping[str, Sense], rows: Sequence[int]) -> set[int]:
-    return set().union(*(marks.every for marks in _marks(manifest, senses, rows).values()))
+def _every(manifest: Manifest, modalities: Mapping[str, Modality], rows: Sequence[int]) -> set[int]:
+    return set().union(*(marks.every for marks in _marks(manifest, modalities, rows).values()))
 
 
 def _marks(
-    manifest: Manifest, senses: Mapping[str, Sense], rows: Sequence[int]
+    manifest: Manifest, modalities: Mapping[str, Modality], rows: Sequence[int]
 ) -> dict[int, Marks]:
     """The marks of these rows. A file that cannot be opened gives none: ``load_data`` names it."""
     files: dict[int, list[str]] = {row: [] for row in rows}
     texts: dict[int, set[int]] = {row: set() for row in rows}
-    for name, sense in senses.items():
-        cells = manifest.cells_of(name, sense)
+    for name, modality in modalities.items():
+        cells = manifest.cells_of(name, modality)
         for row in rows:
-            if cells[row] and sense.kind == "text":
+            if cells[row] and modality.kind == "text":
                 texts[row].add(_number(f"text {cells[row]}"))
             elif cells[row]:
                 files[row].append(cells[row])

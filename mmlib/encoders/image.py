@@ -1,4 +1,4 @@
-"""Pictures -> Features: x (B, C, H, W), mask (B, W) of columns -> a grid of tokens in reading order, row by row."""
+"""Images -> Features: x (B, C, H, W), mask (B, W) of columns -> a grid of tokens in reading order, row by row."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ def grid_positions(height: int, width: int, dim: int, device: torch.device | Non
 
 
 class ViTEncoder(nn.Module):
-    """A small vision transformer (Dosovitskiy et al., 2021) with sine positions, so a picture may be of any size.
+    """A small vision transformer (Dosovitskiy et al., 2021) with sine positions, so a image may be of any size.
 
     A token per ``patch`` x ``patch`` pixels; a size that the patch does not divide is padded with zeros on the right and at the bottom.
     A patch is real when it covers at least one real column. ``dim`` is divisible by 4.
@@ -62,8 +62,8 @@ class ResNetEncoder(nn.Module):
     """A torchvision ResNet (He et al., 2016) trained from nothing, with GroupNorm: BatchNorm would mix the samples of a batch.
 
     A token per cell of the last stage. The first convolution has stride 1 and no pool follows it, as is usual for small
-    pictures: a cell is 8 pixels square. For photos, whose mask rows are full or empty; a row that is partly real counts as
-    a picture with black columns, and all of its cells as real (lines of text belong in ``ConvEncoder``).
+    images: a cell is 8 pixels square. For photos, whose mask rows are full or empty; a row that is partly real counts as
+    a image with black columns, and all of its cells as real (lines of text belong in ``ConvEncoder``).
     """
 
     def __init__(self, dim: int, channels: int = 3, name: str = "resnet18"):

@@ -1,4 +1,4 @@
-"""What every fusion does first: senses' names sorted and checked, their pooled vectors stacked, their tokens lined up."""
+"""What every fusion does first: modalities' names sorted and checked, their pooled vectors stacked, their tokens lined up."""
 from collections.abc import Iterable
 
 import torch
@@ -8,21 +8,21 @@ from mmlib.core import Features, masked_mean
 
 
 def sort_names(names: Iterable[str], query: str | None = None) -> list[str]:
-    """The names of the senses, sorted; ValueError when there is none, one comes twice, or ``query`` is not among them."""
+    """The names of the modalities, sorted; ValueError when there is none, one comes twice, or ``query`` is not among them."""
     names = sorted(names)
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"names is {names}, expected at least one sense and each of them once")
+        raise ValueError(f"names is {names}, expected at least one modality and each of them once")
     if query is not None and query not in names:
         raise ValueError(f"query is {query!r}, expected one of {names}, or None for a learned vector")
     return names
 
 
 def check_features(features: dict[str, Features], names: list[str]) -> None:
-    """Raise ValueError unless ``features`` holds exactly the senses of ``names``."""
+    """Raise ValueError unless ``features`` holds exactly the modalities of ``names``."""
     missing, unknown = sorted(set(names) - set(features)), sorted(set(features) - set(names))
     if missing or unknown:
         raise ValueError(f"this fusion was built for {names}: missing {missing}, unknown {unknown}; "
-                         f"an absent sense is a mask of False, not a missing key")
+                         f"an absent modality is a mask of False, not a missing key")
 
 
 def stack(features: dict[str, Features], names: list[str]) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ def line_up(parts: list[Features]) -> Features:
 
 
 class Tags(nn.Module):
-    """A learned vector per sense, added to its tokens, so that a reader of the line can tell the senses apart."""
+    """A learned vector per modality, added to its tokens, so that a reader of the line can tell the modalities apart."""
 
     def __init__(self, dim: int, names: list[str]):
         super().__init__()

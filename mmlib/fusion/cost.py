@@ -1,4 +1,4 @@
-"""Every fusion on one and the same input: what it costs in parameters, FLOPs, memory and time, and whether senses can interact in it."""
+"""Every fusion on one and the same input: what it costs in parameters, FLOPs, memory and time, and whether modalities can interact in it."""
 import random
 import statistics
 import time
@@ -13,7 +13,7 @@ from mmlib import fusion
 from mmlib.core import Features, from_tokens
 from mmlib.layers.attention import recording
 
-TOKENS = {"audio": 25, "image": 16, "text": 12}  # of the longest sample: 2 s of sound, a picture of 64 x 64 pixels, a caption
+TOKENS = {"audio": 25, "image": 16, "text": 12}  # of the longest sample: 2 s of sound, a image of 64 x 64 pixels, a caption
 
 
 class Row(NamedTuple):
@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
     name: str
     tokens: int               # that come out per sample
-    interact: bool            # does the effect of one sense on the output depend on what another one holds?
+    interact: bool            # does the effect of one modality on the output depend on what another one holds?
     parameters: int
     flops: int                # of a forward pass: matrix products and attention, two per multiply-add, padding included
     kept: int                 # bytes that a forward pass keeps for the backward pass, besides parameters and input
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 def table(dim: int = 64, batch: int = 32, repeats: int = 30) -> list[Row]:
-    """A row per fusion of ``mmlib.fusion.vectors.__all__``, with its default options, for three senses; in one thread, on the CPU.
+    """A row per fusion of ``mmlib.fusion.vectors.__all__``, with its default options, for three modalities; in one thread, on the CPU.
 
     The times are medians over ``repeats`` rounds. In each round every fusion has its turn, in an order drawn anew: what else the
     machine does, and what the one before left in its caches, disturbs all alike.
@@ -45,7 +45,7 @@ def table(dim: int = 64, batch: int = 32, repeats: int = 30) -> list[Row]:
 
 
 def make_features(dim: int, batch: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Features]:
-    """Random Features of three senses as encoders give them: ragged, but for pictures; every sense present."""
+    """Random Features of three modalities as encoders give them: ragged, but for images; every modality present."""
     g, made = torch.Generator().manual_seed(seed), {}
     for name, length in TOKENS.items():
         lengths = torch.full((batch,), length) if name == "image" else torch.linspace(length // 3, length, batch).long()
@@ -55,10 +55,10 @@ def make_features(dim: int, batch: int, seed: int = 0, dtype: torch.dtype = torc
 
 
 def interaction(module: nn.Module, dim: int, batch: int) -> float:
-    """The largest second mixed difference of ``pooled`` in two senses, as a share of the largest number in it.
+    """The largest second mixed difference of ``pooled`` in two modalities, as a share of the largest number in it.
 
-    Change one sense, the other, both: f(both) - f(one) - f(other) + f(none). It is zero for all inputs where the output is a sum of
-    one function per sense; then no linear head can see what lies only in the combination (an exclusive-or). In double precision.
+    Change one modality, the other, both: f(both) - f(one) - f(other) + f(none). It is zero for all inputs where the output is a sum of
+    one function per modality; then no linear head can see what lies only in the combination (an exclusive-or). In double precision.
     """
     module, old, new = module.double(), make_features(dim, batch, 0, torch.float64), make_features(dim, batch, 1, torch.float64)
     pooled = lambda *changed: module(old | {name: new[name] for name in changed}).pooled
@@ -136,7 +136,7 @@ def _own_seed_and_one_thread() -> Iterator[None]:
 
 def to_markdown(rows: list[Row]) -> str:
     """The rows as a Markdown table that is aligned as text, too."""
-    cells = [["fusion", "tokens out", "senses interact", "parameters", "MFLOPs", "kept, KB", "forward, µs", "with backward, µs"]]
+    cells = [["fusion", "tokens out", "modalities interact", "parameters", "MFLOPs", "kept, KB", "forward, µs", "with backward, µs"]]
     for row in rows:
         cells.append([row.name, str(row.tokens), "yes" if row.interact else "no", f"{row.parameters:,}", f"{row.flops / 1e6:,.1f}",
                       f"{row.kept / 1e3:,.0f}", f"{row.forward:,.0f}", f"{row.both:,.0f}"])
@@ -149,7 +149,7 @@ def main_table() -> str:
     """What ``python -m mmlib fusions`` prints: the table, and under it on what it was measured."""
     lengths = ", ".join(f"{name} {length}" for name, length in TOKENS.items())
     return (f"{to_markdown(table())}\n\n"
-            f"Of a whole batch: 32 samples, three senses ({lengths} tokens at most), width 64, float32, one CPU thread.\n"
+            f"Of a whole batch: 32 samples, three modalities ({lengths} tokens at most), width 64, float32, one CPU thread.\n"
             "MFLOPs: matrix products and attention of a forward pass. Kept: for the backward pass, besides parameters and input.\n"
-            "Senses interact: whether the effect of one sense depends on another; where not, no linear head can learn an exclusive-or.\n"
-            "Nor can one behind GatedFusion or AttentionFusion, which only weigh the senses (notebook 07).")
+            "Modalities interact: whether the effect of one modality depends on another; where not, no linear head can learn an exclusive-or.\n"
+            "Nor can one behind GatedFusion or AttentionFusion, which only weigh the modalities (notebook 07).")

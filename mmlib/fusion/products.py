@@ -12,12 +12,12 @@ from mmlib.layers.attention import keep_weights
 
 
 class BilinearFusion(nn.Module):
-    """Multi-modal factorised bilinear pooling (MFB; Yu et al., 2017, arXiv:1708.01471), for any number of senses; without its dropout.
+    """Multi-modal factorised bilinear pooling (MFB; Yu et al., 2017, arXiv:1708.01471), for any number of modalities; without its dropout.
 
-    Each sense is mapped to ``dim`` groups of ``factors`` numbers; the maps of the senses present are multiplied, each group is summed.
-    So each output is one bilinear form of rank ``factors`` in two senses, trilinear in three. Then the signed square root, and the
-    vector is brought to length 1. An absent sense is a factor of 1. The maps have a bias: without it, nothing but the highest product
-    is left, and a sense could never count by itself.
+    Each modality is mapped to ``dim`` groups of ``factors`` numbers; the maps of the modalities present are multiplied, each group is summed.
+    So each output is one bilinear form of rank ``factors`` in two modalities, trilinear in three. Then the signed square root, and the
+    vector is brought to length 1. An absent modality is a factor of 1. The maps have a bias: without it, nothing but the highest product
+    is left, and a modality could never count by itself.
     """
 
     def __init__(self, dim: int, names: Iterable[str], factors: int = 5):
@@ -41,10 +41,10 @@ def signed_sqrt(x: Tensor) -> Tensor:
 class ProductFusion(nn.Module):
     """Product of experts: what do several uncertain opinions on the same ``dim`` numbers say together?
 
-    Each sense gives a Gaussian, a mean and a log-precision per number, and so does the prior: mean 0, precision 1. Their product is a
+    Each modality gives a Gaussian, a mean and a log-precision per number, and so does the prior: mean 0, precision 1. Their product is a
     Gaussian again; out comes its mean, sum of precision * mean / sum of precision (Hinton, 2002; Wu and Goodman, 2018,
-    arXiv:1802.05335). An absent sense has precision 0; with none at all the prior's 0 remains. ``.weights`` (B, M), in the order of
-    ``.names``: each sense's share of the precision in the last forward pass, averaged over the numbers; what lacks to 1 is the prior's.
+    arXiv:1802.05335). An absent modality has precision 0; with none at all the prior's 0 remains. ``.weights`` (B, M), in the order of
+    ``.names``: each modality's share of the precision in the last forward pass, averaged over the numbers; what lacks to 1 is the prior's.
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -65,10 +65,10 @@ class ProductFusion(nn.Module):
 
 
 class TensorFusion(nn.Module):
-    """Every product of the senses' numbers, then a linear map (Zadeh et al., 2017, arXiv:1707.07250).
+    """Every product of the modalities' numbers, then a linear map (Zadeh et al., 2017, arXiv:1707.07250).
 
-    Each sense is first projected to ``width`` numbers and a 1 is appended, so that the outer product of all M holds
-    single numbers, pairs and triples: (width + 1) ** M of them, which is why ``width`` is small. An absent sense is [0, .., 0, 1].
+    Each modality is first projected to ``width`` numbers and a 1 is appended, so that the outer product of all M holds
+    single numbers, pairs and triples: (width + 1) ** M of them, which is why ``width`` is small. An absent modality is [0, .., 0, 1].
     """
 
     def __init__(self, dim: int, names: Iterable[str], width: int = 8):
@@ -89,14 +89,14 @@ class TensorFusion(nn.Module):
 class LowRankFusion(nn.Module):
     """TensorFusion whose big linear map is a sum of ``rank`` products of small ones (Liu et al., 2018, arXiv:1806.00064).
 
-    The outer product is never built: output = sum over r of the product over senses of [z_m, 1] @ factor_m[r], plus a bias.
+    The outer product is never built: output = sum over r of the product over modalities of [z_m, 1] @ factor_m[r], plus a bias.
     """
 
     def __init__(self, dim: int, names: Iterable[str], width: int = 8, rank: int = 4):
         super().__init__()
         self.names = sort_names(names)
         self.project = nn.ModuleDict({name: nn.Linear(dim, width) for name in self.names})
-        # A sense's [z, 1] @ factor starts with variance about 1 for z and 1 for the constant, the sum over ranks likewise.
+        # A modality's [z, 1] @ factor starts with variance about 1 for z and 1 for the constant, the sum over ranks likewise.
         scale = torch.cat([torch.full((width, 1), width ** -0.5), torch.ones(1, 1)]) * rank ** (-0.5 / len(self.names))
         self.factors = nn.ParameterDict({name: nn.Parameter(torch.randn(rank, width + 1, dim) * scale) for name in self.names})
         self.bias = nn.Parameter(torch.zeros(dim))
@@ -111,6 +111,6 @@ class LowRankFusion(nn.Module):
 
 
 def append_one(project: nn.ModuleDict, pooled: Tensor, present: Tensor) -> list[Tensor]:
-    """Each sense of ``pooled`` (B, M, D) through its projection, with a 1 appended: M of (B, width + 1); absent = [0, .., 0, 1]."""
+    """Each modality of ``pooled`` (B, M, D) through its projection, with a 1 appended: M of (B, width + 1); absent = [0, .., 0, 1]."""
     parts = apply_each(project, pooled).masked_fill(~present[..., None], 0)          # (B, M, width)
     return list(torch.cat([parts, torch.ones_like(parts[..., :1])], dim=-1).unbind(dim=1))

@@ -11,7 +11,7 @@ from mmlib.layers.transformer import Block, Transformer
 
 
 class JoinFusion(nn.Module):
-    """Early fusion: tag each token with its sense, line them all up, and let a transformer read the line.
+    """Early fusion: tag each token with its modality, line them all up, and let a transformer read the line.
 
     ``depth=0`` only tags and lines up (what a decoder that brings its own layers wants).
     """
@@ -31,10 +31,10 @@ class JoinFusion(nn.Module):
 
 
 class CrossFusion(nn.Module):
-    """Some tokens ask, the senses answer: a transformer that looks at itself and, by cross-attention, at the senses.
+    """Some tokens ask, the modalities answer: a transformer that looks at itself and, by cross-attention, at the modalities.
 
-    The askers are ``queries`` learned vectors and all senses answer; or, when ``query`` names a sense, its own tokens ask
-    the other senses (where that sense is absent, one learned vector asks in its place).
+    The askers are ``queries`` learned vectors and all modalities answer; or, when ``query`` names a modality, its own tokens ask
+    the other modalities (where that modality is absent, one learned vector asks in its place).
     Out comes one token per asker.
     """
 
@@ -43,7 +43,7 @@ class CrossFusion(nn.Module):
         self.names, self.query = sort_names(names, query), query
         others = [name for name in self.names if name != query]
         if not others:
-            raise ValueError(f"query {query!r} is the only sense, so it has nobody to ask; name more senses or leave query out")
+            raise ValueError(f"query {query!r} is the only modality, so it has nobody to ask; name more modalities or leave query out")
         self.tags = Tags(dim, others)
         self.learned = nn.Parameter(torch.randn(queries if query is None else 1, dim))
         self.transformer = Transformer(dim, depth, heads, cross=True)
@@ -68,11 +68,11 @@ class CrossFusion(nn.Module):
 
 
 class BottleneckFusion(nn.Module):
-    """Each sense has its own transformer layers; they exchange only through a few bottleneck tokens.
+    """Each modality has its own transformer layers; they exchange only through a few bottleneck tokens.
 
-    In each layer every sense reads its own tokens and the bottleneck; the bottleneck's new value is the mean of what the
-    *present* senses made of it (Nagrani et al., 2021, arXiv:2107.00135). Out come all tokens, bottleneck last; pooled is
-    the mean over present senses of each one's mean token, so that a sense with many tokens counts no more than one with few.
+    In each layer every modality reads its own tokens and the bottleneck; the bottleneck's new value is the mean of what the
+    *present* modalities made of it (Nagrani et al., 2021, arXiv:2107.00135). Out come all tokens, bottleneck last; pooled is
+    the mean over present modalities of each one's mean token, so that a modality with many tokens counts no more than one with few.
     """
 
     def __init__(self, dim: int, names: Iterable[str], depth: int = 2, heads: int = 4, bottleneck: int = 4):
@@ -100,7 +100,7 @@ class BottleneckFusion(nn.Module):
 
     def _exchange(self, layer: int, tokens: dict[str, Tensor], masks: dict[str, Tensor], shared: Tensor,
                   present: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """One layer of every sense: its new tokens, and the bottleneck (B, N, D) averaged over the present senses."""
+        """One layer of every modality: its new tokens, and the bottleneck (B, N, D) averaged over the present modalities."""
         new, updates = {}, []
         seen = torch.ones(shared.shape[:2], dtype=torch.bool, device=shared.device)       # (B, N)
         for name in self.names:
@@ -130,7 +130,7 @@ class Ask(nn.Module):
 
 
 class PerceiverFusion(nn.Module):
-    """Learned latents ask all tokens of all senses once, then only talk to each other (Jaegle et al., 2021, arXiv:2103.03206).
+    """Learned latents ask all tokens of all modalities once, then only talk to each other (Jaegle et al., 2021, arXiv:2103.03206).
 
     However many tokens come in, ``latents`` come out, and what happens after the asking costs the same. Unlike in CrossFusion, where
     the askers look again in every layer.
@@ -152,11 +152,11 @@ class PerceiverFusion(nn.Module):
 
 
 class CrossmodalFusion(nn.Module):
-    """The tokens of every sense ask those of every other (MulT; Tsai et al., 2019, arXiv:1906.00295).
+    """The tokens of every modality ask those of every other (MulT; Tsai et al., 2019, arXiv:1906.00295).
 
-    There is a cross-attention layer for each ordered pair of senses. What a sense has heard from the others that are present is
+    There is a cross-attention layer for each ordered pair of modalities. What a modality has heard from the others that are present is
     averaged (MulT puts it side by side), then its own transformer reads it. Out come all tokens; pooled is the mean over present
-    senses of each one's mean token.
+    modalities of each one's mean token.
     """
 
     def __init__(self, dim: int, names: Iterable[str], depth: int = 1, heads: int = 4):
@@ -168,15 +168,15 @@ class CrossmodalFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         check_features(features, self.names)
-        senses = {name: from_tokens(features[name].tokens, features[name].mask) for name in self.names}
-        return line_up([self._listen(name, senses) for name in self.names])
+        modalities = {name: from_tokens(features[name].tokens, features[name].mask) for name in self.names}
+        return line_up([self._listen(name, modalities) for name in self.names])
 
-    def _listen(self, name: str, senses: dict[str, Features]) -> Features:
-        """The sense ``name`` after it has asked the others; as it was where no other is present."""
-        own = tokens = senses[name].tokens                                                # (B, T, D)
-        mask = senses[name].mask
+    def _listen(self, name: str, modalities: dict[str, Features]) -> Features:
+        """The modality ``name`` after it has asked the others; as it was where no other is present."""
+        own = tokens = modalities[name].tokens                                                # (B, T, D)
+        mask = modalities[name].mask
         if self.ask[name]:
-            others = {other: senses[other] for other in self.ask[name]}
+            others = {other: modalities[other] for other in self.ask[name]}
             heard = [self.ask[name][other].update(own, part.tokens, part.mask).flatten(1)
                      for other, part in others.items()]
             present = torch.stack([part.present for part in others.values()], dim=1)    # (B, M - 1)
@@ -189,9 +189,9 @@ class CrossmodalFusion(nn.Module):
 class FiLMFusion(nn.Module):
     """Feature-wise linear modulation (FiLM; Perez et al., 2018, arXiv:1709.07871), in all directions.
 
-    The tokens of each sense are scaled and shifted, x * (1 + scale) + shift, by two vectors that a linear map reads off the pooled
-    vectors of all the *other* senses (zero where absent). Out come all tokens; pooled is the mean over present senses of each one's
-    mean token. One sense has no others: it comes out as it is.
+    The tokens of each modality are scaled and shifted, x * (1 + scale) + shift, by two vectors that a linear map reads off the pooled
+    vectors of all the *other* modalities (zero where absent). Out come all tokens; pooled is the mean over present modalities of each one's
+    mean token. One modality has no others: it comes out as it is.
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -205,7 +205,7 @@ class FiLMFusion(nn.Module):
         return line_up([self._modulate(i, features[name], pooled) for i, name in enumerate(self.names)])
 
     def _modulate(self, i: int, own: Features, pooled: Tensor) -> Features:
-        """Sense ``i``, its tokens scaled and shifted by what the others' pooled vectors say."""
+        """Modality ``i``, its tokens scaled and shifted by what the others' pooled vectors say."""
         tokens = own.tokens.masked_fill(~own.mask[..., None], 0)
         if not self.condition:
             return from_tokens(tokens, own.mask)

@@ -16,7 +16,7 @@ def _mlp(width: int, dim: int) -> nn.Sequential:
 class ConcatFusion(nn.Module):
     """The pooled vectors side by side, with a flag each (1 = present), through an MLP back to ``dim``.
 
-    The flag lets an absent sense differ from one whose vector happens to be zero.
+    The flag lets an absent modality differ from one whose vector happens to be zero.
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -31,9 +31,9 @@ class ConcatFusion(nn.Module):
 
 
 class SumFusion(nn.Module):
-    """A linear map per sense, then their sum over the senses present.
+    """A linear map per modality, then their sum over the modalities present.
 
-    A sum and not a mean: where senses are independent, their evidence (log-likelihoods) adds up.
+    A sum and not a mean: where modalities are independent, their evidence (log-likelihoods) adds up.
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -48,7 +48,7 @@ class SumFusion(nn.Module):
 
 
 class LateFusion(nn.Module):
-    """An MLP per sense, then the mean over the senses present. Under a linear head that is averaging their logits."""
+    """An MLP per modality, then the mean over the modalities present. Under a linear head that is averaging their logits."""
 
     def __init__(self, dim: int, names: Iterable[str]):
         super().__init__()
@@ -62,10 +62,10 @@ class LateFusion(nn.Module):
 
 
 class DeepSetFusion(nn.Module):
-    """rho(sum over the senses present of phi(x_m + tag_m)): the senses as a set (Deep Sets; Zaheer et al., 2017, arXiv:1703.06114).
+    """rho(sum over the modalities present of phi(x_m + tag_m)): the modalities as a set (Deep Sets; Zaheer et al., 2017, arXiv:1703.06114).
 
-    Two MLPs, phi and rho, that all senses share, and a learned vector per sense, its tag, that tells them apart; without the tags nothing
-    would. A further sense costs ``dim`` parameters. Unlike in SumFusion the senses interact, in rho.
+    Two MLPs, phi and rho, that all modalities share, and a learned vector per modality, its tag, that tells them apart; without the tags nothing
+    would. A further modality costs ``dim`` parameters. Unlike in SumFusion the modalities interact, in rho.
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -81,11 +81,11 @@ class DeepSetFusion(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """A gate per sense, computed from all of them, weighs ``tanh`` of each sense's linear map.
+    """A gate per modality, computed from all of them, weighs ``tanh`` of each modality's linear map.
 
-    The gated multimodal unit (Arevalo et al., 2017, arXiv:1702.01992), with one gate per sense and sample, and a softmax
-    over the senses present in place of independent sigmoids: weights sum to 1 and can be read. ``.weights`` (B, M), in
-    the order of ``.names``, holds those of the last forward pass; exactly 0 where a sense is absent.
+    The gated multimodal unit (Arevalo et al., 2017, arXiv:1702.01992), with one gate per modality and sample, and a softmax
+    over the modalities present in place of independent sigmoids: weights sum to 1 and can be read. ``.weights`` (B, M), in
+    the order of ``.names``, holds those of the last forward pass; exactly 0 where a modality is absent.
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -103,10 +103,10 @@ class GatedFusion(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """Bilinear attention over the senses of one sample: score h_i' W q / sqrt(D), softmax, weighted sum of the h_i.
+    """Bilinear attention over the modalities of one sample: score h_i' W q / sqrt(D), softmax, weighted sum of the h_i.
 
-    q is a learned vector; or, when ``query`` names a sense, that sense's pooled vector (the learned one where it is
-    absent). The softmax runs over the senses *within* a sample, never over samples (Luong et al., 2015,
+    q is a learned vector; or, when ``query`` names a modality, that modality's pooled vector (the learned one where it is
+    absent). The softmax runs over the modalities *within* a sample, never over samples (Luong et al., 2015,
     arXiv:1508.04025, "general" score; scaled as in Vaswani et al., 2017). ``.weights`` (B, M) as in GatedFusion.
     """
 

@@ -10,7 +10,7 @@ class CTCHead(nn.Module):
     """Reads a line: logits (B, T, K) per token, class 0 = the blank; target (B, S) ids without blanks, ``target_mask`` (B, S).
 
     Connectionist temporal classification (Graves et al., 2006). The loss of a sample is divided by its target length and the
-    mean is over samples, as F.ctc_loss does by default; ``count`` is the number of samples. A row with no sense is left out.
+    mean is over samples, as F.ctc_loss does by default; ``count`` is the number of samples. A row with no modality is left out.
     Only real tokens count, in their order, holes closed. Frames under the mask say "blank", so that decoding needs no mask.
     A target that needs more frames than there are (one per id, and one more between two equal ids) cannot be written: its
     loss is 0, without gradient; make the encoder's frames finer.

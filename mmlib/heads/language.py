@@ -13,7 +13,7 @@ class LanguageHead(nn.Module):
     The tokens stand before the words as a prefix, or with ``cross`` the words look at them by cross-attention. Logits
     (B, S - 1, K): position s has read words 0..s and predicts word s + 1. The loss is the mean over the real words after
     BOS (``target_mask`` (B, S)), ``count`` their number. Words are counted from 0 whatever the prefix; its tokens carry the
-    positions that their encoders gave them, and may have holes. A row with no sense reads its words alone, and is in the loss.
+    positions that their encoders gave them, and may have holes. A row with no modality reads its words alone, and is in the loss.
     Without a target there is nothing to read: logits (B, 0, K); see ``generate``.
     """
 

@@ -10,7 +10,7 @@ from mmlib.heads.classify import one_per_sample
 class RegressHead(nn.Module):
     """A number per sample, logits (B,) in the units of the target (B,); the loss is the squared error in units of ``std``.
 
-    ``mean`` and ``std`` are those of the training targets. A row with no sense gets ``mean``. The
+    ``mean`` and ``std`` are those of the training targets. A row with no modality gets ``mean``. The
     last product runs in float32, also under autocast. A target that is not finite makes the loss
     so: correct such a row, or leave it out.
     """

@@ -24,7 +24,7 @@ NEARLY_ALL = 0.1   # of the majority's errors may stay where a column is called 
 A_LITTLE = 0.9     # for what should tell nothing at all: a tenth of the majority's errors gone is enough
 REPEATS = 5        # rows per distinct text, from which on texts are a closed set, and a table of them can be checked
 SEVERAL = 5        # values a class must have for a column to be a group: with fewer, keeping each in one split takes classes out of others
-THINGS = {"id", "uuid", "scene", "image", "picture", "photo", "video", "film", "movie", "clip", "document", "page", "article", "dialogue",
+THINGS = {"id", "uuid", "scene", "image", "image", "photo", "video", "film", "movie", "clip", "document", "page", "article", "dialogue",
           "dialog", "story"}   # a group where a value has at most 50 rows
 PEOPLE = {"patient", "subject", "speaker", "user", "writer", "author", "person", "participant", "donor", "owner", "child", "customer",
           "client", "session", "recording", "actor", "singer", "reader", "household"}
@@ -106,7 +106,7 @@ def _few_words(keys: list[str], rows: np.ndarray, task: Task) -> tuple[Score, st
 
 
 def tell_missing(manifest: Manifest, task: Task, seed: int) -> str | None:
-    """What is told by which senses a row has, whatever is in them; None where nothing is, or every row has the same."""
+    """What is told by which modalities a row has, whatever is in them; None where nothing is, or every row has the same."""
     pattern = list(zip(*[[bool(cell) for cell in cells] for cells in manifest.cells.values()]))
     rows = choose_rows(task, np.ones(len(pattern), bool), seed)
     if not len(rows) or len(set(pattern)) < 2:

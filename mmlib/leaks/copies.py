@@ -1,4 +1,4 @@
-"""Copies across splits: the same bytes; pictures and sounds that are nearly the same; texts too alike for chance."""
+"""Copies across splits: the same bytes; images and sounds that are nearly the same; texts too alike for chance."""
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmlib.leaks.splits import split_order
 # Distances of fingerprints within which a file is looked at as a copy. They only choose: a pair is
 # named after it was compared whole (tests/test_leaks_copies.py, and real data):
 PICTURE = 0.25     # JPEG at quality 50, half to twice the size: 0.084; 3/4 of the size at 70: 0.107; of small ones more
-RARE = 1e-3        # of the splits of other pictures, in how many chance may bring a pair so near that it is called a copy
+RARE = 1e-3        # of the splits of other images, in how many chance may bring a pair so near that it is called a copy
 SOUND = 2.0        # decibels: 95% of MP3 and Ogg copies <= 0.84; then the waveforms decide:
 WAVEFORM = 0.98    # correlation at the best shift: MP3, Ogg, 8 kHz copies >= 0.982; others <= 0.975 (bouncing balls), voices <= 0.92
 NEIGHBOURS, CANDIDATES, AXES = 4, 16, 16
@@ -27,7 +27,7 @@ class Copies(NamedTuple):
     earlier: np.ndarray   # (pairs,) the row that each repeats
 
     def describe(self, splits: np.ndarray, rows: Sequence[str], what: str, total: np.ndarray) -> str:
-        """'12 of 360 test rows repeat a picture of train (line 7 = line 3)'."""
+        """'12 of 360 test rows repeat a image of train (line 7 = line 3)'."""
         parts = []
         for name in dict.fromkeys(splits[self.later]):
             mine = np.flatnonzero(splits[self.later] == name)
@@ -60,9 +60,9 @@ def equal_files(files: Files, content: np.ndarray, splits: np.ndarray) -> Copies
 
 def near_files(files: Files, looks: Sequence[Look | None], kind: str, splits: np.ndarray,
                found: Copies) -> Copies:
-    """``found``, and rows whose picture or sound is nearly that of an earlier split's row.
+    """``found``, and rows whose image or sound is nearly that of an earlier split's row.
 
-    The nearest fingerprints are compared whole: pictures pixel by pixel, sounds as waveforms,
+    The nearest fingerprints are compared whole: images pixel by pixel, sounds as waveforms,
     whatever the gain and the delay.
     """
     if all(look is None for look in looks):

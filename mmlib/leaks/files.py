@@ -1,4 +1,4 @@
-"""Files behind a sense -> what the checks need of each: its content's hash, a fingerprint, cheap features, its container's properties."""
+"""Files behind a modality -> what the checks need of each: its content's hash, a fingerprint, cheap features, its container's properties."""
 import hashlib
 import struct
 from collections import Counter
@@ -15,14 +15,14 @@ from mmlib.data.image import read_image
 from mmlib.data.manifest import Manifest, resolve
 from mmlib.machine import cores
 
-SIDE = 16          # of the thumbnail that is a picture's fingerprint
+SIDE = 16          # of the thumbnail that is a image's fingerprint
 WINDOW, HOP = 512, 128
 BANDS, SLICES = 16, 24
 LOW, HIGH = 100, 3400   # Hz: what a telephone, the poorest of usual copies, lets through
 
 
 class Files(NamedTuple):
-    """The files of one sense, each once."""
+    """The files of one modality, each once."""
 
     where: np.ndarray     # (rows,) index of the row's file, -1 = missing or not to be found
     paths: list[Path]
@@ -38,16 +38,16 @@ class Look(NamedTuple):
     size: tuple[int, ...]     # bytes, and pixels
 
 
-def find_files(manifest: Manifest, sense: str) -> Files:
-    """The sense's files. A cell that names none counts as missing: telling so is the loader's part."""
+def find_files(manifest: Manifest, modality: str) -> Files:
+    """The modality's files. A cell that names none counts as missing: telling so is the loader's part."""
     index: dict[Path, int] = {}
     cells: dict[str, int] = {}
-    for cell in set(manifest.cells[sense]) - {""}:
+    for cell in set(manifest.cells[modality]) - {""}:
         try:
             cells[cell] = index.setdefault(resolve(manifest, cell), len(index))
         except (ValueError, OSError):
             continue
-    return Files(np.array([cells.get(cell, -1) for cell in manifest.cells[sense]], dtype=np.int64), list(index))
+    return Files(np.array([cells.get(cell, -1) for cell in manifest.cells[modality]], dtype=np.int64), list(index))
 
 
 def contents(paths: Sequence[Path]) -> np.ndarray:
@@ -80,9 +80,9 @@ def _hash_whole(path: Path) -> bytes:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
-def look_at(paths: Sequence[Path], kind: str) -> list[Look | None]:
+def file_features(paths: Sequence[Path], kind: str) -> list[Look | None]:
     """A Look for every file, in order; None for one that cannot be read."""
-    look = look_at_picture if kind == "image" else look_at_sound
+    look = image_features if kind == "image" else audio_features
 
     def careful(path: Path) -> Look | None:
         try:
@@ -95,8 +95,8 @@ def look_at(paths: Sequence[Path], kind: str) -> list[Look | None]:
         return list(pool.map(careful, paths))
 
 
-def look_at_picture(path: Path) -> Look:
-    """A picture: its 16 x 16 thumbnail in colour, without mean and contrast, is the fingerprint; ValueError where it is none."""
+def image_features(path: Path) -> Look:
+    """A image: its 16 x 16 thumbnail in colour, without mean and contrast, is the fingerprint; ValueError where it is none."""
     from PIL import Image
     picture = read_image(path, 4 * SIDE)                               # (3, 64, 64), upright, on white, padded with its mean colour
     with Image.open(path) as image:
@@ -114,7 +114,7 @@ def look_at_picture(path: Path) -> Look:
 
 
 def upright_size(image: Any) -> tuple[int, int]:
-    """(width, height) of an opened picture once it is turned as its EXIF tag says."""
+    """(width, height) of an opened image once it is turned as its EXIF tag says."""
     try:
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except (SyntaxError, ValueError, OSError, struct.error, KeyError, IndexError):  # as read_image
@@ -132,8 +132,8 @@ def crop(picture: Tensor, width: int, height: int) -> np.ndarray:
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8 -> (768,) float32: 16 x 16 pixels in colour, less their mean, over their contrast. The distance of two is
-    about their difference in parts of the contrast (ten grey levels are added, so that flat pictures need to agree in their noise
-    less). A line of writing is stretched to a square: so its letters count. A picture of one colour has NaN."""
+    about their difference in parts of the contrast (ten grey levels are added, so that flat images need to agree in their noise
+    less). A line of writing is stretched to a square: so its letters count. A image of one colour has NaN."""
     from PIL import Image
     small = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     x = np.asarray(small, np.float32).ravel()
@@ -141,7 +141,7 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
     return (x - x.mean()) / (np.sqrt(len(x)) * (spread + 10)) if spread > 2 else np.full(len(x), np.nan, np.float32)
 
 
-def look_at_sound(path: Path) -> Look:
+def audio_features(path: Path) -> Look:
     """A sound: how loud 16 bands are over 24 parts of its length is the fingerprint; ValueError where it is no sound."""
     wave, info = read_audio(path).numpy(), read_header(path)
     power = _power(wave)                                               # (frames, BANDS)

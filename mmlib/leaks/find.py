@@ -1,7 +1,7 @@
 """A manifest -> what in it leaks: answers among the inputs, copies and groups across splits, files that give the answer away, shift.
 
 What distinguishes an answer from evidence? Evidence has to be read, seen or heard: many words, pixels or tones, and it errs. An answer
-is there at once: a short table, one word per class, the file's format, the picture's corner. So a good score is no finding, and only
+is there at once: a short table, one word per class, the file's format, the image's corner. So a good score is no finding, and only
 scores that trivially little reaches are held against a bound. Every bound is passed on held-out rows and said in the line.
 What a path says is not looked at: cats/001.png is how people store data, and no model here reads paths. The length of a sound is not
 held against it either: a bark is shorter than a meow. Equal samples in one split with different labels are label noise, not a leak.
@@ -25,7 +25,7 @@ from mmlib.leaks.columns import (
     tell_text,
 )
 from mmlib.leaks.copies import Copies, equal_files, near_files
-from mmlib.leaks.files import Files, Look, contents, find_files, look_at
+from mmlib.leaks.files import Files, Look, contents, find_files, file_features
 from mmlib.leaks.score import (
     FOLDS,
     Task,
@@ -35,11 +35,11 @@ from mmlib.leaks.score import (
     told_by,
     tree_shares,
 )
-from mmlib.leaks.shift import Told, tell_features, tell_values
+from mmlib.leaks.shift import Told, domain_classifier, tell_values
 from mmlib.leaks.splits import crossing, tell_crossing
 from mmlib.leaks.texts import text_copies
 
-ALMOST_NONE = 0.02   # of the majority's errors may stay where the frame of a picture or sound alone is said to tell the target
+ALMOST_NONE = 0.02   # of the majority's errors may stay where the frame of a image or sound alone is said to tell the target
 KEEP_TOGETHER = "keep one of each, or name in a column which rows belong together and give it with --group (and no split column)"
 
 
@@ -79,8 +79,8 @@ def find(manifest: Manifest, quick: bool = False, seed: int = 0) -> list[Finding
     folds = np.random.default_rng(seed).permutation(len(alone)) % FOLDS if task is None else task.folds
     case = _Case(manifest, names, task, groups, folds, seed)
     findings = [*_columns(case), *_groups(case)]
-    for sense, (kind, column) in manifest.senses.items():
-        findings += _text(case, sense, column, quick) if kind == "text" else _files(case, sense, kind, column, quick)
+    for modality, (kind, column) in manifest.modalities.items():
+        findings += _text(case, modality, column, quick) if kind == "text" else _files(case, modality, kind, column, quick)
     if not quick and manifest.split is not None:  # splits drawn here are drawn at random: nothing can tell them apart
         for column, values in _in_use(manifest).items():
             findings += _column_shift(case, column, values)
@@ -94,9 +94,9 @@ def checks(manifest: Manifest, quick: bool = False) -> list[str]:
     looked = ["groups across splits"]
     if named and _in_use(manifest):
         looked.append("columns that are the answer")
-    if named and len(manifest.senses) > 1:
-        looked.append("classes with missing senses")
-    for sense, (kind, column) in manifest.senses.items():
+    if named and len(manifest.modalities) > 1:
+        looked.append("classes with missing modalities")
+    for modality, (kind, column) in manifest.modalities.items():
         if kind == "text":
             looked += [f"{column}: the answer in words"] * named + [f"{column}: texts in two splits"]
         else:
@@ -117,9 +117,9 @@ def _columns(case: _Case) -> Iterator[Finding]:
                           "never use it as an input unless it is known before the answer is")
     told = tell_missing(case.manifest, case.task, case.seed)
     if told:
-        yield Finding("missing", ",".join(sense.column for sense in case.manifest.senses.values()),
-                      f"which senses a row has, whatever is in them, tells {told}",
-                      "collect all classes alike, or use the senses that every row has")
+        yield Finding("missing", ",".join(modality.column for modality in case.manifest.modalities.values()),
+                      f"which modalities a row has, whatever is in them, tells {told}",
+                      "collect all classes alike, or use the modalities that every row has")
 
 
 def _in_use(manifest: Manifest) -> dict[str, list[str]]:
@@ -166,9 +166,9 @@ def _copies(case: _Case, column: str, copies: Copies, present: np.ndarray, what:
         yield Finding("copies", column, copies.describe(case.splits, case.manifest.rows, what, present) + note + ", bound 0", KEEP_TOGETHER)
 
 
-def _text(case: _Case, sense: str, column: str, quick: bool) -> Iterator[Finding]:
-    texts = case.manifest.cells[sense]
-    others = ",".join(name for name in case.manifest.senses if name != sense)
+def _text(case: _Case, modality: str, column: str, quick: bool) -> Iterator[Finding]:
+    texts = case.manifest.cells[modality]
+    others = ",".join(name for name in case.manifest.modalities if name != modality)
     told = tell_text(texts, case.task, case.seed) if case.task is not None else None
     if told:
         yield Finding("answer", column, f"{told[1]}: it is the answer, not evidence",
@@ -177,16 +177,16 @@ def _text(case: _Case, sense: str, column: str, quick: bool) -> Iterator[Finding
     copies = text_copies(texts, case.splits, not quick, case.seed)
     yield from _copies(case, column, copies, present, "a text too long for chance")
     if not quick and case.manifest.split is not None:
-        yield from _shift(tell_features(texts, case.splits, present, case.groups, case.folds, case.seed), column)
+        yield from _shift(domain_classifier(texts, case.splits, present, case.groups, case.folds, case.seed), column)
 
 
-def _files(case: _Case, sense: str, kind: str, column: str, quick: bool) -> Iterator[Finding]:
-    files = find_files(case.manifest, sense)
+def _files(case: _Case, modality: str, kind: str, column: str, quick: bool) -> Iterator[Finding]:
+    files = find_files(case.manifest, modality)
     copies = equal_files(files, contents(files.paths), case.splits)
-    looks = [] if quick else look_at(files.paths, kind)
+    looks = [] if quick else file_features(files.paths, kind)
     if not quick:
         copies = near_files(files, looks, kind, case.splits, copies)
-    yield from _copies(case, column, copies, files.where >= 0, "a picture" if kind == "image" else "a sound")
+    yield from _copies(case, column, copies, files.where >= 0, "a image" if kind == "image" else "a sound")
     if any(look is not None for look in looks):
         yield from _looks(case, kind, column, files, looks)
 
@@ -217,7 +217,7 @@ def _looks(case: _Case, kind: str, column: str, files: Files, looks: list[Look |
         if case.manifest.group is None:   # rows of one file are one witness, and lie in one fold
             groups = np.where(files.where >= 0, files.where, len(files.paths) + np.arange(len(files.where)))
             folds = np.random.default_rng(case.seed).permutation(groups.max() + 1)[groups] % FOLDS
-        yield from _shift(tell_features(features, case.splits, readable, groups, folds, case.seed), column)
+        yield from _shift(domain_classifier(features, case.splits, readable, groups, folds, case.seed), column)
 
 
 def _shift(told: Told | None, column: str) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
-"""Are two picture files one picture? Compared whole, and held against how alike other pictures are.
+"""Are two image files one image? Compared whole, and held against how alike other images are.
 
 Two straight strokes of a pen are nearly the same at 28 pixels, and no copies. So a pair is named only
-where one picture, resized and encoded as the other one was, gives the other; or where it is so much
+where one image, resized and encoded as the other one was, gives the other; or where it is so much
 closer than its neighbours that chance would not bring it so near in a thousand such splits.
 """
 import io
@@ -15,7 +15,7 @@ import numpy as np
 from mmlib.data.image import image_size, read_image
 from mmlib.leaks.files import crop, upright_size
 
-LARGE, REDUCED = 256, 128   # pixels: a picture longer than LARGE is compared at REDUCED
+LARGE, REDUCED = 256, 128   # pixels: a image longer than LARGE is compared at REDUCED
 SAME = 0.01    # rest of a copy that was made as we think: 0.008 at most; strokes 0.06 at least
 OTHER = 0.5    # a pair with more is not looked at further: JPEG at quality 50 leaves 0.35 at most
 ALIKE = 0.3    # rest up to which a pair can be a copy because all others are so much farther
@@ -29,8 +29,8 @@ class _Picture(NamedTuple):
 
 
 def find_original(new: Path, old: Sequence[Path], close: int) -> tuple[int, float]:
-    """The place in ``old`` of the picture that ``new`` may be a copy of, and the chance that another
-    picture would be as near: 0 where one is made from the other, 1 where there is none.
+    """The place in ``old`` of the image that ``new`` may be a copy of, and the chance that another
+    image would be as near: 0 where one is made from the other, 1 where there is none.
 
     ``old`` are its neighbours, nearest first; the first ``close`` are looked at as copies, all of
     them as neighbours.
@@ -55,9 +55,9 @@ def find_original(new: Path, old: Sequence[Path], close: int) -> tuple[int, floa
 
 
 def _chance(nearest: float, others: np.ndarray) -> float:
-    """Chance that one of pictures spread like the ``others`` lies as near as ``nearest``.
+    """Chance that one of images spread like the ``others`` lies as near as ``nearest``.
 
-    The number of neighbours within r grows like r ** k, k the number of ways in which such pictures
+    The number of neighbours within r grows like r ** k, k the number of ways in which such images
     differ (Levina and Bickel, 2005): few for strokes, many for photos.
     """
     ordered = np.sort(np.maximum(others, 1e-6))
@@ -76,7 +76,7 @@ def _read(path: Path) -> _Picture:
 
 
 def _encoder(path: Path) -> Callable[[Any], Any] | None:
-    """What JPEG with this file's tables makes of a picture; None where the file is no JPEG."""
+    """What JPEG with this file's tables makes of a image; None where the file is no JPEG."""
     from PIL import Image
     from PIL.JpegImagePlugin import get_sampling
     with Image.open(path) as image:
@@ -109,7 +109,7 @@ def _rests_as_made(one: _Picture, other: _Picture) -> Iterator[float]:
 
 
 def _rest_between(one: _Picture, other: _Picture) -> float:
-    """What is left of one picture when the other explains it, both at the size of the smaller one."""
+    """What is left of one image when the other explains it, both at the size of the smaller one."""
     from PIL.Image import Resampling
     size = min(one.pixels.size, other.pixels.size)
     a, b = (picture.pixels.resize(size, Resampling.BILINEAR) for picture in (one, other))

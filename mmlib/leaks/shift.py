@@ -48,9 +48,9 @@ def _bound(side: np.ndarray, groups: np.ndarray) -> float:
     return 0.5 + max(SMALL, ERRORS * np.sqrt((a + b + 1) / (12 * a * b)))
 
 
-def tell_features(features: np.ndarray | Sequence[str], splits: np.ndarray, usable: np.ndarray, groups: np.ndarray, folds: np.ndarray,
+def domain_classifier(features: np.ndarray | Sequence[str], splits: np.ndarray, usable: np.ndarray, groups: np.ndarray, folds: np.ndarray,
                   seed: int) -> Told | None:
-    """Logistic regression on a sense's cheap features (rows, F), or on the words of its texts, in five folds."""
+    """Logistic regression on a modality's cheap features (rows, F), or on the words of its texts, in five folds."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.linear_model import LogisticRegression

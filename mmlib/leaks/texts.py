@@ -19,7 +19,7 @@ HASHES, BANDS = 32, 8
 def text_copies(texts: Sequence[str], splits: np.ndarray, near: bool, seed: int) -> Copies:
     """Rows whose text, or with ``near`` nearly whose text, an earlier split has too, where chance does not explain it.
 
-    A question asked of many pictures and a caption from a template repeat honestly. So a model of the manifest's own word pairs says
+    A question asked of many images and a caption from a template repeat honestly. So a model of the manifest's own word pairs says
     how often a text would come up twice if rows were independent; a repeat counts when that is under one in a million.
     """
     keys = [" ".join(tokenize(text)) or None for text in texts]

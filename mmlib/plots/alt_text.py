@@ -1,4 +1,4 @@
-"""Figure -> words: what a screen reader says instead of the picture, made from what is drawn, so that it is never out of date."""
+"""Figure -> words: what a screen reader says instead of the image, made from what is drawn, so that it is never out of date."""
 import math
 from collections import Counter
 from functools import partial
@@ -10,7 +10,7 @@ LONGEST = 1000
 
 
 def speaking(figure: Any) -> Any:
-    """The same figure; where a notebook shows it, its picture carries ``describe(figure)`` as ``alt`` in the output's metadata.
+    """The same figure; where a notebook shows it, its image carries ``describe(figure)`` as ``alt`` in the output's metadata.
 
     That is where Jupyter enhancement proposal 120 puts it. Pages in nbconvert's classic form show it; JupyterLab (4.6) keeps it in the file
     and does not show it yet.
@@ -26,11 +26,11 @@ def _bundle(figure: Any, include: Any = None, exclude: Any = None) -> tuple[dict
 def describe(figure: Any) -> str:
     """Panel by panel: its title, what is drawn (bars and named lines with their values), and the names of its axes."""
     panels = [words for axes in figure.axes if axes.get_visible() and axes.get_label() != "<colorbar>" and (words := _panel(axes))]
-    pictures = [panel for panel in panels if panel.startswith("picture")]
+    pictures = [panel for panel in panels if panel.startswith("image")]
     if len(pictures) > 1:                       # one list instead of a sentence each
-        named = [panel.removeprefix("picture").strip() for panel in pictures]
+        named = [panel.removeprefix("image").strip() for panel in pictures]
         panels = [panel for panel in panels if panel not in pictures]
-        panels.insert(0, f"{len(pictures)} pictures" + (": " + ", ".join(filter(None, named)) if any(named) else ""))
+        panels.insert(0, f"{len(pictures)} images" + (": " + ", ".join(filter(None, named)) if any(named) else ""))
     counts = Counter(panels)
     words = " | ".join(panel if counts[panel] == 1 else f"{counts[panel]} times: {panel}" for panel in counts) or "an empty figure"
     return words if len(words) <= LONGEST else words[:LONGEST - 3] + "..."
@@ -42,7 +42,7 @@ def _panel(axes: Any) -> str:
     across, up = (" ".join(label.split()) for label in (axes.get_xlabel(), axes.get_ylabel()))
     drawn = _bars(axes) + _lines(axes) + _points(axes)
     if (axes.images or [each for each in axes.collections if _name(each) == "QuadMesh"]) and not drawn:
-        drawn = [f"picture {title}".strip() if not up and not across else "map"]
+        drawn = [f"image {title}".strip() if not up and not across else "map"]
         title = title if up or across else ""
     if not drawn:
         drawn = [f"text: {_texts(axes)}"] if _texts(axes) else []

@@ -68,12 +68,12 @@ def bars(scores: Mapping[str, float], best: Mapping[str, float] | None = None, c
 @styled
 def samples(images: Sequence[Any], texts: Sequence[str], sounds: Sequence[Any], titles: Sequence[str] | None = None,
             rate: int = 16_000) -> Any:
-    """A column per sample: picture, caption, waveform, spectrogram (dark = soft, bright = loud). None or empty: that sense is missing.
+    """A column per sample: image, caption, waveform, spectrogram (dark = soft, bright = loud). None or empty: that modality is missing.
 
-    Pictures (H, W, 3) or (3, H, W), of 0..255 or 0..1; sounds (L,) at ``rate`` samples a second.
+    Images (H, W, 3) or (3, H, W), of 0..255 or 0..1; sounds (L,) at ``rate`` samples a second.
     """
     if not len(images) == len(texts) == len(sounds):
-        raise ValueError(f"got {len(images)} pictures, {len(texts)} captions and {len(sounds)} sounds, expected as many of each; "
+        raise ValueError(f"got {len(images)} images, {len(texts)} captions and {len(sounds)} sounds, expected as many of each; "
                          "give None where one is missing")
     figure = empty_figure(2.25 * len(images), 5)
     grid = figure.subplots(4, len(images), squeeze=False, gridspec_kw={"height_ratios": [2.3, 0.85, 0.7, 1]})
@@ -97,7 +97,7 @@ def samples(images: Sequence[Any], texts: Sequence[str], sounds: Sequence[Any], 
 def _show_picture(axes: Any, image: Any) -> None:
     axes.set_xticks([]), axes.set_yticks([])
     if image is None:
-        axes.text(0.5, 0.5, "(no picture)", ha="center", va="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "(no image)", ha="center", va="center", transform=axes.transAxes)
         axes.set_box_aspect(1)
         return
     image = np.asarray(image)
@@ -128,16 +128,16 @@ def _show_sound(wave: Any, spectrum: Any, sound: Any, rate: int, longest: float)
 
 @styled
 def robustness(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """What ``robust.curves`` returns: a panel per fault and sense, a line per model, accuracy against the level of the fault."""
-    faults, senses, models = (list(dict.fromkeys(row[key] for row in rows)) for key in ("fault", "sense", "model"))
-    figure = empty_figure(1.2 + 2.6 * len(senses), 0.8 + 2 * len(faults))
-    grid = figure.subplots(len(faults), len(senses), squeeze=False, sharey=True)
+    """What ``robust.curves`` returns: a panel per fault and modality, a line per model, accuracy against the level of the fault."""
+    faults, modalities, models = (list(dict.fromkeys(row[key] for row in rows)) for key in ("fault", "modality", "model"))
+    figure = empty_figure(1.2 + 2.6 * len(modalities), 0.8 + 2 * len(faults))
+    grid = figure.subplots(len(faults), len(modalities), squeeze=False, sharey=True)
     for (i, j), axes in np.ndenumerate(grid):
         for model, colour, style in zip(models, [*COLOURS.values(), GREY] * len(models), ["-", "--", ":", "-."] * len(models)):
-            here = (faults[i], senses[j], model)
-            points = [(row["level"], row["accuracy"]) for row in rows if (row["fault"], row["sense"], row["model"]) == here]
+            here = (faults[i], modalities[j], model)
+            points = [(row["level"], row["accuracy"]) for row in rows if (row["fault"], row["modality"], row["model"]) == here]
             axes.plot(*zip(*points), color=colour, linestyle=style, marker="o", markersize=3.5, label=model)
-        axes.set(title=f"{senses[j]}: {faults[i]}", ylim=(0, 1.02))
+        axes.set(title=f"{modalities[j]}: {faults[i]}", ylim=(0, 1.02))
         axes.title.set_fontsize(10)
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy")

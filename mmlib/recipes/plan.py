@@ -14,28 +14,28 @@ from mmlib.models import Backbone, Model
 
 FUSIONS = {name.removesuffix("Fusion").lower(): getattr(fusions, name) for name in fusions.__all__}
 DIM, DROPOUT, LR = 64, 0.1, 2e-3
-WIDTHS = {32: 32, 64: 16, 96: 12, 128: 8}  # channels of the first convolution by picture size
+WIDTHS = {32: 32, 64: 16, 96: 12, 128: 8}  # channels of the first convolution by image size
 BUDGET = 7.5e11                            # multiplications of all forward passes of a training
 LEAST_EPOCHS, MOST_EPOCHS = 5, 60
 
 
 def plan(data: Data, fusion: str = "sum", dim: int = DIM, lr: float = LR, dropout: float = DROPOUT, budget: float = 1.0) -> dict[str, Any]:
-    """The size of the model and the number of epochs, from rows and senses: plain numbers from which ``build`` makes the model.
+    """The size of the model and the number of epochs, from rows and modalities: plain numbers from which ``build`` makes the model.
 
-    Larger pictures get fewer channels and more stages. The epochs share out a fixed amount of arithmetic, ``BUDGET``
+    Larger images get fewer channels and more stages. The epochs share out a fixed amount of arithmetic, ``BUDGET``
     multiplications of forward passes times ``budget``: about three minutes of one core where it is 1.
     """
     train, fitted = data.loaders["train"], data.preprocessing
     encoders = {}
-    for name, sense in fitted.senses.items():
-        if sense.kind == "image":
+    for name, modality in fitted.modalities.items():
+        if modality.kind == "image":
             size = fitted.sizes[name]
             encoders[name] = {"kind": "image", "width": WIDTHS[size], "stages": int(math.log2(size / 4))}
-        elif sense.kind == "audio":
+        elif modality.kind == "audio":
             encoders[name] = {"kind": "audio", "width": 16, "stages": 3}
         else:
             encoders[name] = {"kind": "text", "vocab_size": len(fitted.vocabularies[name])}
-    work = sum(multiplications(data, name, dim) for name in fitted.senses)
+    work = sum(multiplications(data, name, dim) for name in fitted.modalities)
     epochs = affordable(work * max(1, train.samples), budget)
     why = (f"{epochs} epochs over {train.samples:,} rows of {work / 1e6:.0f} million multiplications each "
            f"(about {3 * budget:.2g} minutes of one core, but 5 to {MOST_EPOCHS} epochs)")
@@ -49,7 +49,7 @@ def plan(data: Data, fusion: str = "sum", dim: int = DIM, lr: float = LR, dropou
 def multiplications(data: Data, name: str, dim: int) -> float:
     """About how many multiplications the encoder of one modality needs for a training row."""
     train, fitted = data.loaders["train"], data.preprocessing
-    kind = fitted.senses[name].kind
+    kind = fitted.modalities[name].kind
     if kind == "image":
         size = fitted.sizes[name]
         return 9 * size**2 * WIDTHS[size] * (3 + WIDTHS[size] * (int(math.log2(size / 4)) - 1) / 2)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmlib import metrics
 from mmlib.data import Loader, Manifest, Preprocessing, load_data, read_manifest
-from mmlib.data.loaders import has_sense
+from mmlib.data.loaders import has_modality
 from mmlib.data.splits import choose_splits, is_drawn
 from mmlib.data.trained import check_untrained
 from mmlib.models import Model
@@ -43,22 +43,22 @@ class Predictor:
         self.device, self.precision, self.trained = device, precision, trained
         self.classes = preprocessing.target.classes
 
-    def predict(self, **senses: Any) -> dict[str, Any] | list[dict[str, Any]]:
-        """One sample, or a list per sense for many: predict(image="cat.png"), predict(image=[a, b], text=["it purrs", None]).
+    def predict(self, **modalities: Any) -> dict[str, Any] | list[dict[str, Any]]:
+        """One sample, or a list per modality for many: predict(image="cat.png"), predict(image=[a, b], text=["it purrs", None]).
 
-        Pictures: path, PIL image or array. Sound: path, samples at 16 kHz, or (samples, rate). A sense left out, None or a
-        blank text is missing. A sense also goes by the name of its column in the training manifest.
-        -> a dict per sample: "class" and "probabilities" by class name, or "value"; "senses" that were
-        there. Without any sense, the shares of the training rows answer. Raises ValueError naming sample and sense.
+        Images: path, PIL image or array. Sound: path, samples at 16 kHz, or (samples, rate). A modality left out, None or a
+        blank text is missing. A modality also goes by the name of its column in the training manifest.
+        -> a dict per sample: "class" and "probabilities" by class name, or "value"; "modalities" that were
+        there. Without any modality, the shares of the training rows answer. Raises ValueError naming sample and modality.
         """
-        lengths = {len(value) for value in senses.values() if isinstance(value, list)}
+        lengths = {len(value) for value in modalities.values() if isinstance(value, list)}
         if not lengths:
-            return self._answer([senses])[0]
-        if len(lengths) > 1 or not all(isinstance(value, list) or value is None for value in senses.values()):
-            given = {name: f"list of {len(v)}" if isinstance(v, list) else type(v).__name__ for name, v in senses.items()}
-            raise ValueError(f"got {given}: give either one sample, or for every sense a list, all of one length, with None where it "
+            return self._answer([modalities])[0]
+        if len(lengths) > 1 or not all(isinstance(value, list) or value is None for value in modalities.values()):
+            given = {name: f"list of {len(v)}" if isinstance(v, list) else type(v).__name__ for name, v in modalities.items()}
+            raise ValueError(f"got {given}: give either one sample, or for every modality a list, all of one length, with None where it "
                              "is missing")
-        samples = [{name: value[i] for name, value in senses.items() if value is not None} for i in range(lengths.pop())]
+        samples = [{name: value[i] for name, value in modalities.items() if value is not None} for i in range(lengths.pop())]
         return [answer for start in range(0, len(samples), BATCH) for answer in self._answer(samples[start:start + BATCH])]
 
     def predict_manifest(self, manifest: Any, allow_outside: bool = False,
@@ -87,8 +87,8 @@ class Predictor:
 
     def _columns(self) -> dict[str, str]:
         """The columns of training, by kind."""
-        kinds = {sense.kind for sense in self.preprocessing.senses.values()}
-        return {kind: ",".join(sense.column for sense in self.preprocessing.senses.values() if sense.kind == kind) for kind in kinds}
+        kinds = {modality.kind for modality in self.preprocessing.modalities.values()}
+        return {kind: ",".join(modality.column for modality in self.preprocessing.modalities.values() if modality.kind == kind) for kind in kinds}
 
     def evaluate(self, manifest: Any, split: str = "test", on_error: str = "raise", allow_outside: bool = False) -> dict[str, Any]:
         """Scores on one split of a manifest that has this model's columns; "all" is every row.
@@ -104,7 +104,7 @@ class Predictor:
         rows = self._draw_as_trained(rows, split)
         if self.trained is not None:
             names = choose_splits(rows)
-            check_untrained(rows, self.preprocessing.senses, names, self.trained, split)
+            check_untrained(rows, self.preprocessing.modalities, names, self.trained, split)
         data = load_data(rows, self.preprocessing, splits=[split], batch_size=BATCH, on_error=on_error, augment=None)
         return self.score(data.loaders[split])
 
@@ -119,8 +119,8 @@ class Predictor:
                 "'split', or train the model again")
         try:
             group = None if fitted.group is None else rows.column(fitted.group)
-            for sense in fitted.split_columns if drawn and group is None else ():
-                rows.column(sense.column)
+            for modality in fitted.split_columns if drawn and group is None else ():
+                rows.column(modality.column)
         except ValueError as error:
             if drawn:
                 raise ValueError(
@@ -131,7 +131,7 @@ class Predictor:
                        split_columns=fitted.split_columns)
 
     def score(self, loader: Loader) -> dict[str, Any]:
-        """Loss, scores and how many rows there were, and how many of them without any sense (they get the training prior)."""
+        """Loss, scores and how many rows there were, and how many of them without any modality (they get the training prior)."""
         return self.judge(loader)[0]
 
     def judge(self, loader: Loader) -> tuple[dict[str, Any], Tensor | None]:
@@ -146,24 +146,24 @@ class Predictor:
                           self.precision)
         del scores["table"]
         rows = np.unique(loader.batches.rows)
-        absent = int((~has_sense(loader.batches.stores, rows)).sum())
-        return scores | {"rows": len(rows), "without_senses": absent}, tables[0]
+        absent = int((~has_modality(loader.batches.stores, rows)).sum())
+        return scores | {"rows": len(rows), "without_modalities": absent}, tables[0]
 
     def _answer(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         batch = self.preprocessing.batch(samples)
         first = torch.cat([torch.tensor([True]), batch["row"].diff() > 0])          # of the windows of each row
-        there = {name: batch[f"{name}_mask"].any(dim=1)[first].numpy() for name in self.preprocessing.senses}
+        there = {name: batch[f"{name}_mask"].any(dim=1)[first].numpy() for name in self.preprocessing.modalities}
         return self._answers(collect(self.model, [batch], self.device, self.precision)[0], there)
 
     def _answers(self, logits: Tensor, there: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Logits (N, K) or (N,) and, by sense, in which samples it is there (N,) -> a dict per sample."""
+        """Logits (N, K) or (N,) and, by modality, in which samples it is there (N,) -> a dict per sample."""
         found = []
         for i, row in enumerate(logits):
             if self.classes is None:
                 answer: dict[str, Any] = {"value": self.preprocessing.target.centre + float(row)}
             else:
                 answer = {"class": self.classes[int(row.argmax())], "probabilities": dict(zip(self.classes, row.softmax(dim=-1).tolist()))}
-            found.append(answer | {"senses": [name for name in there if there[name][i]]})
+            found.append(answer | {"modalities": [name for name in there if there[name][i]]})
         return found
 
 
@@ -213,7 +213,7 @@ def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
     classes = len(spec["prior"]) if spec["task"] == "classes" else None
     names, words = fitted.target.classes, fitted.vocabularies
     for what, of_model, of_data in (
-            ("modalities", kinds, {name: sense.kind for name, sense in fitted.senses.items()}),
+            ("modalities", kinds, {name: modality.kind for name, modality in fitted.modalities.items()}),
             ("vocabulary sizes", sizes, {name: len(vocabulary) for name, vocabulary in words.items()}),
             ("number of classes", classes, None if names is None else len(set(names)))):
         if of_model != of_data:
@@ -223,8 +223,8 @@ def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
 def _try_out(predictor: Predictor) -> None:
     """Ask about a sample that has every modality: what is wrong shows now, not at the first use."""
     values = {"image": np.zeros((2, 2), np.uint8), "text": "a", "audio": np.zeros(160)}
-    senses = predictor.preprocessing.senses
-    answer = predictor.predict(**{name: values[sense.kind] for name, sense in senses.items()})
+    modalities = predictor.preprocessing.modalities
+    answer = predictor.predict(**{name: values[modality.kind] for name, modality in modalities.items()})
     numbers = [answer["value"]] if predictor.classes is None else answer["probabilities"].values()
     if not all(map(finite, numbers)):
         raise ValueError("its answers are not finite")

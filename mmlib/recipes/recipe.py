@@ -14,12 +14,12 @@ class Recipe:
     """What to train on and how. Only ``manifest`` must be given; what is None is decided from the data, and printed.
 
     ``manifest`` is a CSV file or a pandas DataFrame, ``out`` the folder for checkpoint and history (None: nothing is written).
-    ``columns`` maps a kind of sense to its column, {"image": "photo"}; ``use`` keeps some senses; ``group`` names the column whose
+    ``columns`` maps a kind of modality to its column, {"image": "photo"}; ``use`` keeps some modalities; ``group`` names the column whose
     rows stay in one split. ``fusion`` is a key of ``FUSIONS``. See ``TrainConfig`` for device, precision and distributed.
 
-    Why "sum", and senses hidden that often: a sense that is easy to learn by heart (few voices, say) is otherwise trusted also
+    Why "sum", and modalities hidden that often: a modality that is easy to learn by heart (few voices, say) is otherwise trusted also
     where it is wrong, and the whole does worse than its best part. Each must learn to answer alone; their evidence then adds up.
-    Where the answer lies in the senses' interplay (a question about a picture), choose another fusion.
+    Where the answer lies in the modalities' interplay (a question about a image), choose another fusion.
     """
 
     manifest: Any

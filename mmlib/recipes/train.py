@@ -69,7 +69,7 @@ def _train(recipe: Recipe) -> Run:
     rows = {name: np.unique(data.loaders[name].batches.rows).tolist() for name in ("train", "val") if name in data.loaders}
     extra = {"spec": spec, "preprocessing": data.preprocessing.state(),     # what a resumed run must find as it was; test rows may change
              "manifest": {f"{name} rows": manifest.checksums(places) for name, places in rows.items()},
-             "trained": remember(manifest, manifest.senses, choose_splits(manifest), rows)}
+             "trained": remember(manifest, manifest.modalities, choose_splits(manifest), rows)}
     task = "numbers" if data.counts is None else "classes"
     history = fit(model, data.loaders["train"], data.loaders.get("val"), config, SCORES[task], recipe.out, recipe.resume, extra)
     predictor = Predictor(model, data.preprocessing, recipe.device, recipe.precision,

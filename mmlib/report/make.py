@@ -19,13 +19,13 @@ from mmlib.report.verdict import Scale, worth_it
 from mmlib.train.evaluate import collect
 
 # Measured on 420 training rows of the pets with captions and voices in exclusive-or: after 12 epochs "lowrank" is right on 1.00 of the test
-# rows, "concat" on 0.54 to 0.84. With senses hidden in training it learns late (hide=0.2: 0.89, 0.96) or not at all (0.5: 0.56, 0.58):
+# rows, "concat" on 0.54 to 0.84. With modalities hidden in training it learns late (hide=0.2: 0.89, 0.96) or not at all (0.5: 0.56, 0.58):
 # most samples then lack one side of the exclusive-or, and their labels are pure noise. So the model that may interact hides none.
 ADDITIVE, INTERACTING = "sum", "lowrank"
 
 
 def make_report(recipe: Recipe, seeds: Sequence[int] = (0, 1, 2)) -> Report:
-    """Train each sense alone, all pairs and all together, with each seed, and compare them on the test rows (val where there is no test).
+    """Train each modality alone, all pairs and all together, with each seed, and compare them on the test rows (val where there is no test).
 
     ``recipe`` says how each of them is trained; ``out``, ``resume`` and ``seed`` are not used. ``budget`` 0.2 is enough to compare with.
     All together is trained twice: with the fusion "sum", which under a linear head can only add up, and with one that can interact
@@ -33,15 +33,15 @@ def make_report(recipe: Recipe, seeds: Sequence[int] = (0, 1, 2)) -> Report:
     more than a standard error (``report_verdict.worth_it``), else the sum does. The answers of the
     modalities trained alone are also averaged, which is a fusion too. ``report_verdict.judge``
     says how the verdict is reached.
-    Raises ValueError for numbers as target, fewer than two senses, no seed, and whatever ``train`` raises.
+    Raises ValueError for numbers as target, fewer than two modalities, no seed, and whatever ``train`` raises.
     """
     started = time.perf_counter()
     if not len(seeds) or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds is {list(seeds)}, expected one or more, each once")
     manifest = read_manifest(recipe.manifest, recipe.target, recipe.columns, recipe.group, recipe.use, recipe.allow_outside)
-    names = tuple(sorted(manifest.senses))
+    names = tuple(sorted(manifest.modalities))
     if len(names) < 2:
-        raise ValueError(f"{manifest.name}: the only sense is {names[0]!r}; a report compares two or more, so there is nothing to fuse")
+        raise ValueError(f"{manifest.name}: the only modality is {names[0]!r}; a report compares two or more, so there is nothing to fuse")
     data = load_data(manifest, augment=None, task=recipe.task, on_error=recipe.on_error)
     split = _check(data, manifest)
     pairs = [pair for pair in combinations(names, 2) if len(pair) < len(names)]
@@ -54,8 +54,8 @@ def make_report(recipe: Recipe, seeds: Sequence[int] = (0, 1, 2)) -> Report:
                f"{length.words(len(seeds))}")
     count = iter(range(1, total + 1))
 
-    def answers(senses: tuple[str, ...], fusion: str, name: str) -> Answers:
-        return _train(recipe, senses, fusion, name, seeds, split, data, lambda line: recipe.log(f"{next(count)}/{total} {line}"))
+    def answers(modalities: tuple[str, ...], fusion: str, name: str) -> Answers:
+        return _train(recipe, modalities, fusion, name, seeds, split, data, lambda line: recipe.log(f"{next(count)}/{total} {line}"))
 
     alone = [answers((name,), ADDITIVE, name) for name in names]
     summed, other = (answers(names, fusion, f"all, {fusion}") for fusion in fusions)
@@ -82,7 +82,7 @@ class Length:
         self.option = "--epochs" if recipe.epochs else "--budget"      # what makes them longer
         rows = max(1, data.loaders["train"].samples)
         cost = {name: rows * multiplications(data, name, recipe.dim)
-                for name in data.preprocessing.senses}
+                for name in data.preprocessing.modalities}
         self.work = {names: sum(cost[name] for name in names) for names in trainings}   # an epoch
         self.epochs = {names: recipe.epochs or affordable(work, recipe.budget)
                        for names, work in self.work.items()}
@@ -141,33 +141,33 @@ def _check(data: Data, manifest: Manifest) -> str:
     return split
 
 
-def _train(recipe: Recipe, senses: tuple[str, ...], fusion: str, name: str, seeds: Sequence[int], split: str, data: Data,
+def _train(recipe: Recipe, modalities: tuple[str, ...], fusion: str, name: str, seeds: Sequence[int], split: str, data: Data,
            log: Callable[[str], None]) -> Answers:
-    """One kind of model, with every seed, on the rows of ``split`` that ``data`` has; of all senses, also its parts."""
+    """One kind of model, with every seed, on the rows of ``split`` that ``data`` has; of all modalities, also its parts."""
     augment = recipe.augment if fusion == ADDITIVE else replace(recipe.augment, hide=0.0)
-    logits, validation, additive, shuffled = [], [], [], {sense: [] for sense in senses}
+    logits, validation, additive, shuffled = [], [], [], {modality: [] for modality in modalities}
     checked = data.loaders["val"].batches.target[_rows(data, "val")]
     combinations = unfinished = 0
     for seed in seeds:
-        run = train(replace(recipe, use=senses, fusion=fusion, seed=seed, augment=augment, task="classes", out=None, resume=False,
+        run = train(replace(recipe, use=modalities, fusion=fusion, seed=seed, augment=augment, task="classes", out=None, resume=False,
                             log=lambda line: None))
         model, loader = run.predictor.model, run.data.loaders[split]
         logits.append(_logits(run, split, data))
         validation.append(_logits(run, "val", data))
         unfinished += still_improving(run.history)
-        if len(senses) == len(data.preprocessing.senses):
+        if len(modalities) == len(data.preprocessing.modalities):
             encoded = encode(model, loader)
             part, combinations = project(model, encoded, seed)
             additive.append(part)
-            for sense in senses:
-                shuffled[sense].append(shuffle(model, encoded, sense, seed))
+            for modality in modalities:
+                shuffled[modality].append(shuffle(model, encoded, modality, seed))
         log(f"{name}, seed {seed}: validation "
             f"accuracy {metrics.accuracy(validation[-1], checked):.3f}, "
             f"log loss {metrics.log_loss(validation[-1], checked):.3f}, "
             f"{run.metrics['seconds']:.0f} s")
-    return Answers(name, senses, torch.stack(logits), torch.stack(validation),
+    return Answers(name, modalities, torch.stack(logits), torch.stack(validation),
                    torch.stack(additive) if additive else None, combinations,
-                   {sense: torch.cat(found) for sense, found in shuffled.items() if found},
+                   {modality: torch.cat(found) for modality, found in shuffled.items() if found},
                    unfinished)
 
 
@@ -199,6 +199,6 @@ def _averaged(alone: list[Answers], data: Data, split: str, prior: Tensor) -> An
 
 
 def _logits(run: Run, split: str, data: Data) -> Tensor:
-    """Logits (N, K) of the rows that all models have: one with a broken file may be skipped where that sense is used, not elsewhere."""
+    """Logits (N, K) of the rows that all models have: one with a broken file may be skipped where that modality is used, not elsewhere."""
     logits, _, rows = collect(run.predictor.model, run.data.loaders[split], run.predictor.device)
     return logits[torch.isin(rows, torch.from_numpy(_rows(data, split)))]

@@ -22,7 +22,7 @@ class Projection(NamedTuple):
     """The additive part of a model."""
 
     logits: Tensor       # (rows, K)
-    combinations: int    # of the other senses, with which each sense of each sample was put together
+    combinations: int    # of the other modalities, with which each modality of each sample was put together
 
 
 class Encoded(NamedTuple):
@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
 
 @torch.no_grad()
 def encode(model: Model, loader: Loader) -> Encoded:
-    """Each sense of every sample, encoded once; tokens padded to the longest. Where the fusion reads ``pooled`` only, one token each."""
+    """Each modality of every sample, encoded once; tokens padded to the longest. Where the fusion reads ``pooled`` only, one token each."""
     backbone, device = model.backbone, next(model.parameters()).device
     parts: dict[str, list[Features]] = {name: [] for name in backbone.encoders}
     rows = []
@@ -63,7 +63,7 @@ def _joined(parts: list[Features]) -> Features:
 
 @torch.no_grad()
 def fuse(model: Model, features: dict[str, Features]) -> Tensor:
-    """Fusion and head alone: Features of N samples by sense -> logits (N, K)."""
+    """Fusion and head alone: Features of N samples by modality -> logits (N, K)."""
     count, logits = len(next(iter(features.values())).mask), []
     for start in range(0, count, CHUNK):
         part = {name: Features(*(x[start:start + CHUNK] for x in found)) for name, found in features.items()}
@@ -76,11 +76,11 @@ def project(model: Model, encoded: Encoded, seed: int = 0, evaluations: int = EV
 
     With f the logits,
 
-        f_additive(x) = sum over the M senses of E[f(x_m, the others drawn independently)] - (M - 1) E[f(all drawn independently)]
+        f_additive(x) = sum over the M modalities of E[f(x_m, the others drawn independently)] - (M - 1) E[f(all drawn independently)]
 
-    so what the model gains over it comes from the senses' interplay. With two senses and N * 2N evaluations or more all combinations
-    are used; else each other sense is drawn from the samples without repetition. A model that adds up is its own projection, whatever
-    was drawn, except that a combination in which every sense is missing is answered by the head's prior. The model is in eval mode.
+    so what the model gains over it comes from the modalities' interplay. With two modalities and N * 2N evaluations or more all combinations
+    are used; else each other modality is drawn from the samples without repetition. A model that adds up is its own projection, whatever
+    was drawn, except that a combination in which every modality is missing is answered by the head's prior. The model is in eval mode.
     """
     features, names = encoded.features, sorted(encoded.features)
     size = len(encoded.row)
@@ -101,7 +101,7 @@ def project(model: Model, encoded: Encoded, seed: int = 0, evaluations: int = EV
 
 
 def shuffle(model: Model, encoded: Encoded, name: str, seed: int = 0) -> Tensor:
-    """Logits (SHUFFLES, rows, K) where the sense ``name`` comes from another sample each time, the other senses from the sample itself."""
+    """Logits (SHUFFLES, rows, K) where the modality ``name`` comes from another sample each time, the other modalities from the sample itself."""
     random, answers = np.random.default_rng(seed), []
     for _ in range(SHUFFLES):
         order = torch.from_numpy(random.permutation(len(encoded.row)))

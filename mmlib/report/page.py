@@ -213,14 +213,14 @@ def reliability_curve(points: Sequence[tuple[float, float, int]]) -> str:
 def _examples(mistakes: Sequence[dict[str, Any]]) -> str:
     if not mistakes:
         return '<p class="soft">None: every row is answered rightly.</p>'
-    cards = "".join(f'<div class="card">{"".join(_sense(name, *value) for name, value in m["senses"].items())}'
+    cards = "".join(f'<div class="card">{"".join(_modality(name, *value) for name, value in m["modalities"].items())}'
                     f'<p>It is <b>{escape(m["true"])}</b>; <span class="wrong">{escape(m["given"])}</span> was given with '
                     f'{100 * m["probability"]:.0f}%.</p><div class="soft">{escape(m["row"])}</div></div>' for m in mistakes)
     return f'<p class="soft">Rows of the manifest, the seeds\' answers averaged.</p><div class="cards">{cards}</div>'
 
 
-def _sense(name: str, kind: str, value: str) -> str:
-    """One sense of an example: the picture, a player for the sound, or the words."""
+def _modality(name: str, kind: str, value: str) -> str:
+    """One modality of an example: the image, a player for the sound, or the words."""
     if kind == "text":
         return f"<blockquote>{escape(value)}</blockquote>"
     if kind == "image":

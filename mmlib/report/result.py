@@ -26,12 +26,12 @@ class Answers:
     """What one kind of model answered, trained with S seeds."""
 
     name: str
-    senses: tuple[str, ...]
+    modalities: tuple[str, ...]
     logits: Tensor                                             # (S, N, K) of the rows compared
     validation: Tensor | None = None                           # (S, rows, K) of the validation rows
-    additive: Tensor | None = None                             # (S, N, K) the additive part, of models of all senses,
+    additive: Tensor | None = None                             # (S, N, K) the additive part, of models of all modalities,
     combinations: int = 0                                      # from so many combinations
-    shuffled: dict[str, Tensor] = field(default_factory=dict)  # by sense: (S * SHUFFLES, N, K) when it comes from another sample
+    shuffled: dict[str, Tensor] = field(default_factory=dict)  # by modality: (S * SHUFFLES, N, K) when it comes from another sample
     unfinished: int = 0  # of the S trainings: those that were still improving at the end
 
 
@@ -39,7 +39,7 @@ class Answers:
 class Report:
     """What ``make_report`` returns: the verdict, a row per model, and what stands behind them.
 
-    A row of ``table`` has model, senses; the mean over seeds of each of ``SCORES`` and of
+    A row of ``table`` has model, modalities; the mean over seeds of each of ``SCORES`` and of
     balanced_accuracy; ``scores``, by seed, by which the verdict is reached, and ``spread``, their
     deviation; validation, that score on validation rows; ``gain``: points and error of its gain
     over the best single modality, None for that modality itself and for the most frequent class.
@@ -47,14 +47,14 @@ class Report:
 
     verdict: Verdict
     table: list[dict[str, Any]]
-    shuffled: dict[str, float]         # score of that model when this sense is another sample's
+    shuffled: dict[str, float]         # score of that model when this modality is another sample's
     notes: list[str]
     classes: list[str]
     rows: list[str]                    # (N,) where each of the rows compared stands in the manifest
     target: Tensor                     # (N,) their classes
     answers: list[Answers]
-    chosen: str                        # the name of the model of all senses
-    mistakes: list[dict[str, Any]]     # row, true, given, probability, senses: name -> (kind, path or words)
+    chosen: str                        # the name of the model of all modalities
+    mistakes: list[dict[str, Any]]     # row, true, given, probability, modalities: name -> (kind, path or words)
 
     def __str__(self) -> str:
         head = ("accuracy", "spread", "balanced", "log loss", "macro-F1", "AUROC", "calibration")
@@ -65,8 +65,8 @@ class Report:
             gain = "" if row["gain"] is None else str(Gap(**row["gain"]))
             scores = "".join(f"{row[name]:12.3f}" for name in names)
             lines.append(f"{row['model']:38}{scores}  {gain}".rstrip())
-        lines += [f"{f'all, {sense} of another sample':38}{value:12.3f}"
-                  for sense, value in self.shuffled.items()]
+        lines += [f"{f'all, {modality} of another sample':38}{value:12.3f}"
+                  for modality, value in self.shuffled.items()]
         return "\n".join([*lines, "", *self.notes, "", self.verdict.text])
 
     def plain(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def conclude(alone: list[Answers], pairs: list[Answers], summed: Answers, other:
     the manifest's ``rows`` (N,) of ``split``, and ``checked`` the validation rows.
     """
     blind = Answers(BLIND, (), scale.prior.expand(1, len(rows), -1))
-    additive = Answers(f"additive part of {chosen.name}", averaged.senses, chosen.additive)
+    additive = Answers(f"additive part of {chosen.name}", averaged.modalities, chosen.additive)
     every = [blind, *alone, *pairs, summed, other, averaged, additive]
     validation = {answers.name: checked.score(answers.validation)
                   for answers in every if answers.validation is not None}
@@ -128,7 +128,7 @@ def conclude(alone: list[Answers], pairs: list[Answers], summed: Answers, other:
     best = next(answers for answers in alone if answers.name == verdict.best)
     unused = other if chosen is summed else summed
     return Report(verdict, [_row(answers, scale, best, validation) for answers in every],
-                  {sense: scale.score(logits) for sense, logits in chosen.shuffled.items()},
+                  {modality: scale.score(logits) for modality, logits in chosen.shuffled.items()},
                   [*_choices(verdict, scale, best, chosen, unused, averaged, validation, split),
                    *_caveats(verdict, scale, classes, len(chosen.logits))],
                   classes, [manifest.rows[row] for row in rows], scale.target, every, chosen.name,
@@ -182,7 +182,7 @@ def _row(answers: Answers, scale: Scale, best: Answers,
                                    for one in answers.logits]
     by_seed = [scale.score(one[None]) for one in answers.logits]
     compared = answers.name not in (best.name, BLIND)
-    return {"model": answers.name, "senses": list(answers.senses),
+    return {"model": answers.name, "modalities": list(answers.modalities),
             **{key: float(np.mean(values)) for key, values in scores.items()}, "scores": by_seed,
             "spread": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else 0.0,
             "validation": validation.get(answers.name),
@@ -194,5 +194,5 @@ def _mistakes(manifest: Manifest, rows: np.ndarray, chosen: Answers, target: Ten
     sure, given = chosen.logits.double().softmax(dim=-1).mean(dim=0).max(dim=-1)                                     # (N,), (N,)
     order = [i for i in sure.argsort(descending=True).tolist() if given[i] != target[i]]
     return [{"row": manifest.rows[rows[i]], "true": classes[target[i]], "given": classes[given[i]], "probability": float(sure[i]),
-             "senses": {name: (sense.kind, str(resolve(manifest, cell)) if sense.kind != "text" else cell)
-                        for name, sense in manifest.senses.items() if (cell := manifest.cells[name][rows[i]])}} for i in order[:MISTAKES]]
+             "modalities": {name: (modality.kind, str(resolve(manifest, cell)) if modality.kind != "text" else cell)
+                        for name, modality in manifest.modalities.items() if (cell := manifest.cells[name][rows[i]])}} for i in order[:MISTAKES]]

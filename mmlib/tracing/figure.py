@@ -5,7 +5,7 @@ from mmlib.plots.alt_text import speaking
 
 INK, GREY, LINE = "#222222", "#8A8A8A", 1.5
 COLOURS = {"image": "#0072B2", "text": "#E69F00", "audio": "#009E73", "all": "#CC79A7"}   # of Okabe and Ito, as in mmlib.plots
-OTHERS = ("#56B4E9", "#D55E00", "#F0E442")                                     # of senses with other names
+OTHERS = ("#56B4E9", "#D55E00", "#F0E442")                                     # of modalities with other names
 WIDTH, HEIGHT, GAP = 2.6, 0.95, 0.45                                           # of a box, in inches
 
 

@@ -14,7 +14,7 @@ class TrainConfig:
     accumulate: int = 1               # batches per step
     precision: str = "auto"           # "fp32", "bf16"; "auto": bf16 on GPUs that have it, fp32 elsewhere
     compile: bool = False             # torch.compile: worth its minute on GPUs only
-    channels_last: bool = True        # pictures and convolutions pixel by pixel: same result, faster
+    channels_last: bool = True        # images and convolutions pixel by pixel: same result, faster
     patience: int = 0                 # stop after so many epochs without a better score; 0 = never
     monitor: str = "min val_loss"     # which score is better: "min" or "max" and its name in the history
     seed: int = 0                     # of dropout; the order of the data has its own, in the loader

@@ -57,7 +57,7 @@ def collect(model: nn.Module, loader: Iterable[Batch], device: str = "auto",
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
-    """The batch on ``device``; pictures (B, C, H, W) stored pixel by pixel, as convolutions read them, when asked.
+    """The batch on ``device``; images (B, C, H, W) stored pixel by pixel, as convolutions read them, when asked.
 
     Where the loader pins memory (``DataLoader(pin_memory=True)``) a GPU goes on computing while the batch is copied.
     """

@@ -1,4 +1,4 @@
-"""How accuracy falls when a sense is noisy, covered or gone; and what every subset of the senses is good for."""
+"""How accuracy falls when a modality is noisy, covered or gone; and what every subset of the modalities is good for."""
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -15,7 +15,7 @@ from mmlib.models import Model
 from mmlib.train.evaluate import collect
 
 FAULTS = ("noise", "occlusion", "missing")
-LEVELS = {  # by fault and kind of sense; see ``corrupt`` for the units
+LEVELS = {  # by fault and kind of modality; see ``corrupt`` for the units
     "noise": {"image": (0, 0.5, 1, 2, 4), "audio": (0, 0.1, 0.3, 1, 3), "text": (0, 0.25, 0.5, 0.75, 1)},
     "occlusion": dict.fromkeys(("image", "audio", "text"), (0, 0.1, 0.25, 0.5, 0.75)),
     "missing": dict.fromkeys(("image", "audio", "text"), (0, 0.25, 0.5, 0.75, 1)),
@@ -24,9 +24,9 @@ LEVELS = {  # by fault and kind of sense; see ``corrupt`` for the units
 
 def curves(models: Mapping[str, Model], batches: Iterable[Batch], faults: Sequence[str] = FAULTS, seed: int = 0,
            levels: Mapping[str, Mapping[str, Sequence[float]]] = LEVELS, device: str = "auto") -> list[dict[str, Any]]:
-    """Accuracy of each model, by name, under each fault of each of its senses at each level, one sense at a time.
+    """Accuracy of each model, by name, under each fault of each of its modalities at each level, one modality at a time.
 
-    -> rows {"model", "sense", "fault", "level", "accuracy"}. ``batches`` is a loader or a list of batches with targets that are
+    -> rows {"model", "modality", "fault", "level", "accuracy"}. ``batches`` is a loader or a list of batches with targets that are
     classes. All models see the same corrupted rows, whatever the batch size; the same seed gives the same rows; and what is covered
     at one level is covered at the next, too. Level 0 changes nothing. Raises ValueError for an unknown fault or a level out of range.
     """
@@ -35,44 +35,44 @@ def curves(models: Mapping[str, Model], batches: Iterable[Batch], faults: Sequen
     if unknown:
         raise ValueError(f"fault is {unknown[0]!r}, expected one of {sorted(levels)}")
     for name, model in models.items():
-        for sense in sorted(model.backbone.encoders):
-            kind = kind_of(batches, sense)
+        for modality in sorted(model.backbone.encoders):
+            kind = kind_of(batches, modality)
             for fault in faults:
                 for level in levels[fault][kind]:
-                    score = _accuracy(model, (corrupt(batch, sense, fault, level, seed) for batch in batches), device)
-                    rows.append({"model": name, "sense": sense, "fault": fault, "level": level, "accuracy": score})
+                    score = _accuracy(model, (corrupt(batch, modality, fault, level, seed) for batch in batches), device)
+                    rows.append({"model": name, "modality": modality, "fault": fault, "level": level, "accuracy": score})
     return rows
 
 
 def subsets(model: Model, batches: Iterable[Batch], device: str = "auto") -> dict[tuple[str, ...], float]:
-    """The accuracy of one model with each of the 2^M - 1 subsets of its M senses, the others hidden; smaller subsets first.
+    """The accuracy of one model with each of the 2^M - 1 subsets of its M modalities, the others hidden; smaller subsets first.
 
-    All rows count: one that has none of the subset's senses is answered by the training prior.
+    All rows count: one that has none of the subset's modalities is answered by the training prior.
     """
-    batches, senses = _again(batches), sorted(model.backbone.encoders)
-    found = [subset for size in range(1, len(senses) + 1) for subset in combinations(senses, size)]
-    return {subset: _accuracy(model, (_only(batch, senses, subset) for batch in batches), device) for subset in found}
+    batches, modalities = _again(batches), sorted(model.backbone.encoders)
+    found = [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
+    return {subset: _accuracy(model, (_only(batch, modalities, subset) for batch in batches), device) for subset in found}
 
 
-def corrupt(batch: Batch, sense: str, fault: str, level: float, seed: int = 0) -> Batch:
-    """The batch with one sense changed; what is missing or padding stays so, and the input is left as it is.
+def corrupt(batch: Batch, modality: str, fault: str, level: float, seed: int = 0) -> Batch:
+    """The batch with one modality changed; what is missing or padding stays so, and the input is left as it is.
 
-    - "noise": a picture gets Gaussian noise of ``level`` deviations of the training pixels; a sound, white noise of ``level`` times
+    - "noise": a image gets Gaussian noise of ``level`` deviations of the training pixels; a sound, white noise of ``level`` times
       the clip's own root mean square (1 is 0 dB, 0.1 is 20 dB); of a text, a share ``level`` of the words is read as unknown.
-    - "occlusion": a rectangle of the picture's proportions and ``level`` of its area takes the mean colour; ``level`` of the clip
+    - "occlusion": a rectangle of the image's proportions and ``level`` of its area takes the mean colour; ``level`` of the clip
       is silent; ``level`` of the words, one after the other, are cut out (all of them: the text is missing).
-    - "missing": the sense is hidden with probability ``level``. Only this sense, and also where it is the row's last one: such a row
-      is then answered by the training prior, as any row without senses.
+    - "missing": the modality is hidden with probability ``level``. Only this modality, and also where it is the row's last one: such a row
+      is then answered by the training prior, as any row without modalities.
 
-    A row's changes depend on the seed, the sense's kind and the row's number (``batch["row"]``; without it, its place in the batch).
+    A row's changes depend on the seed, the modality's kind and the row's number (``batch["row"]``; without it, its place in the batch).
     """
     if fault not in FAULTS:
         raise ValueError(f"fault is {fault!r}, expected one of {FAULTS}")
-    kind = kind_of([batch], sense)
-    x, mask = batch[sense], batch[f"{sense}_mask"]
+    kind = kind_of([batch], modality)
+    x, mask = batch[modality], batch[f"{modality}_mask"]
     highest = 1 if fault != "noise" or kind == "text" else np.inf
     if not 0 <= level <= highest or level == np.inf:
-        raise ValueError(f"{fault} of {sense!r} at level {level}, expected " + ("0 to 1" if highest == 1 else "0 or more"))
+        raise ValueError(f"{fault} of {modality!r} at level {level}, expected " + ("0 to 1" if highest == 1 else "0 or more"))
     place = torch.arange(len(x)) if "row" not in batch else batch["row"].cpu()
     stream = 1000 + 10 * FAULTS.index(fault) + ("image", "text", "audio").index(kind)   # far from those of training
 
@@ -90,18 +90,18 @@ def corrupt(batch: Batch, sense: str, fault: str, level: float, seed: int = 0) -
         time = torch.arange(x.shape[1], device=x.device)
         inside = (time >= first[:, None]) & (time < last[:, None])                      # (B, T)
         x, mask = (x.masked_fill(inside, 0), mask) if kind == "audio" else _cut(x, mask, inside)
-    return batch | {sense: x, f"{sense}_mask": mask}
+    return batch | {modality: x, f"{modality}_mask": mask}
 
 
-def kind_of(batches: Iterable[Batch], sense: str) -> str:
+def kind_of(batches: Iterable[Batch], modality: str) -> str:
     """"image", "text" or "audio", from the shape of the first batch. Raises ValueError where it is none of them, or not there."""
     batch = next(iter(batches), {})
-    if sense not in batch:
-        raise ValueError(f"the batches have no sense {sense!r}; they have {sorted(batch)}")
-    x = batch[sense]
+    if modality not in batch:
+        raise ValueError(f"the batches have no modality {modality!r}; they have {sorted(batch)}")
+    x = batch[modality]
     kind = {(4, True): "image", (2, False): "text", (2, True): "audio"}.get((x.ndim, x.is_floating_point()))
     if kind is None:
-        raise ValueError(f"batch[{sense!r}] is {x.dtype} {tuple(x.shape)}: neither pictures (B, C, H, W), nor ids (B, T), nor sound (B, L)")
+        raise ValueError(f"batch[{modality!r}] is {x.dtype} {tuple(x.shape)}: neither images (B, C, H, W), nor ids (B, T), nor sound (B, L)")
     return kind
 
 
@@ -117,7 +117,7 @@ def _noisy(x: Tensor, mask: Tensor, kind: str, level: float, u: Tensor) -> Tenso
 
 
 def _covered(x: Tensor, level: float, u: Tensor) -> Tensor:
-    """A rectangle of each picture (B, C, H, W) set to 0, the mean of the training pictures; u (B, 2) says where."""
+    """A rectangle of each image (B, C, H, W) set to 0, the mean of the training images; u (B, 2) says where."""
     inside = torch.ones(len(x), 1, 1, 1, dtype=torch.bool, device=x.device)
     for axis, length in ((0, x.shape[2]), (1, x.shape[3])):
         side = round(level ** 0.5 * length)
@@ -147,12 +147,12 @@ def _hidden(x: Tensor, mask: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
     return x.masked_fill(gone.reshape(-1, *[1] * (x.ndim - 1)), 0), mask & ~gone[:, None]
 
 
-def _only(batch: Batch, senses: Sequence[str], subset: Sequence[str]) -> Batch:
-    """The batch with all senses but those of ``subset`` hidden."""
+def _only(batch: Batch, modalities: Sequence[str], subset: Sequence[str]) -> Batch:
+    """The batch with all modalities but those of ``subset`` hidden."""
     out = dict(batch)
-    for sense in set(senses) - set(subset):
-        every = torch.ones(len(batch[sense]), dtype=torch.bool, device=batch[sense].device)
-        out[sense], out[f"{sense}_mask"] = _hidden(batch[sense], batch[f"{sense}_mask"], every)
+    for modality in set(modalities) - set(subset):
+        every = torch.ones(len(batch[modality]), dtype=torch.bool, device=batch[modality].device)
+        out[modality], out[f"{modality}_mask"] = _hidden(batch[modality], batch[f"{modality}_mask"], every)
     return out
 
 

@@ -1,4 +1,4 @@
-"""Which settings? A search over fusion, size, learning rate, dropout and hidden senses, judged on the val rows, never on test.
+"""Which settings? A search over fusion, size, learning rate, dropout and hidden modalities, judged on the val rows, never on test.
 
 Successive halving (Jamieson & Talwalkar, 2016), in the form that needs no rounds (ASHA: Li et al., 2020, arXiv:1810.05934), by optuna:
 after a quarter and after half of its epochs a trial goes on only where it is in the better half of all that came as far, so that a search
@@ -75,7 +75,7 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
         data = load_data(manifest, splits=["train", "val"], batch_size=recipe.batch_size, seed=recipe.seed, augment=recipe.augment, task=recipe.task,
                          on_error=recipe.on_error)
         epochs = recipe.epochs or plan(data, recipe.fusion, recipe.dim, recipe.lr, recipe.dropout, recipe.budget)["epochs"]
-        space = _space(optuna, recipe, len(manifest.senses))
+        space = _space(optuna, recipe, len(manifest.modalities))
         identity = _identity(recipe, manifest, space, epochs)
         asked = replace(
             recipe, epochs=epochs, out=Path(out) / BEST, resume=False
@@ -109,14 +109,14 @@ def _own(recipe: Recipe) -> dict[str, Any]:
     return {"fusion": recipe.fusion, "dim": recipe.dim, "lr": recipe.lr, "dropout": recipe.dropout, "hide": recipe.augment.hide}
 
 
-def _space(optuna: Any, recipe: Recipe, senses: int) -> dict[str, Any]:
-    """What is searched, wide enough to hold the recipe's own settings. With one sense there is nothing to fuse, nor to hide."""
+def _space(optuna: Any, recipe: Recipe, modalities: int) -> dict[str, Any]:
+    """What is searched, wide enough to hold the recipe's own settings. With one modality there is nothing to fuse, nor to hide."""
     own, some = _own(recipe), optuna.distributions
-    return {"fusion": some.CategoricalDistribution(sorted({*FUSIONS, own["fusion"]} if senses > 1 else {own["fusion"]})),
+    return {"fusion": some.CategoricalDistribution(sorted({*FUSIONS, own["fusion"]} if modalities > 1 else {own["fusion"]})),
             "dim": some.CategoricalDistribution(sorted({*DIMS, own["dim"]})),
             "lr": some.FloatDistribution(min(LR[0], own["lr"]), max(LR[1], own["lr"]), log=True),
             "dropout": some.FloatDistribution(min(DROPOUT[0], own["dropout"]), max(DROPOUT[1], own["dropout"])),
-            "hide": some.CategoricalDistribution(sorted({*HIDE, own["hide"]} if senses > 1 else {own["hide"]}))}
+            "hide": some.CategoricalDistribution(sorted({*HIDE, own["hide"]} if modalities > 1 else {own["hide"]}))}
 
 
 def _study(optuna: Any, space: dict[str, Any], recipe: Recipe, epochs: int, done: list[Trial]) -> Any:
@@ -196,7 +196,7 @@ def _identity(recipe: Recipe, manifest: Manifest, space: dict[str, Any], epochs:
 
 def _plan(recipe: Recipe, trials: int, epochs: int, done: int, data: Data) -> str:
     before = f" ({done} of them done before)" if done else ""
-    rows, names = data.loaders["train"].samples, data.preprocessing.senses
+    rows, names = data.loaders["train"].samples, data.preprocessing.modalities
     each = minutes(epochs * rows * sum(multiplications(data, name, recipe.dim) for name in names))
     return (f"plan: {trials} trials{before} of up to {epochs} epochs over {rows:,} rows (about "
             f"{each:.2g} minutes of one core with the recipe's own settings, beside the reading of "

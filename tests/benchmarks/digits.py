@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 from mmlib import Augment, Backbone, ClassifyHead, ConvEncoder, Model, TrainConfig, evaluate, fit
-from mmlib.data.augment import PICTURE_DRAWS, change_pictures
+from mmlib.data.augment import IMAGE_DRAWS, change_images
 from mmlib.metrics.scores import accuracy
 
 HALF, B = 898, 32
@@ -35,8 +35,8 @@ class Shown:
 
     def __iter__(self):
         for rows in torch.randperm(len(self.x), generator=self.make).split(B):
-            u = torch.rand(len(rows), PICTURE_DRAWS, generator=self.make)
-            yield batch_of(change_pictures(self.x[rows], u, GENTLE), self.y[rows])
+            u = torch.rand(len(rows), IMAGE_DRAWS, generator=self.make)
+            yield batch_of(change_images(self.x[rows], u, GENTLE), self.y[rows])
 
 
 def learn(x: torch.Tensor, y: torch.Tensor, seed: int) -> float:

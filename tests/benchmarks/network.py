@@ -1,4 +1,4 @@
-"""The network of a much-copied sketch (a picture and twenty words, yes or no), written twice: as one writes it, and as mmlib would run it.
+"""The network of a much-copied sketch (a image and twenty words, yes or no), written twice: as one writes it, and as mmlib would run it.
 
 Three convolutions (32, 64, 128) with ReLU and max-pool, the mean over all places; an embedding and a bidirectional LSTM; both joined,
 one logit. ``Plain`` and ``Ours`` have the same weights and compute the same function: tests/test_benchmarks.py holds them equal,
@@ -60,7 +60,7 @@ class Ours(Plain):
 
 
 class Tiny(nn.Module):
-    """Two linear layers on the flat picture of 4 x 4 pixels."""
+    """Two linear layers on the flat image of 4 x 4 pixels."""
 
     def __init__(self):
         super().__init__()
@@ -72,7 +72,7 @@ class Tiny(nn.Module):
 
 
 def batches(size: int, count: int) -> list[dict[str, Tensor]]:
-    """Random pictures of size x size, words and answers, the same in every process."""
+    """Random images of size x size, words and answers, the same in every process."""
     make = torch.Generator().manual_seed(0)
     return [{"image": torch.randn(BATCH, 3, size, size, generator=make),
              "text": torch.randint(1, VOCABULARY, (BATCH, WORDS), generator=make),

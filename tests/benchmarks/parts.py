@@ -1,4 +1,4 @@
-"""The package's parts against the plain thing, by turns: encoders and fusions, pictures and sounds from files, start-up.
+"""The package's parts against the plain thing, by turns: encoders and fusions, images and sounds from files, start-up.
 
     python tests/benchmarks/parts.py [--rounds 15]
 
@@ -54,21 +54,21 @@ def step(model, *inputs):
 def encoders(rounds: int) -> list[str]:
     """Forward and backward of a batch that is full: the plain form cannot do others rightly."""
     make = {"image": torch.randn(B, 3, 64, 64), "text": torch.randint(1, VOCABULARY, (B, 24)), "audio": torch.randn(B, 16_000) / 10}
-    senses = {"Conv": "image", "ViT": "image", "ResNet": "image", "Recurrent": "text", "Transformer": "text", "Audio": "audio"}
+    modalities = {"Conv": "image", "ViT": "image", "ResNet": "image", "Recurrent": "text", "Transformer": "text", "Audio": "audio"}
     rows = []
     for name, plain in plain_parts.encoders(D, VOCABULARY).items():
-        sense = next(value for start, value in senses.items() if name.startswith(start))
-        ours = getattr(mmlib, name)(D, VOCABULARY) if sense == "text" else getattr(mmlib, name)(D)
-        x = make[sense]
+        modality = next(value for start, value in modalities.items() if name.startswith(start))
+        ours = getattr(mmlib, name)(D, VOCABULARY) if modality == "text" else getattr(mmlib, name)(D)
+        x = make[modality]
         mask = torch.ones(B, x.shape[-1], dtype=torch.bool)
-        if sense == "image":                                # as fit has them
+        if modality == "image":                                # as fit has them
             x, ours = x.contiguous(memory_format=torch.channels_last), ours.to(memory_format=torch.channels_last)
-        rows.append(line(name, by_turns({"mmlib": step(ours, x, mask), "plain": step(plain, make[sense])}, rounds)))
+        rows.append(line(name, by_turns({"mmlib": step(ours, x, mask), "plain": step(plain, make[modality])}, rounds)))
     return ["| encoder | mmlib, ms | plain, ms | speed against plain (quartiles) |", "|---|---|---|---|", *rows, ""]
 
 
 def fusions(rounds: int) -> list[str]:
-    """Forward and backward; three senses of 16 tokens each."""
+    """Forward and backward; three modalities of 16 tokens each."""
     tokens = {name: torch.randn(B, 16, D) for name in NAMES}
     features = {name: from_tokens(x, torch.ones(B, 16, dtype=torch.bool)) for name, x in tokens.items()}
     vectors = [x.mean(dim=1) for x in tokens.values()]

@@ -1,6 +1,6 @@
 """Each encoder and fusion as one would write it with PyTorch's own layers and no masks: what parts.py compares the package with.
 
-Pictures (32, 3, 64, 64), ids (32, 24), sound (32, 16000); three senses of 64 numbers. Same sizes, same kinds of layers as the package's
+Images (32, 3, 64, 64), ids (32, 24), sound (32, 16000); three modalities of 64 numbers. Same sizes, same kinds of layers as the package's
 classes; the weights differ, and so does what happens to padding.
 """
 import torch
@@ -102,9 +102,9 @@ class Fuse(nn.Module):
         return self.function(self.parts, vectors, tokens)
 
 
-def fusions(dim: int, senses: int) -> dict[str, nn.Module]:
+def fusions(dim: int, modalities: int) -> dict[str, nn.Module]:
     """By the name of the package's class: M pooled vectors (B, D) and M lists of tokens (B, T, D) -> (B, D)."""
-    each = lambda make: nn.ModuleList([make() for _ in range(senses)])
+    each = lambda make: nn.ModuleList([make() for _ in range(modalities)])
     linear, small = lambda: nn.Linear(dim, dim), lambda: nn.Linear(dim, 8)
     with_one = lambda p, v: [F.pad(layer(x), (0, 1), value=1.0) for layer, x in zip(p["each"], v)]
 
@@ -130,12 +130,12 @@ def fusions(dim: int, senses: int) -> dict[str, nn.Module]:
 
     layer = nn.TransformerDecoderLayer(dim, 4, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
     decoder = nn.TransformerDecoder(layer, 1, nn.LayerNorm(dim))
-    return {"ConcatFusion": Fuse(lambda p, v, t: p["mlp"](torch.cat(v, dim=1)), mlp=mlp(senses * dim, dim)),
+    return {"ConcatFusion": Fuse(lambda p, v, t: p["mlp"](torch.cat(v, dim=1)), mlp=mlp(modalities * dim, dim)),
             "SumFusion": Fuse(lambda p, v, t: sum(layer(x) for layer, x in zip(p["each"], v)), each=each(linear)),
-            "LateFusion": Fuse(lambda p, v, t: sum(layer(x) for layer, x in zip(p["each"], v)) / senses, each=each(lambda: mlp(dim, dim))),
-            "GatedFusion": Fuse(gated, each=each(linear), gate=nn.Linear(senses * dim, senses)),
+            "LateFusion": Fuse(lambda p, v, t: sum(layer(x) for layer, x in zip(p["each"], v)) / modalities, each=each(lambda: mlp(dim, dim))),
+            "GatedFusion": Fuse(gated, each=each(linear), gate=nn.Linear(modalities * dim, modalities)),
             "AttentionFusion": Fuse(attention, score=nn.Linear(dim, 1)),
-            "TensorFusion": Fuse(tensor, each=each(small), out=nn.Linear(9**senses, dim)),
+            "TensorFusion": Fuse(tensor, each=each(small), out=nn.Linear(9**modalities, dim)),
             "LowRankFusion": Fuse(low_rank, each=each(small), factors=each(lambda: nn.Linear(9, 4 * dim))),
             "JoinFusion": Fuse(lambda p, v, t: p["read"](torch.cat(t, dim=1)).mean(dim=1), read=transformer(dim, 1)),
             "CrossFusion": Fuse(cross, decoder=decoder, learn=nn.Embedding(4, dim))}

@@ -43,7 +43,7 @@ def test_evaluate_prints_the_scores_of_training(trained, capsys):
 def test_predict_prints_json_for_one_sample_and_for_a_manifest(trained, capsys):
     code, out, _ = run(capsys, "predict", trained / "run", "--image", trained / "images/00000.png", "--text", "它很安静")
     answer = json.loads(out)
-    assert code == 0 and answer["senses"] == ["image", "text"] and set(answer) == {"class", "probabilities", "senses"}
+    assert code == 0 and answer["modalities"] == ["image", "text"] and set(answer) == {"class", "probabilities", "modalities"}
     code, out, _ = run(capsys, "predict", trained / "run", trained / "manifest.csv")
     assert code == 0 and len(json.loads(out)) == 48
 
@@ -72,7 +72,7 @@ def test_failure_is_exit_code_1_and_says_why(trained, capsys, arguments, code, m
 
 @pytest.mark.parametrize("arguments", [
     [], ["fly"], ["train"], ["train", "m.csv", "--fusion", "blend"], ["train", "m.csv", "--epochs", "0"], ["train", "m.csv", "--resume"],
-    ["predict", "d"], ["predict", "d", "m.csv", "--text", "a"], ["predict", "d", "--sense", "xray"],
+    ["predict", "d"], ["predict", "d", "m.csv", "--text", "a"], ["predict", "d", "--modality", "xray"],
 ])
 def test_wrong_usage_is_exit_code_2(capsys, arguments):
     with pytest.raises(SystemExit) as stop:

@@ -1,4 +1,4 @@
-"""Widgets without a browser: where a slider's value changes, the text and the picture change, and they are those of the function."""
+"""Widgets without a browser: where a slider's value changes, the text and the image change, and they are those of the function."""
 import ast
 from pathlib import Path
 
@@ -14,7 +14,7 @@ ipywidgets = pytest.importorskip("ipywidgets", reason="ipywidgets is not install
 
 
 def parts(column):
-    """The sliders by their description, the text, the picture."""
+    """The sliders by their description, the text, the image."""
     *sliders, text, picture = column.children
     return {slider.description: slider for slider in sliders}, text, picture
 

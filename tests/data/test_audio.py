@@ -11,7 +11,7 @@ import torch
 
 import mmlib.data.audio
 from mmlib.data.audio import RATE, read_audio, seconds
-from mmlib.data.augment import SOUND_DRAWS, Augment, change_sounds
+from mmlib.data.augment import AUDIO_DRAWS, Augment, change_audio
 from mmlib.data.store import to_int16
 
 
@@ -144,10 +144,10 @@ def test_a_clip_in_memory_is_off_by_half_a_step_of_16_bits_at_most():
 
 def test_each_clip_gets_noise_of_its_own_drawn_by_its_own_number_and_loud_as_asked():
     only = Augment(**{field.name: 0 for field in fields(Augment)} | {"noise": 0.1})
-    x, lengths, u = torch.full((4, RATE), 0.5), torch.full((4,), RATE), torch.full((4, SOUND_DRAWS), 0.5)
+    x, lengths, u = torch.full((4, RATE), 0.5), torch.full((4,), RATE), torch.full((4, AUDIO_DRAWS), 0.5)
     u[:, 3] = torch.tensor([0.1, 0.7, 0.1, 0.0])                     # from which place of the noise
     u[:, 4] = torch.tensor([1.0, 1.0, 0.5, 1.0])                     # how loud
-    noise = change_sounds(x, lengths, u, only)[0] - x                # (4, L)
+    noise = change_audio(x, lengths, u, only)[0] - x                # (4, L)
     alike = torch.corrcoef(noise).fill_diagonal_(0)
     assert alike[0, 2] > 0.999 and alike[[0, 0, 1, 1], [1, 3, 2, 3]].abs().max() < 0.05
     torch.testing.assert_close(noise.std(dim=1), 0.5 * 0.1 * u[:, 4], rtol=0.05, atol=0)

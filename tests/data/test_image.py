@@ -1,4 +1,4 @@
-"""Pictures of every kind that people have become uint8 (3, S, S): the whole picture, upright, with its colours."""
+"""Images of every kind that people have become uint8 (3, S, S): the whole image, upright, with its colours."""
 import struct
 import subprocess
 import sys
@@ -145,7 +145,7 @@ def test_broken_files_say_what_is_wrong(tmp_path):
     random = np.random.default_rng(0)
     noise = Image.fromarray(random.integers(0, 255, (200, 200, 3), dtype=np.uint8))
     (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("not a picture at all")
+    (tmp_path / "text.png").write_text("not a image at all")
     for suffix in ("png", "jpg", "bmp"):
         noise.save(tmp_path / f"whole.{suffix}")
         data = (tmp_path / f"whole.{suffix}").read_bytes()
@@ -154,7 +154,7 @@ def test_broken_files_say_what_is_wrong(tmp_path):
             read_image(tmp_path / f"half.{suffix}", 32)
     with pytest.raises(ValueError, match="empty"):
         read_image(tmp_path / "empty.png", 32)
-    with pytest.raises(ValueError, match="not a picture"):
+    with pytest.raises(ValueError, match="not a image"):
         read_image(tmp_path / "text.png", 32)
 
 
@@ -196,7 +196,7 @@ def test_whatever_a_decoder_raises_is_a_reason_listed_with_all_others_and_skippe
     for i in range(12):
         two_colours(8, 8 + i).save(tmp_path / f"{i}.png")
         rows.append(f"{i}.png,{'cat' if i % 2 else 'dog'},{('train', 'train', 'val', 'test')[i // 3]}")
-    (tmp_path / "3.png").write_bytes(b"no picture")
+    (tmp_path / "3.png").write_bytes(b"no image")
     (tmp_path / "m.csv").write_text("\n".join(rows))
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", failing(PngImagePlugin.PngImageFile.load, (8, 8), fault))
     with pytest.raises(ManifestErrors) as caught:
@@ -209,7 +209,7 @@ def test_whatever_a_decoder_raises_is_a_reason_listed_with_all_others_and_skippe
 
 
 def failing(real, size: tuple[int, int], fault: Exception):
-    """``real`` that raises ``fault`` for pictures of one size."""
+    """``real`` that raises ``fault`` for images of one size."""
     def load(image, *arguments):
         if image.size == size:
             raise fault
@@ -232,7 +232,7 @@ def test_pillow_says_nothing_about_a_bad_file_that_does_not_name_it(tmp_path):
     (tmp_path / "x.tiff").write_bytes(data[:samples] + b"\x08" + data[samples + 1:])
     program = f"from mmlib.data import read_image\nread_image({str(tmp_path / 'x.tiff')!r}, 32)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "ValueError: not a picture" in done.stderr
+    assert "ValueError: not a image" in done.stderr
     assert "More samples" not in done.stderr.partition("Traceback")[0]
 
 

@@ -12,12 +12,12 @@ from PIL import Image
 from mmlib.core import check_batch
 from mmlib.data import Augment, ManifestErrors, Preprocessing, load_data, read_manifest
 from mmlib.data.audio import RATE, WINDOW
-from mmlib.data.augment import change_pictures, change_sounds, hide_senses
+from mmlib.data.augment import change_images, change_audio, drop_modalities
 from mmlib.data.draws import draws
 from mmlib.data.loaders import Loader
-from mmlib.data.store import Sounds
+from mmlib.data.store import Clips
 
-SENSES = ["audio", "image", "text"]
+MODALITIES = ["audio", "image", "text"]
 ROWS = 24
 
 
@@ -58,7 +58,7 @@ def samples(batches) -> dict[int, dict]:
     for batch in batches:
         for i, row in enumerate(batch["row"].tolist()):
             assert row not in found
-            found[row] = {name: batch[name][i][..., :int(batch[f"{name}_mask"][i].sum())] for name in SENSES}
+            found[row] = {name: batch[name][i][..., :int(batch[f"{name}_mask"][i].sum())] for name in MODALITIES}
             found[row]["target"] = batch["target"][i]
     return found
 
@@ -67,16 +67,16 @@ def test_every_batch_keeps_the_contract_and_has_target_and_row(data):
     kinds = set()
     for loader in data.loaders.values():
         for batch in loader:
-            check_batch(batch, SENSES)
-            assert set(batch) == {*SENSES, *(f"{n}_mask" for n in SENSES), "target", "row"}
+            check_batch(batch, MODALITIES)
+            assert set(batch) == {*MODALITIES, *(f"{n}_mask" for n in MODALITIES), "target", "row"}
             assert batch["target"].dtype == batch["row"].dtype == batch["text"].dtype == torch.int64
             full = batch["image_mask"].float().mean(dim=1)
             assert ((full == 0) | (full == 1)).all()
-            for name in SENSES:
+            for name in MODALITIES:
                 assert name == "image" or batch[f"{name}_mask"].any(dim=0)[1:].all(), "padded further than the longest sample"
                 hidden = ~batch[f"{name}_mask"] if name != "image" else ~batch["image_mask"][:, None, None].expand_as(batch["image"])
                 assert (batch[name][hidden] == 0).all()
-            kinds |= {tuple(row) for row in torch.stack([batch[f"{n}_mask"].any(dim=1) for n in SENSES], dim=1).tolist()}
+            kinds |= {tuple(row) for row in torch.stack([batch[f"{n}_mask"].any(dim=1) for n in MODALITIES], dim=1).tolist()}
     assert {(True, True, True), (True, False, True), (False, False, True), (False, False, False)} <= kinds
     assert len(data.loaders["train"]) == len(list(data.loaders["train"]))
 
@@ -88,7 +88,7 @@ def test_the_targets_belong_to_their_rows(data):
             assert names == ["cat" if row % 3 else "dog" for row in batch["row"].tolist()]
 
 
-def test_rows_without_a_sense_are_left_out_of_training_only_and_counted(data):
+def test_rows_without_a_modality_are_left_out_of_training_only_and_counted(data):
     rows = {name: [row for batch in loader for row in batch["row"].tolist()] for name, loader in data.loaders.items()}
     assert sorted(rows["train"]) == [i for i in range(ROWS) if i % 4 < 2 and i not in (8, 9)] and data.loaders["train"].dropped == 2
     assert sorted(set(rows["val"])) == [i for i in range(ROWS) if i % 4 == 2] and 11 in rows["test"] and data.loaders["test"].dropped == 0
@@ -223,10 +223,10 @@ def test_draws_are_uniform_and_independent():
 def test_no_strength_no_change():
     still = Augment(**{name: False if name == "flip" else 0.0 for name in vars(Augment())})
     x, u = torch.randn(3, 3, 32, 32), torch.rand(3, 8)
-    torch.testing.assert_close(change_pictures(x, u, still), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(change_images(x, u, still), x, atol=1e-5, rtol=0)
     y, lengths = torch.rand(3, 50) - 0.5, torch.tensor([50, 20, 0])
     y = y * (torch.arange(50) < lengths[:, None])
-    z, same_lengths = change_sounds(y, lengths, u, still)
+    z, same_lengths = change_audio(y, lengths, u, still)
     assert torch.equal(z, y) and torch.equal(lengths, same_lengths)
 
 
@@ -234,34 +234,34 @@ def test_pictures_move_as_torchvision_says():
     from torchvision.transforms.functional import affine, InterpolationMode
     x, u = torch.rand(1, 3, 64, 64), torch.full((1, 8), 0.5)
     x = torch.nn.functional.avg_pool2d(x, 7, 1, 3)
-    turned = change_pictures(x, u.index_fill(1, torch.tensor([0]), 1.0), Augment())
+    turned = change_images(x, u.index_fill(1, torch.tensor([0]), 1.0), Augment())
     expected = affine(x, -10.0, [0, 0], 1.0, [0.0, 0.0], InterpolationMode.BILINEAR)
     torch.testing.assert_close(turned[..., 12:-12, 12:-12], expected[..., 12:-12, 12:-12], atol=1e-4, rtol=0)
-    moved = change_pictures(x, u.index_fill(1, torch.tensor([4]), 1.0), Augment(shift=1 / 16))
+    moved = change_images(x, u.index_fill(1, torch.tensor([4]), 1.0), Augment(shift=1 / 16))
     torch.testing.assert_close(moved[..., :-4], x[..., 4:], atol=1e-4, rtol=0)
-    flipped = change_pictures(x, u.index_fill(1, torch.tensor([3]), 0.0), Augment(flip=True))
+    flipped = change_images(x, u.index_fill(1, torch.tensor([3]), 0.0), Augment(flip=True))
     torch.testing.assert_close(flipped, x.flip(-1), atol=1e-4, rtol=0)
-    torch.testing.assert_close(change_pictures(x, u.index_fill(1, torch.tensor([3]), 0.0), Augment()), x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(change_images(x, u.index_fill(1, torch.tensor([3]), 0.0), Augment()), x, atol=1e-4, rtol=0)
 
 
 def test_speed_changes_length_and_pitch_and_silence_comes_first():
     x = torch.sin(2 * torch.pi * 500 * torch.arange(8000) / RATE)[None]
     u = torch.full((1, 6), 0.5)
     u[:, 4] = 0
-    fast, length = change_sounds(x, torch.tensor([8000]), u.index_fill(1, torch.tensor([0]), 1.0), Augment(silence=0))
+    fast, length = change_audio(x, torch.tensor([8000]), u.index_fill(1, torch.tensor([0]), 1.0), Augment(silence=0))
     assert abs(int(length) - 8000 / 1.1) <= 1
     assert abs(float(torch.fft.rfft(fast[0], n=1 << 16).abs().argmax()) * RATE / (1 << 16) - 550) < 2
-    late, length = change_sounds(x, torch.tensor([8000]), u, Augment(silence=0.1))
+    late, length = change_audio(x, torch.tensor([8000]), u, Augment(silence=0.1))
     assert int(length) == 8800 and (late[0, :800] == 0).all() and torch.equal(late[0, 800:], x[0])
 
 
-def test_hiding_always_leaves_a_sense_and_takes_only_what_is_there():
+def test_hiding_always_leaves_a_modality_and_takes_only_what_is_there():
     present = torch.rand(5000, 3) < 0.7
-    hidden = hide_senses(present, torch.rand(5000, 3), Augment(hide=0.5))
+    hidden = drop_modalities(present, torch.rand(5000, 3), Augment(hide=0.5))
     assert not (hidden & ~present).any() and ((present & ~hidden).any(dim=1) == present.any(dim=1)).all()
     three = present.all(dim=1)
     assert abs(hidden[three].float().mean() - (0.5 - 0.5 ** 3 / 3)) < 0.03
-    everything = hide_senses(torch.ones(100, 3, dtype=torch.bool), torch.rand(100, 3), Augment(hide=1.0))
+    everything = drop_modalities(torch.ones(100, 3, dtype=torch.bool), torch.rand(100, 3), Augment(hide=1.0))
     assert (everything.sum(dim=1) == 2).all()
 
 
@@ -281,7 +281,7 @@ def test_words_become_unknown_in_training_only(data):
 def test_preprocessing_is_plain_and_comes_back(data):
     state = data.preprocessing.state()
     again = Preprocessing.from_state(json.loads(json.dumps(state)))
-    assert again.state() == state and again.senses == data.preprocessing.senses
+    assert again.state() == state and again.modalities == data.preprocessing.modalities
     assert pickle.loads(pickle.dumps(again)).state() == state
     with pytest.raises(ValueError, match="8000"):
         Preprocessing.from_state(state | {"rate": 8000})
@@ -304,12 +304,12 @@ def test_raw_samples_give_the_batch_of_the_loader(data, folder):
     torch.testing.assert_close(data.preprocessing.batch(opened), batch, atol=1e-4, rtol=0)
 
 
-def test_one_raw_sample_with_any_sense_left_out(data):
+def test_one_raw_sample_with_any_modality_left_out(data):
     batch = data.preprocessing.batch([{"text": "train0 什么"}])
-    check_batch(batch, SENSES)
+    check_batch(batch, MODALITIES)
     assert batch["text"].tolist()[0][1:] == [1, 1] and "target" not in batch
     assert not batch["image_mask"].any() and not batch["audio_mask"].any()
-    check_batch(data.preprocessing.batch([{}, {"image": np.zeros((9, 9), np.uint8)}]), SENSES)
+    check_batch(data.preprocessing.batch([{}, {"image": np.zeros((9, 9), np.uint8)}]), MODALITIES)
     for wrong, word in (({"sound": 1}, "sound"), ({"text": 5}, "sample 0, text"), ({"image": "nowhere.png"}, "sample 0, image"),
                         ({"audio": np.zeros(0)}, "sample 0, audio")):
         with pytest.raises(ValueError, match=word):
@@ -326,7 +326,7 @@ def test_evaluation_on_another_manifest_uses_what_was_fitted(data, folder):
     (folder / "few.csv").write_text("caption,label\ntrain0,dog\nzzz,cat\n")
     few = load_data(read_manifest(folder / "few.csv", columns={"text": "caption"}), data.preprocessing)
     batch = next(iter(next(iter(few.loaders.values()))))
-    check_batch(batch, SENSES)
+    check_batch(batch, MODALITIES)
     assert not batch["image_mask"].any()
     unlabelled = load_data(read_manifest(folder / "few.csv", columns={"text": "caption"}, target=None), data.preprocessing)
     assert "target" not in next(iter(next(iter(unlabelled.loaders.values()))))
@@ -395,7 +395,7 @@ def test_groups_across_given_splits_are_warned_of(folder):
 def test_samples_of_like_length_share_a_batch_and_every_row_still_comes_once(data):
     part = data.loaders["train"].batches
     lengths = np.arange(len(part.rows)) % 7 * 1000 + 100
-    sounds = Sounds(np.arange(max(part.rows) + 1), [], np.zeros(max(part.rows) + 1, dtype=np.int64))
+    sounds = Clips(np.arange(max(part.rows) + 1), [], np.zeros(max(part.rows) + 1, dtype=np.int64))
     sounds.lengths[part.rows] = lengths
     batches = replace(part, stores={"audio": sounds}, batch_size=4, orders={})
     order = batches.order(3)

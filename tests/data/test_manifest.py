@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mmlib.data import load_data
-from mmlib.data.manifest import ManifestErrors, Sense, read_manifest, resolve
+from mmlib.data.manifest import ManifestErrors, Modality, read_manifest, resolve
 from mmlib.data.targets import alike, check_target, read_target
 
 
@@ -19,7 +19,7 @@ def write(folder, text: str, name: str = "m.csv", encoding: str = "utf-8"):
 def test_every_cell_is_text(tmp_path):
     m = read_manifest(write(tmp_path, "text,label\nNA,007\nnull,1.0\n\"a, \"\"b\"\"\nc\",True\n"))
     assert m.cells["text"] == ["NA", "null", 'a, "b"\nc'] and m.target == ["007", "1.0", "True"]
-    assert m.rows == ["line 2", "line 3", "line 4"] and m.senses == {"text": Sense("text", "text")} and m.split is m.group is None
+    assert m.rows == ["line 2", "line 3", "line 4"] and m.modalities == {"text": Modality("text", "text")} and m.split is m.group is None
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
@@ -72,11 +72,11 @@ def test_another_encoding_is_named_with_its_place(tmp_path):
 def test_columns_are_mapped_and_two_views_get_their_own_names(tmp_path):
     path = write(tmp_path, "xray,ct,note,text,y,patient\na,b,c,d,1,p\n")
     m = read_manifest(path, target="y", columns={"image": "xray,ct", "text": "note"}, group="patient")
-    assert m.senses == {"xray": Sense("image", "xray"), "ct": Sense("image", "ct"), "text": Sense("text", "note")}
+    assert m.modalities == {"xray": Modality("image", "xray"), "ct": Modality("image", "ct"), "text": Modality("text", "note")}
     assert m.cells["text"] == ["c"] and m.group == ["p"]
-    assert list(read_manifest(path, target="y", columns={"image": "xray, ct"}, use=["ct"]).senses) == ["ct"]
-    assert list(read_manifest(path, target=None, columns={"image": "xray"}).senses) == ["image", "text"]
-    for wrong, word in [({"columns": {"image": "xry"}}, "did you mean 'xray'"), ({"columns": {"picture": "xray"}}, "kinds"),
+    assert list(read_manifest(path, target="y", columns={"image": "xray, ct"}, use=["ct"]).modalities) == ["ct"]
+    assert list(read_manifest(path, target=None, columns={"image": "xray"}).modalities) == ["image", "text"]
+    for wrong, word in [({"columns": {"image": "xry"}}, "did you mean 'xray'"), ({"columns": {"image": "xray"}}, "kinds"),
                         ({"use": ["sound"]}, "'sound'"),
                         ({"use": []}, "empty"), ({"group": "hospital"}, "'hospital'"), ({"columns": {"text": "y"}}, "answer"),
                         ({"columns": {"image": "ct,ct"}}, "named")]:
@@ -153,7 +153,7 @@ def test_a_column_in_other_letters_is_surely_meant_so_prediction_refuses_it(tmp_
     with pytest.raises(ValueError, match="no column 'text', but it has 'Text'"):
         read_manifest(path, None, {"text": "text", "image": "image"}, partial=True)
     other = read_manifest(path, None, {"text": "words", "image": "image"}, partial=True)
-    assert list(other.senses) == ["image"]
+    assert list(other.modalities) == ["image"]
 
 
 # ---- targets

@@ -83,7 +83,7 @@ def test_a_row_without_any_cell_is_in_train_where_it_is_left_out(tmp_path):
     assert data.loaders["train"].dropped == 10
 
 
-def test_the_senses_in_use_do_not_change_the_splits():
+def test_the_modalities_in_use_do_not_change_the_splits():
     frame = table().assign(audio=[f"{i}.wav" for i in range(120)], words=PAIRS[:120])
     columns = {"text": "text,words"}
     whole = choose_splits(read_manifest(frame, columns=columns))

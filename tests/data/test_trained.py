@@ -53,12 +53,12 @@ def one_picture_for_many_questions(folder):
 
 
 def broken_files(folder):
-    """A table with pictures, some of them broken in every split that will be drawn."""
+    """A table with images, some of them broken in every split that will be drawn."""
     frame = table(60).assign(image=[f"{i}.png" for i in range(60)])
     names = choose_splits(read_manifest(frame))
     pictures(folder, 60)
     for split in SHARES:
-        (folder / f"{names.index(split)}.png").write_bytes(b"no picture")
+        (folder / f"{names.index(split)}.png").write_bytes(b"no image")
     return frame
 
 
@@ -78,7 +78,7 @@ CASES = {
 
 WITH_FILES = {
     "skip": (broken_files, {"on_error": "skip"}),
-    "one picture in several splits": (one_picture_for_many_questions, {}),
+    "one image in several splits": (one_picture_for_many_questions, {}),
 }
 
 
@@ -268,7 +268,7 @@ def test_no_row_that_is_scored_was_trained_on(models, old, new, group, own, chan
         models,
         data.preprocessing,
         "cpu",
-        trained=remember(manifest, data.preprocessing.senses, names, used),
+        trained=remember(manifest, data.preprocessing.modalities, names, used),
     )
     seen = {
         name: {

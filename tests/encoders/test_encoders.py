@@ -1,4 +1,4 @@
-"""The laws of the house for every encoder, one by one; masked group norm, grids and sizes of pictures; texts."""
+"""The laws of the house for every encoder, one by one; masked group norm, grids and sizes of images; texts."""
 from collections.abc import Callable
 
 import pytest

@@ -75,7 +75,7 @@ class TimmLike(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x))
         if self.kind == "tokens":
-            assert x.shape[2:] == (3, 3), "timm refuses pictures of another size"
+            assert x.shape[2:] == (3, 3), "timm refuses images of another size"
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
             return x + x.mean(dim=1, keepdim=True)
         return x if self.kind == "map" else x.permute(0, 2, 3, 1)
@@ -104,7 +104,7 @@ class TextLike(nn.Module):
 
 
 class PictureLike(nn.Module):
-    """What an AutoModel for pictures promises: class token first and a fixed size (ViT), or a map (ConvNeXt)."""
+    """What an AutoModel for images promises: class token first and a fixed size (ViT), or a map (ConvNeXt)."""
 
     main_input_name = "pixel_values"
 

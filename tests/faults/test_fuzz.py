@@ -1,4 +1,4 @@
-"""Manifests, pictures and sounds as bad as hypothesis can make them: a finite tensor, or a ValueError that says why. 300 cases; long: 10,000."""
+"""Manifests, images and sounds as bad as hypothesis can make them: a finite tensor, or a ValueError that says why. 300 cases; long: 10,000."""
 import collections
 import copy
 import csv
@@ -89,7 +89,7 @@ def damaged(files: list[bytes]) -> st.SearchStrategy[bytes]:
 
 
 def pictures() -> list[bytes]:
-    """A small picture in every format that people have."""
+    """A small image in every format that people have."""
     pixels = (np.arange(20 * 30 * 3) * 37 % 256).astype(np.uint8).reshape(20, 30, 3)
     Image.init()
     kinds = [(name, mode, {}) for name in sorted(Image.SAVE) for mode in ("RGB", "L", "1", "F") if can_save(name, mode)]
@@ -128,7 +128,7 @@ def test_any_bytes_give_a_picture_or_the_reason(tmp_path, cases):
     sides = st.one_of(st.sampled_from([0, 1, 2, 10_000, 65_535, 100_000, 2**31 - 1]), st.integers(0, 300))
     bombs = st.builds(huge_png, sides, sides, st.sampled_from([1, 8, 16]), st.sampled_from([0, 2, 3, 4, 6]),
                       st.integers(0, 20_000).map(bytes))
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
 
     def check(case: tuple[bytes, int]) -> None:
         path.write_bytes(case[0])
@@ -323,7 +323,7 @@ def test_any_table_gives_finite_batches_or_the_reason(tmp_path, cases):
     (tmp_path / "folder").mkdir()
     Image.new("RGB", (6, 9), "red").save(tmp_path / "a.png")
     soundfile.write(tmp_path / "b.wav", np.zeros(400), 8000)
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "nan.wav").write_bytes(b"RIFF")
     names = ["image", "text", "audio", "label", "split", "", " image ", "Image", "text_mask", "target", "row", "圖", '"', "a,b", "label"]
     paths = ["a.png", "b.wav", "text.png", "nan.wav", "folder", "../a.png", "/etc/passwd", "C:\\a.png", "a.png\0", "x" * 5000, "~", "."]
@@ -359,7 +359,7 @@ def test_any_table_gives_finite_batches_or_the_reason(tmp_path, cases):
         found = allowed(load_data, manifest, task=task, on_error="skip" if skip else "raise", memory=True, progress=False, batch_size=8)
         for loader in found.loaders.values() if found else ():
             for batch in loader:
-                check_batch(batch, list(found.preprocessing.senses))
+                check_batch(batch, list(found.preprocessing.modalities))
                 assert all(value.isfinite().all() for value in batch.values())
         if found and found.preprocessing.target.classes is None:
             scale = torch.tensor([found.preprocessing.target.mean - found.preprocessing.target.centre, found.preprocessing.target.std])     # as the head keeps them

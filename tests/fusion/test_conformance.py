@@ -1,4 +1,4 @@
-"""Every fusion of the package keeps the laws of the contract, forward and gradient, for one to three senses; and the six that came
+"""Every fusion of the package keeps the laws of the contract, forward and gradient, for one to three modalities; and the six that came
 last equal their formulas, written out one sample at a time.
 
 tests/test_laws.py holds the same laws for whole models; here each fusion stands alone and answers for its inputs' gradients too.
@@ -23,11 +23,11 @@ from mmlib.layers.attention import recording
 
 B, D = 6, 8
 LENGTHS = {"audio": [4, 2, 4, 0, 0, 1], "image": [3, 3, 0, 0, 0, 3], "text": [5, 3, 4, 5, 0, 0]}
-NAMES = ["audio", "image", "text"]                                            # full, ragged, no picture, text only, empty, no text
+NAMES = ["audio", "image", "text"]                                            # full, ragged, no image, text only, empty, no text
 KINDS = {name: getattr(fusion, name) for name in fusion.__all__}
 every = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 one_to_three = pytest.mark.parametrize("names", [["text"], ["text", "image"], NAMES], ids=lambda names: str(len(names)))
-ALONE = {"GatedFusion": {"gate"}, "AttentionFusion": {"bilinear", "learned"}} # what chooses among senses; with one there is no choice
+ALONE = {"GatedFusion": {"gate"}, "AttentionFusion": {"bilinear", "learned"}} # what chooses among modalities; with one there is no choice
 
 
 def make(kind: type[nn.Module], names: list[str] = NAMES, seed: int = 0) -> nn.Module:
@@ -121,7 +121,7 @@ def test_a_sample_alone_is_the_sample_in_its_batch_and_no_gradient_crosses_over(
 
 @every
 @one_to_three
-def test_every_subset_of_senses_gives_finite_output_and_gradients_and_absent_ones_get_none(kind, names):
+def test_every_subset_of_modalities_gives_finite_output_and_gradients_and_absent_ones_get_none(kind, names):
     module, (tokens, masks) = make(kind, names), make_tokens(names)
     for size in range(len(names) + 1):
         for subset in itertools.combinations(names, size):
@@ -138,7 +138,7 @@ def test_every_subset_of_senses_gives_finite_output_and_gradients_and_absent_one
 
 @every
 @one_to_three
-def test_every_parameter_is_registered_saved_and_learns_where_all_senses_are_present(kind, names):
+def test_every_parameter_is_registered_saved_and_learns_where_all_modalities_are_present(kind, names):
     module, features = make(kind, names), make_features(names)
     project(module({name: Features(*(x[:1] for x in part)) for name, part in features.items()})).backward()   # row 0 has all
     dead = {name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()}
@@ -149,7 +149,7 @@ def test_every_parameter_is_registered_saved_and_learns_where_all_senses_are_pre
 
 
 @every
-def test_weights_that_can_be_looked_at_are_exactly_zero_where_a_sense_is_absent(kind):
+def test_weights_that_can_be_looked_at_are_exactly_zero_where_a_modality_is_absent(kind):
     module, features = make(kind), make_features()
     module(features)
     if not hasattr(module, "weights"):
@@ -194,7 +194,7 @@ def test_a_checkpoint_round_trip_gives_the_same_numbers(kind):
 def by_rows(module: nn.Module, one) -> None:
     """The module equals ``one(tokens)`` row by row, forward and gradient.
 
-    ``one`` is given only what is there, {sense: its real tokens (T, D)}, so it needs no mask; it returns tokens (T', D) and pooled (D).
+    ``one`` is given only what is there, {modality: its real tokens (T, D)}, so it needs no mask; it returns tokens (T', D) and pooled (D).
     """
     tokens, masks = make_tokens()
     inputs, out = [*tokens.values(), *module.parameters()], module(live(tokens, masks))
@@ -230,7 +230,7 @@ def test_deep_set_equals_rho_of_the_sum_of_phi():
     by_rows(module, one)
 
 
-def test_deep_set_is_blind_to_order_when_each_sense_takes_its_tag_along_and_without_tags_altogether():
+def test_deep_set_is_blind_to_order_when_each_modality_takes_its_tag_along_and_without_tags_altogether():
     module, features = make(DeepSetFusion), make_features()
     before, around = module(features).pooled, dict(zip(NAMES, NAMES[1:] + NAMES[:1]))
     moved = {name: features[other] for name, other in around.items()}
@@ -267,7 +267,7 @@ def test_bilinear_equals_sums_of_products_then_root_and_length_one():
     torch.testing.assert_close(out.norm(dim=1), torch.tensor([1.0, 1, 1, 1, 0, 1]))
 
 
-def test_bilinear_of_two_senses_is_one_bilinear_form_of_that_rank_per_output():
+def test_bilinear_of_two_modalities_is_one_bilinear_form_of_that_rank_per_output():
     """Without the biases: z_d = x' W_d y, with W_d = sum over k of u_dk v_dk', of rank ``factors``."""
     module, features = make(BilinearFusion, ["image", "text"]), make_features(["image", "text"])
     module.factors = 2
@@ -301,7 +301,7 @@ def test_product_of_experts_equals_the_precision_weighted_mean():
 
 
 def test_product_of_experts_is_the_peak_of_the_product_of_densities():
-    """On a fine grid: multiply the prior's and the senses' densities, number by number, and look for the largest."""
+    """On a fine grid: multiply the prior's and the modalities' densities, number by number, and look for the largest."""
     module, features = make(ProductFusion), make_features()
     out, grid = module(features).pooled[0], torch.linspace(-4, 4, 80_001)
     density = torch.distributions.Normal(0, 1).log_prob(grid).repeat(D, 1)
@@ -337,14 +337,14 @@ def test_film_equals_scale_and_shift_by_the_others():
     by_rows(module, one)
 
 
-def test_film_of_one_sense_hands_it_through_and_has_nothing_to_learn():
+def test_film_of_one_modality_hands_it_through_and_has_nothing_to_learn():
     module, features = make(FiLMFusion, ["text"]), make_features(["text"])
     assert not list(module.parameters())
     same(module(features), features["text"])
 
 
-def test_film_never_conditions_a_sense_on_itself():
-    """Doubling a sense doubles its own tokens but for the shift: the map from its own tokens is affine."""
+def test_film_never_conditions_a_modality_on_itself():
+    """Doubling a modality doubles its own tokens but for the shift: the map from its own tokens is affine."""
     module, (tokens, masks) = make(FiLMFusion), make_tokens()
     zero, one, two = (module(live(tokens | {"audio": factor * tokens["audio"]}, masks)).tokens[0, :4] for factor in (0, 1, 2))
     same(two - one, one - zero)
@@ -394,7 +394,7 @@ def test_perceiver_gives_as_many_tokens_as_latents_however_many_come_in():
     assert PerceiverFusion(D, NAMES, latents=3)(features).mask.tolist() == [[True] * 3] * 4 + [[False] * 3] + [[True] * 3]
 
 
-def test_crossmodal_equals_every_sense_asking_every_other_that_is_there():
+def test_crossmodal_equals_every_modality_asking_every_other_that_is_there():
     module = make(CrossmodalFusion)
 
     def one(here: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

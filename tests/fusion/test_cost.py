@@ -45,7 +45,7 @@ def test_twice_the_batch_costs_twice_the_flops_and_memory_and_no_parameter(rows)
 
 
 @pytest.mark.parametrize("name", fusion.__all__)
-def test_senses_interact_in_all_but_sums_of_one_function_per_sense(rows, name):
+def test_modalities_interact_in_all_but_sums_of_one_function_per_modality(rows, name):
     assert rows[name].interact == (name not in ADDITIVE)
 
 
@@ -63,8 +63,8 @@ def test_the_mixed_difference_of_a_sum_is_rounding_and_of_a_product_is_itself():
 
 
 @pytest.mark.parametrize("name", ["SumFusion", "LateFusion", "BilinearFusion", "TensorFusion"])
-def test_a_linear_head_sees_an_exclusive_or_just_where_senses_interact(rows, name):
-    """Four samples, two senses that say plus or minus; the exclusive-or of them is in the span of the output, or not at all."""
+def test_a_linear_head_sees_an_exclusive_or_just_where_modalities_interact(rows, name):
+    """Four samples, two modalities that say plus or minus; the exclusive-or of them is in the span of the output, or not at all."""
     torch.manual_seed(0)
     sign = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
     said = {key: sign[:, i, None] * torch.randn(D, dtype=torch.float64) for i, key in enumerate(["audio", "image"])}
@@ -76,7 +76,7 @@ def test_a_linear_head_sees_an_exclusive_or_just_where_senses_interact(rows, nam
 
 
 class Layer(nn.Module):
-    """A stand-in for a fusion: one operation on the picture's tokens."""
+    """A stand-in for a fusion: one operation on the image's tokens."""
 
     def __init__(self, act):
         super().__init__()
@@ -95,7 +95,7 @@ def test_what_is_kept_for_the_backward_pass_is_counted_once(act, tensors):
     assert count_kept(Layer(act), make_features(D, B)) == tensors * 4 * B * TOKENS["image"] * D
 
 
-def test_the_input_is_ragged_and_every_sense_is_present():
+def test_the_input_is_ragged_and_every_modality_is_present():
     features = make_features(D, B)
     assert {name: part.mask.shape[1] for name, part in features.items()} == TOKENS
     assert all(part.present.all() for part in features.values()) and features["image"].mask.all()

@@ -15,7 +15,7 @@ from mmlib.heads.classify import ClassifyHead
 from mmlib.layers.attention import recording
 
 B, D, NAMES = 5, 8, ["audio", "image", "text"]
-LENGTHS = {"audio": [4, 2, 4, 0, 0], "image": [3, 3, 0, 0, 0], "text": [5, 3, 4, 5, 0]}   # full, ragged, no picture, text only, empty
+LENGTHS = {"audio": [4, 2, 4, 0, 0], "image": [3, 3, 0, 0, 0], "text": [5, 3, 4, 5, 0]}   # full, ragged, no image, text only, empty
 PRESENT = torch.tensor([LENGTHS[name] for name in NAMES]).T > 0                           # (B, M)
 FUSIONS = [getattr(fusion, name) for name in fusion.__all__]
 ONE_TOKEN = [ConcatFusion, SumFusion, LateFusion, GatedFusion, AttentionFusion, LowRankFusion, TensorFusion, DeepSetFusion, BilinearFusion,
@@ -59,7 +59,7 @@ def test_wrong_names_are_named(kind):
     with pytest.raises(ValueError, match=r"missing \['text'\], unknown \['smell'\]"):
         module({"audio": features["audio"], "image": features["image"], "smell": features["text"]})
     for names in ([], ["image", "image"]):
-        with pytest.raises(ValueError, match="at least one sense and each of them once"):
+        with pytest.raises(ValueError, match="at least one modality and each of them once"):
             kind(D, names)
 
 
@@ -96,7 +96,7 @@ def test_junk_under_the_mask_of_features_changes_nothing(kind, junk):
 
 @pytest.mark.parametrize("kind", FUSIONS)
 @pytest.mark.parametrize("names", [["text"], ["text", "image"], ["d", "c", "b", "a"]])
-def test_any_number_of_senses(kind, names):
+def test_any_number_of_modalities(kind, names):
     features = dict(zip(names, itertools.cycle(make_features().values())))
     assert make(kind, names)(features).pooled.isfinite().all()
 
@@ -108,7 +108,7 @@ def test_a_model_can_be_copied_after_a_forward_pass(kind):
     torch.testing.assert_close(copy.deepcopy(module)(make_features()).pooled, module(make_features()).pooled)
 
 
-def test_concat_tells_an_absent_sense_from_a_zero_one():
+def test_concat_tells_an_absent_modality_from_a_zero_one():
     module, features = make(ConcatFusion), make_features()
     zero = features["image"]._replace(pooled=torch.zeros(B, D))
     absent = zero._replace(mask=torch.zeros_like(zero.mask))
@@ -117,7 +117,7 @@ def test_concat_tells_an_absent_sense_from_a_zero_one():
     torch.testing.assert_close(one[2], other[2])                                          # it was absent there already
 
 
-def test_sum_is_the_sum_over_present_senses():
+def test_sum_is_the_sum_over_present_modalities():
     module = make(SumFusion)
 
     def by_hand(features: dict[str, Features]) -> Tensor:
@@ -127,7 +127,7 @@ def test_sum_is_the_sum_over_present_senses():
     same_with_gradients(module, live_features(), by_hand)
 
 
-def test_late_fusion_under_a_linear_head_averages_the_logits_of_the_present_senses():
+def test_late_fusion_under_a_linear_head_averages_the_logits_of_the_present_modalities():
     module, head, features = make(LateFusion), ClassifyHead(D, 3), make_features()
     logits = head(module(features), {}).logits
     for i in range(4):
@@ -172,7 +172,7 @@ def test_attention_equals_the_formula_by_loops(query):
 
 
 def test_attention_weights_do_not_depend_on_the_other_samples():
-    """The softmax runs over the senses of one sample; over the batch (the wrong axis) this fails."""
+    """The softmax runs over the modalities of one sample; over the batch (the wrong axis) this fails."""
     module, features = make(AttentionFusion), make_features()
     module(features)
     together = module.weights
@@ -182,7 +182,7 @@ def test_attention_weights_do_not_depend_on_the_other_samples():
 
 
 def extended(module: nn.Module, features: dict[str, Features], i: int) -> list[Tensor]:
-    """[z_m, 1] of each sense of row i, by hand; [0, .., 0, 1] where it is absent."""
+    """[z_m, 1] of each modality of row i, by hand; [0, .., 0, 1] where it is absent."""
     z = [module.project[n](features[n].pooled[i]) * bool(PRESENT[i, m]) for m, n in enumerate(NAMES)]
     return [torch.cat([part, torch.ones(1)]) for part in z]
 
@@ -216,7 +216,7 @@ def test_low_rank_equals_its_full_tensor():
 
 
 def test_low_rank_starts_near_unit_variance_whatever_the_rank():
-    """Rank, width and number of senses must not decide how large the output is before training."""
+    """Rank, width and number of modalities must not decide how large the output is before training."""
     pooled = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
     unit = Features(pooled[:, None], torch.ones(200, 1, dtype=torch.bool), pooled)
     for rank, names in itertools.product([1, 16], ["ab", "abcd"]):
@@ -237,7 +237,7 @@ def test_line_up_only_tags_and_joins():
     torch.testing.assert_close(out.pooled[1], out.tokens[1][out.mask[1]].mean(0))
 
 
-def test_joined_tokens_see_the_other_senses_and_no_hole():
+def test_joined_tokens_see_the_other_modalities_and_no_hole():
     module, features = make(JoinFusion), make_features()
     with recording(module):
         module(features)
@@ -246,7 +246,7 @@ def test_joined_tokens_see_the_other_senses_and_no_hole():
     assert not weights.masked_select(~mask[:, None, None]).any() and (weights[0][..., mask[0]] > 0).all()
 
 
-def test_cross_fusion_asks_with_the_named_sense_and_falls_back_where_it_is_absent():
+def test_cross_fusion_asks_with_the_named_modality_and_falls_back_where_it_is_absent():
     module, features = make(CrossFusion, query="image"), make_features()
     before = module(features).pooled
     with recording(module):
@@ -262,13 +262,13 @@ def test_cross_fusion_asks_with_the_named_sense_and_falls_back_where_it_is_absen
     assert changed.tolist() == [False, False, True, True, False]
 
 
-def test_cross_fusion_with_learned_queries_lets_every_sense_answer():
+def test_cross_fusion_with_learned_queries_lets_every_modality_answer():
     out = make(CrossFusion, queries=3)(make_features())
     assert out.mask.tolist() == [[True] * 3] * 4 + [[False] * 3]
 
 
-def test_bottleneck_is_the_mean_over_present_senses_of_what_each_made_of_it():
-    """One row at a time, with only the senses that are there and only their real tokens: no mask at all."""
+def test_bottleneck_is_the_mean_over_present_modalities_of_what_each_made_of_it():
+    """One row at a time, with only the modalities that are there and only their real tokens: no mask at all."""
     module, features = make(BottleneckFusion), make_features()
     out = module(features)
     for i in range(4):
@@ -283,14 +283,14 @@ def test_bottleneck_is_the_mean_over_present_senses_of_what_each_made_of_it():
         torch.testing.assert_close(out.pooled[i], torch.stack([module.norm(x).mean(1) for x in tokens.values()]).mean(0)[0])
 
 
-def test_senses_exchange_only_through_the_bottleneck():
-    """What the picture says reaches the words' tokens in layer two, by way of the bottleneck; cut it and nothing arrives."""
+def test_modalities_exchange_only_through_the_bottleneck():
+    """What the image says reaches the words' tokens in layer two, by way of the bottleneck; cut it and nothing arrives."""
     module, features = make(BottleneckFusion), make_features()
     other = features | {"image": make_features(seed=1)["image"]}
     words = slice(-4 - features["text"].mask.shape[1], -4)
     assert not torch.allclose(module(features).tokens[0, words], module(other).tokens[0, words])
     with torch.no_grad():
         for block in module.blocks["image"]:
-            for layer in (block.attention.out, block.mlp[2]):                             # the picture no longer writes anything
+            for layer in (block.attention.out, block.mlp[2]):                             # the image no longer writes anything
                 layer.weight.zero_(), layer.bias.zero_()
     torch.testing.assert_close(module(features).tokens[0, words], module(other).tokens[0, words])

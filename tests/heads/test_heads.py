@@ -13,13 +13,13 @@ from mmlib.heads.language import LanguageHead
 from mmlib.heads.regress import RegressHead
 
 B, T, S, D, K, BOS, EOS = 6, 7, 5, 8, 6, 1, 2
-LENGTHS = torch.tensor([7, 4, 1, 5, 0, 6])                                                # the fifth row has no sense
+LENGTHS = torch.tensor([7, 4, 1, 5, 0, 6])                                                # the fifth row has no modality
 
 
 def make_features(holes: bool = False) -> Features:
     g = torch.Generator().manual_seed(0)
     mask = torch.arange(T) < LENGTHS[:, None]
-    if holes:                                                                             # as after JoinFusion: two senses, each padded
+    if holes:                                                                             # as after JoinFusion: two modalities, each padded
         mask = torch.cat([mask, mask.flip(0)], dim=1)
     return from_tokens(torch.randn(*mask.shape, D, generator=g), mask)
 
@@ -124,7 +124,7 @@ def test_classify_loss_is_cross_entropy_forward_and_gradient_and_log_loss(head):
     assert math.isclose(output.loss.item(), judge, rel_tol=1e-5)
 
 
-def test_a_row_with_no_sense_gets_the_prior():
+def test_a_row_with_no_modality_gets_the_prior():
     counts = torch.tensor([30, 50, 20])
     probability = ClassifyHead(D, 3, prior=counts)(make_features(), {}).logits.softmax(1)
     torch.testing.assert_close(probability[4], counts / 100)

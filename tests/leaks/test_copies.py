@@ -1,4 +1,4 @@
-"""Copies across splits: found when re-encoded, resized, resampled; other pictures and sounds, and stock phrases, are no copies."""
+"""Copies across splits: found when re-encoded, resized, resampled; other images and sounds, and stock phrases, are no copies."""
 import io
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_resized_pictures_are_found(tmp_path, world, by):
 
 
 def test_other_pictures_are_no_copies(tmp_path, world):
-    """Nor are pictures of one colour, of which there are only so many."""
+    """Nor are images of one colour, of which there are only so many."""
     a, b = ([Image.fromarray(x) for x in part] for part in (world.images[:N], world.images[N:]))
     assert copies_in(tmp_path, "image", write_images(tmp_path, a, "a"), write_images(tmp_path, b, "b")) == []
     flat = [[Image.new("RGB", (size, size), (9, 9, 9)) for size in sizes] for sizes in (range(20, 40), range(40, 60))]
@@ -67,7 +67,7 @@ def test_other_pictures_are_no_copies(tmp_path, world):
 
 
 def test_a_small_shape_elsewhere_is_another_picture(tmp_path):
-    """Flat pictures collide in hashes of brightness: one square on grey, a pixel further or in another colour, is no copy."""
+    """Flat images collide in hashes of brightness: one square on grey, a pixel further or in another colour, is no copy."""
     def picture(x, y, colour):
         pixels = np.full((64, 64, 3), 230, np.uint8)
         pixels[y:y + 14, x:x + 14] = colour
@@ -191,7 +191,7 @@ def test_phrases_that_chance_repeats_are_no_copies():
     """Short words, a closed set of questions, captions made from a template."""
     random = np.random.default_rng(2)
     one_word = random.choice(["zero", "one", "two"], 300).tolist()
-    questions = [f"is there a {random.choice(WORDS[:8])} {random.choice(['circle', 'square'])} in the picture?" for _ in range(600)]
+    questions = [f"is there a {random.choice(WORDS[:8])} {random.choice(['circle', 'square'])} in the image?" for _ in range(600)]
     captions = [f"a {random.choice(WORDS[:6])} pet, {random.choice(WORDS[6:12])}, near {random.choice(WORDS[12:20])}" for _ in range(600)]
     for texts in (one_word, questions, captions):
         half = len(texts) // 2
@@ -202,7 +202,7 @@ def test_phrases_that_chance_repeats_are_no_copies():
 
 
 def strokes(random, n):
-    """(n pictures) straight strokes of a pen, each by another hand: angle, length, place, thickness."""
+    """(n images) straight strokes of a pen, each by another hand: angle, length, place, thickness."""
     pictures, fine = [], 8
     for _ in range(n):
         image = Image.new("L", (28 * fine, 28 * fine))
@@ -245,7 +245,7 @@ def test_pictures_that_are_only_alike_are_no_copies_and_planted_ones_are_found(t
 
 
 def test_a_copy_is_found_whatever_its_orientation_tag_and_transparency_say(tmp_path):
-    """A phone stores a picture on its side and a tag beside it."""
+    """A phone stores a image on its side and a tag beside it."""
     random = np.random.default_rng(0)
     pixels = [np.cumsum(np.cumsum(random.normal(size=(40, 64, 3)), 0), 1) for _ in range(12)]
     images = [Image.fromarray(np.uint8(255 * (x - x.min()) / np.ptp(x))) for x in pixels]

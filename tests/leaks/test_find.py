@@ -70,7 +70,7 @@ def test_words_that_name_other_things_than_the_label_are_no_answer():
     text, label = [], []
     for _ in range(600):
         shape, asked, yes = random.choice(shapes), random.choice(shapes), random.random() < .6
-        text.append(f"does the picture show a {asked}?" if yes else "what shape is in the picture?")
+        text.append(f"does the image show a {asked}?" if yes else "what shape is in the image?")
         label.append(("yes" if shape == asked else "no") if yes else shape)
     assert find(pd.DataFrame({"image": "", "text": text, "label": label})) == []
 
@@ -110,7 +110,7 @@ def test_folds_keep_groups_together_so_that_knowing_the_group_is_not_knowing_the
     assert ("group", "patient") in kinds(find(frame)) and find(frame, group="patient") == []
 
 
-def test_which_senses_are_there_can_tell_the_label():
+def test_which_modalities_are_there_can_tell_the_label():
     def text(random, label):
         return np.where(random.random(len(label)) < np.where(label == "cat", .8, .2), "", sentences(random, len(label)))
     assert kinds(find(table(text=text, image=""))) == [("missing", "image,text")]
@@ -198,7 +198,7 @@ def as_evidence(stem, name, pixels):
     return save(stem, ".bmp", pixels)
 
 
-@pytest.mark.parametrize("picture, kind", [(as_format, "encoding"), (as_quality, "encoding"), (as_size, "size"), (as_corner, "frame"),
+@pytest.mark.parametrize("image, kind", [(as_format, "encoding"), (as_quality, "encoding"), (as_size, "size"), (as_corner, "frame"),
                                            (as_evidence, None)])
 def test_pictures_that_give_the_label_away_without_being_looked_at(tmp_path, picture, kind):
     random = np.random.default_rng(0)
@@ -228,7 +228,7 @@ def test_the_rate_of_sounds_can_tell_the_label(tmp_path, rates, kind):
 def test_unreadable_files_and_targets_are_somebody_elses_matter(tmp_path):
     names = [f"{i}.png" for i in range(60)]
     for i, name in enumerate(names[:40]):
-        (tmp_path / name).write_bytes([b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"][i % 3] + bytes([i]) * (i % 3))
+        (tmp_path / name).write_bytes([b"", b"no image", b"\x89PNG\r\n\x1a\n broken"][i % 3] + bytes([i]) * (i % 3))
     frame = table(n=60, image=names, audio=names)
     for quick in (True, False):
         leaks.find(read_manifest(frame, root=tmp_path), quick)
@@ -389,7 +389,7 @@ def test_an_artefact_of_one_class_of_three_is_found_and_the_class_named(tmp_path
     assert all("class 'cat'" in str(finding) for finding in found)
 
 
-def test_which_senses_are_there_can_tell_one_class_of_four():
+def test_which_modalities_are_there_can_tell_one_class_of_four():
     def text(random, label):
         return np.where((label == "cat") & (random.random(len(label)) < .9), "", sentences(random, len(label)))
     found = find(table(600, classes=("cat", "dog", "bird", "fish"), text=text, image=""))

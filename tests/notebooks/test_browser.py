@@ -1,4 +1,4 @@
-"""As a person would: JupyterLab in a browser, a notebook run, a slider moved; text and picture beside it change.
+"""As a person would: JupyterLab in a browser, a notebook run, a slider moved; text and image beside it change.
 
 Needs Chromium and playwright (pip install 'mmlib[browser]'); .ci/run has both.
 """
@@ -98,20 +98,20 @@ def test_a_slider_moved_in_jupyterlab_changes_text_and_picture(lab, path):
         handle = page.locator(".noUi-handle").first
         handle.wait_for(state="attached")
         before = shown(page)
-        assert before["text"] and before["picture"].startswith("blob:")
+        assert before["text"] and before["image"].startswith("blob:")
         handle.focus()
         for _ in range(4):
             page.keyboard.press("ArrowRight")
         for _ in range(200):
             after = shown(page)
-            if after["text"] != before["text"] and after["picture"] != before["picture"]:
+            if after["text"] != before["text"] and after["image"] != before["image"]:
                 break
             time.sleep(0.1)
-        assert after["text"] != before["text"] and after["picture"] != before["picture"]
+        assert after["text"] != before["text"] and after["image"] != before["image"]
         browser.close()
 
 
 def shown(page) -> dict[str, str]:
-    """The text and the picture's address of the panel, as they stand on the page."""
+    """The text and the image's address of the panel, as they stand on the page."""
     return {"text": page.locator(".widget-html-content").last.inner_text(),
-            "picture": page.locator("img.widget-image").last.get_attribute("src")}
+            "image": page.locator("img.widget-image").last.get_attribute("src")}

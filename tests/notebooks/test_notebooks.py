@@ -25,7 +25,7 @@ def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
 
 
 def shown(cell: NotebookNode) -> str:
-    """All text of a cell's outputs; sounds and pictures, which are base64, left out."""
+    """All text of a cell's outputs; sounds and images, which are base64, left out."""
     texts = []
     for output in cell.outputs:
         texts.append(output.get("text", ""))
@@ -93,7 +93,7 @@ def problems_of(notebook: NotebookNode) -> list[str]:
 def problems_of_prose(source: str, outputs: str) -> list[str]:
     found = []
     if re.search(r"!\[\s*\]\(", source) or re.search(r"<img(?![^>]*\balt=\"\w)", source):
-        found.append("a picture without alternative text")
+        found.append("a image without alternative text")
     measured = [number for number in NUMBER.findall(source) if number not in outputs]
     if measured:
         found.append(f"the numbers {measured} are printed by no cell")

@@ -40,7 +40,7 @@ def test_pictures_are_one_list_and_equal_panels_are_said_once():
         axes.set_title(name)
     for axes in row[2:]:
         axes.plot([0, 1], [1, 2])
-    assert describe(figure) == "2 pictures: a cat, a dog | 2 times: 1 line"
+    assert describe(figure) == "2 images: a cat, a dog | 2 times: 1 line"
 
 
 def test_points_maps_and_diagrams_are_named():

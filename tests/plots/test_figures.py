@@ -19,7 +19,7 @@ TONE = 0.5 * np.sin(2 * np.pi * 2000 * np.arange(8000) / 16000).astype(np.float3
 FIGURES = {
     "confusion": lambda: plots.confusion([[90, 3], [5, 88]], ["cat", "dog"]),
     "many classes": lambda: plots.confusion(np.eye(50, dtype=int), [f"a class with a long name {i}" for i in range(50)]),
-    "bars": lambda: plots.bars({"image": 0.8, "text": 0.7, "all senses together": 0.9}, {"text": 0.75}, chance=0.5),
+    "bars": lambda: plots.bars({"image": 0.8, "text": 0.7, "all modalities together": 0.9}, {"text": 0.75}, chance=0.5),
     "samples": lambda: plots.samples([PICTURE, None, PICTURE], ["It purrs. " * 30, "", "a"], [TONE, TONE[:99], None], list("abc")),
     "one sample": lambda: plots.samples([PICTURE], ["a"], [np.zeros(3, np.float32)]),
     "pipeline": pipeline,
@@ -122,18 +122,18 @@ def test_the_spectrogram_shows_pitch_and_time():
 
 def test_what_is_missing_is_said():
     shown = [text.get_text() for text in texts(plots.samples([None], [""], [None]))]
-    assert {"(no picture)", "(no words)", "(no sound)"} <= set(shown)
+    assert {"(no image)", "(no words)", "(no sound)"} <= set(shown)
 
 
 def test_samples_must_be_as_many_of_each():
-    with pytest.raises(ValueError, match="1 pictures, 2 captions and 1 sounds"):
+    with pytest.raises(ValueError, match="1 images, 2 captions and 1 sounds"):
         plots.samples([PICTURE], ["a", "b"], [None])
 
 
-def test_the_pipeline_names_every_stage_and_every_sense():
+def test_the_pipeline_names_every_stage_and_every_modality():
     shown = " ".join(text.get_text() for text in texts(pipeline()))
     stages = ("data", "feature extraction", "fusion", "task layer", "output")
-    assert [word for word in (*stages, "picture", "words", "sound", "CNN", "RNN", "audio encoder") if word not in shown] == []
+    assert [word for word in (*stages, "image", "words", "sound", "CNN", "RNN", "audio encoder") if word not in shown] == []
 
 
 def test_matplotlib_loads_when_the_first_figure_is_drawn():

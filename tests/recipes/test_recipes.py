@@ -42,8 +42,8 @@ def rewrite(source, target, change):
 
 def test_the_loaded_model_answers_as_the_trained_one(small):
     folder, recipe, run = small
-    senses = {"image": folder / "images/00000.png", "text": "It purrs.", "audio": folder / "audio/00000.flac"}
-    loaded, trained = load(folder / "run", "cpu").predict(**senses), run.predictor.predict(**senses)
+    modalities = {"image": folder / "images/00000.png", "text": "It purrs.", "audio": folder / "audio/00000.flac"}
+    loaded, trained = load(folder / "run", "cpu").predict(**modalities), run.predictor.predict(**modalities)
     assert loaded.pop("probabilities") == pytest.approx(trained.pop("probabilities"), abs=1e-6)   # weights lie otherwise in memory
     assert loaded == trained
 
@@ -58,7 +58,7 @@ def test_probabilities_are_by_class_name_and_sum_to_one(small):
     answer = small[2].predictor.predict(text="It purrs.")
     assert set(answer["probabilities"]) == {"cat", "dog"} and sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-6)
     assert answer["class"] == max(answer["probabilities"], key=answer["probabilities"].get)
-    assert answer["senses"] == ["text"]
+    assert answer["modalities"] == ["text"]
 
 
 def test_one_or_many_paths_arrays_or_pictures_give_the_same_answer(small):
@@ -69,19 +69,19 @@ def test_one_or_many_paths_arrays_or_pictures_give_the_same_answer(small):
     for value in (str(path), picture, np.asarray(picture), torch.from_numpy(np.array(picture)).permute(2, 0, 1)):
         assert run.predictor.predict(image=value) == one, type(value)
     many = run.predictor.predict(image=[path, None, path], text=[None, "It barks at nothing.", ""])
-    assert [answer["senses"] for answer in many] == [["image"], ["text"], ["image"]]
+    assert [answer["modalities"] for answer in many] == [["image"], ["text"], ["image"]]
     assert many[0]["probabilities"] == pytest.approx(one["probabilities"], abs=1e-6)
 
 
-def test_without_any_sense_the_shares_of_the_training_rows_answer(small):
+def test_without_any_modality_the_shares_of_the_training_rows_answer(small):
     run = small[2]
     answer = run.predictor.predict()
     counts = np.array(run.data.counts)
-    assert answer["senses"] == []
+    assert answer["modalities"] == []
     assert list(answer["probabilities"].values()) == pytest.approx((counts / counts.sum()).tolist(), abs=1e-6)
 
 
-def test_rows_without_senses_are_left_out_of_training_and_counted_in_evaluation(small, tmp_path):
+def test_rows_without_modalities_are_left_out_of_training_and_counted_in_evaluation(small, tmp_path):
     folder, recipe, _ = small
     shutil.copytree(folder / "images", tmp_path / "images"), shutil.copytree(folder / "audio", tmp_path / "audio")
     empty = {"image": "", "text": "", "audio": ""}
@@ -96,10 +96,10 @@ def test_rows_without_senses_are_left_out_of_training_and_counted_in_evaluation(
     lines = []
     run = classify(replace(recipe, manifest=rewrite(recipe.manifest, tmp_path / "m.csv", change), out=None, log=lines.append))
     assert run.data.loaders["train"].dropped == 2 and any("2 training rows" in line for line in lines)
-    assert run.metrics["test"]["without_senses"] == 2
+    assert run.metrics["test"]["without_modalities"] == 2
 
 
-def test_a_manifest_to_predict_needs_no_target_and_not_every_sense(small, tmp_path):
+def test_a_manifest_to_predict_needs_no_target_and_not_every_modality(small, tmp_path):
     folder, recipe, run = small
     with open(folder / "manifest.csv", encoding="utf-8") as file:
         texts = [row["text"] for row in csv.DictReader(file)][:5]
@@ -107,7 +107,7 @@ def test_a_manifest_to_predict_needs_no_target_and_not_every_sense(small, tmp_pa
         csv.writer(file).writerows([["text"], *[[text] for text in texts]])
     answers = run.predictor.predict_manifest(folder / "new.csv")
     expected = run.predictor.predict(text=texts)
-    assert [answer["senses"] for answer in answers] == [["text"]] * 5
+    assert [answer["modalities"] for answer in answers] == [["text"]] * 5
     for answer, wanted in zip(answers, expected):
         assert answer["probabilities"] == pytest.approx(wanted["probabilities"], abs=1e-6)
 
@@ -126,7 +126,7 @@ def test_chinese_text_is_a_column_like_any_other(small):
     recipe = replace(small[1], out=None, columns={"text": "text_zh"}, use=("text",))
     run = classify(recipe)
     assert len(run.data.preprocessing.vocabularies["text"]) > 50
-    assert run.predictor.predict(text="它很安静。")["senses"] == ["text"]
+    assert run.predictor.predict(text="它很安静。")["modalities"] == ["text"]
 
 
 @pytest.mark.parametrize("name", sorted(recipes.FUSIONS))
@@ -234,7 +234,7 @@ def test_a_wrong_setting_says_what_is_there(small, change, message):
         classify(replace(small[1], out=None, **change))
 
 
-def test_predict_names_the_wrong_sample_and_sense(small):
+def test_predict_names_the_wrong_sample_and_modality(small):
     predictor = small[2].predictor
     with pytest.raises(ValueError, match="smell"):
         predictor.predict(smell="a")
@@ -269,7 +269,7 @@ def test_the_score_of_large_numbers_is_honest_and_the_answer_has_their_size(tmp_
 
 def test_predicting_a_manifest_with_bad_files_skips_their_rows_and_stays_aligned(small, tmp_path):
     folder, _, run = small
-    (folder / "torn.png").write_bytes(b"no picture")
+    (folder / "torn.png").write_bytes(b"no image")
     rows = [["image", "text"], ["images/00000.png", ""], ["torn.png", "It purrs."],
             ["nowhere.png", ""], ["images/00001.png", "It purrs."]]
     with open(folder / "some.csv", "w", encoding="utf-8", newline="") as file:
@@ -287,7 +287,7 @@ def test_predicting_a_manifest_with_bad_files_skips_their_rows_and_stays_aligned
     assert set(run.predictor.predict_manifest(folder / "some.csv", on_error="skip")[0]) == {"error"}
 
 
-def test_a_sense_also_goes_by_its_column_and_a_wrong_name_is_told_the_right_one(small):
+def test_a_modality_also_goes_by_its_column_and_a_wrong_name_is_told_the_right_one(small):
     folder, recipe, _ = small
     run = classify(replace(recipe, out=None, columns={"text": "text_zh"}, use=("text",)))
     assert run.predictor.predict(text_zh="它很安静。") == run.predictor.predict(text="它很安静。")

@@ -370,7 +370,7 @@ def test_the_richer_model_is_taken_only_where_it_is_better_by_more_than_chance()
     assert not worth_it(answers(100, 2, 0.95, 2, 0.1), simple)
 
 
-def test_the_best_sense_is_chosen_on_validation_rows_not_on_the_rows_it_is_compared_on():
+def test_the_best_modality_is_chosen_on_validation_rows_not_on_the_rows_it_is_compared_on():
     found = verdict(0.8, image=0.8, text=0.6, validation={"image": 0.6, "text": 0.7})
     assert found.best == "text" and found.kind == "helps"
 
@@ -380,7 +380,7 @@ def test_a_difference_that_few_rows_make_is_none():
     assert verdict(0.75, rows=60).kind == "cannot tell"
 
 
-def test_the_text_names_the_sense_and_the_numbers():
+def test_the_text_names_the_modality_and_the_numbers():
     found = verdict(0.8, additive=0.75)
     assert "(image)" in found.text and f"{found.gain.points:+.1f}" in found.text and f"{found.interaction.points:.1f} ±" in found.text
 
@@ -435,14 +435,14 @@ class Made(nn.Module):
         return Output(self.rule(features.pooled), None, None)
 
 
-def made(senses, rows, width=2, seed=0):
+def made(modalities, rows, width=2, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    features = {name: from_pooled(torch.randn(rows, width, generator=generator), torch.ones(rows, dtype=torch.bool)) for name in senses}
+    features = {name: from_pooled(torch.randn(rows, width, generator=generator), torch.ones(rows, dtype=torch.bool)) for name in modalities}
     return Encoded(features, torch.arange(rows))
 
 
 def tangled(x):
-    """Three logits in which all numbers (N, M * 2) of all senses meet."""
+    """Three logits in which all numbers (N, M * 2) of all modalities meet."""
     return torch.stack([x.prod(dim=1), (x.sum(dim=1)).sin(), x[:, :1].mul(x[:, 1:]).sum(dim=1).tanh()], dim=1)
 
 
@@ -450,7 +450,7 @@ def additive(x):
     return torch.stack([x.sin().sum(dim=1), (x ** 2).sum(dim=1)], dim=1)
 
 
-def test_the_projection_of_two_senses_equals_brute_force():
+def test_the_projection_of_two_modalities_equals_brute_force():
     encoded = made("ab", 23)
     a, b = (encoded.features[name].pooled for name in "ab")
     table = torch.stack([torch.stack([tangled(torch.cat([x, y])[None])[0] for y in b]) for x in a]).double()       # (N, N, K)
@@ -460,7 +460,7 @@ def test_the_projection_of_two_senses_equals_brute_force():
     torch.testing.assert_close(found.logits.double(), expected, atol=1e-5, rtol=0)
 
 
-def test_the_projection_of_three_senses_comes_close_to_brute_force():
+def test_the_projection_of_three_modalities_comes_close_to_brute_force():
     encoded = made("abc", 20)
     rule = lambda x: torch.tanh(x[:, :2] * x[:, 2:4] + x[:, 4:] * x[:, :2] + x[:, 4:])  # noqa: E731
     parts = [encoded.features[name].pooled for name in "abc"]
@@ -471,12 +471,12 @@ def test_the_projection_of_three_senses_comes_close_to_brute_force():
     assert (found - expected).abs().max() < 0.1 * (table - table.mean(dim=(0, 1, 2))).abs().max()
 
 
-@pytest.mark.parametrize("senses, evaluations", [("ab", 500_000), ("ab", 200), ("abc", 500_000), ("abcd", 300)])
-def test_a_model_that_adds_up_is_its_own_projection_whatever_was_drawn(senses, evaluations):
-    encoded = made(senses, 30)
+@pytest.mark.parametrize("modalities, evaluations", [("ab", 500_000), ("ab", 200), ("abc", 500_000), ("abcd", 300)])
+def test_a_model_that_adds_up_is_its_own_projection_whatever_was_drawn(modalities, evaluations):
+    encoded = made(modalities, 30)
     found = project(Made(additive), encoded, evaluations=evaluations)
-    whole = additive(torch.cat([encoded.features[name].pooled for name in senses], dim=1))
-    assert found.combinations == min(30, max(1, evaluations // (30 * len(senses))))
+    whole = additive(torch.cat([encoded.features[name].pooled for name in modalities], dim=1))
+    assert found.combinations == min(30, max(1, evaluations // (30 * len(modalities))))
     torch.testing.assert_close(found.logits, whole, atol=1e-4, rtol=0)
 
 
@@ -489,7 +489,7 @@ def test_the_projection_of_an_exclusive_or_is_chance():
     torch.testing.assert_close(logits, torch.zeros_like(logits), atol=1e-5, rtol=0)
 
 
-def test_a_shuffled_sense_comes_from_another_sample_and_the_others_stay():
+def test_a_shuffled_modality_comes_from_another_sample_and_the_others_stay():
     encoded = made("ab", 12, width=1)
     found = shuffle(Made(lambda x: x), encoded, "a")                                                               # (draws, N, 2)
     a, b = (encoded.features[name].pooled[:, 0] for name in "ab")
@@ -500,11 +500,11 @@ def test_a_shuffled_sense_comes_from_another_sample_and_the_others_stay():
 # A whole report
 
 def told(structure, seed, train=200, val=60, test=300):
-    """A pets world told in one word a sense: its dials still make the truth, and it trains in a second."""
-    world = pets.draw(train + val + test, seed, DIALS[structure], senses=())
+    """A pets world told in one word a modality: its dials still make the truth, and it trains in a second."""
+    world = pets.draw(train + val + test, seed, DIALS[structure], modalities=())
     random, names = np.random.default_rng(seed), np.array([["meow", "purr", "hiss", "mew"], ["woof", "bark", "growl", "howl"]])
-    words = {sense: np.where(world.tells[sense], names[world.shown[sense], random.integers(4, size=len(world.label))], "quiet")
-             for sense in ("text", "audio")}
+    words = {modality: np.where(world.tells[modality], names[world.shown[modality], random.integers(4, size=len(world.label))], "quiet")
+             for modality in ("text", "audio")}
     return pd.DataFrame({"said": words["text"], "heard": words["audio"], "label": np.array(pets.CLASSES)[world.label],
                          "split": split_column({"train": train, "val": val, "test": test})})
 
@@ -559,7 +559,7 @@ def test_the_table_has_every_model_and_scores_by_scikit_learn(report):
     assert set(report.shuffled) == {"said", "heard"} and max(report.shuffled.values()) < 0.65
 
 
-def test_the_average_leaves_out_senses_that_are_missing():
+def test_the_average_leaves_out_modalities_that_are_missing():
     logits = [torch.tensor([[[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]]), torch.tensor([[[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]])]
     there, prior = (
         torch.tensor([[True, True, False], [True, False, False]]),
@@ -661,7 +661,7 @@ def test_without_test_rows_the_validation_rows_are_compared_and_that_is_said():
 
 
 @pytest.mark.parametrize("change, seeds, message", [
-    ({"use": ("said",)}, (0,), "only sense is 'said'"),
+    ({"use": ("said",)}, (0,), "only modality is 'said'"),
     ({"target": "number"}, (0,), "'number' holds numbers.*--task classes"),
     ({"target": "one"}, (0,), "all test rows are of class 'a'"),
     ({}, (), "seeds is \\[\\]"),
@@ -678,7 +678,7 @@ def test_what_cannot_be_compared_is_said_before_any_training(change, seeds, mess
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A tiny world of pictures (one is broken), words that look like HTML, and voices (one is long), by owners: report, page and JSON."""
+    """A tiny world of images (one is broken), words that look like HTML, and voices (one is long), by owners: report, page and JSON."""
     import soundfile
     folder = tmp_path_factory.mktemp("page")
     pets.write(pets.draw(40, 0, Dials(missing_image=0.5)), folder)
@@ -690,7 +690,7 @@ def page(tmp_path_factory):
     long = np.concatenate([soundfile.read(folder / name)[0] for name in frame["audio"][20:30]])                 # two windows
     soundfile.write(folder / frame["audio"][25], long, 16_000)
     broken = next(name for name in frame["image"][22:] if name)
-    (folder / broken).write_bytes(b"no picture")
+    (folder / broken).write_bytes(b"no image")
     frame.to_csv(folder / "manifest.csv", index=False)
     report = make_report(Recipe(folder / "manifest.csv", group="owner", on_error="skip", epochs=1, device="cpu", log=quiet), seeds=(0,))
     return report, report.write(folder / "report").read_text(encoding="utf-8"), json.loads((folder / "report" / "report.json").read_text())
@@ -754,13 +754,13 @@ def test_the_examples_show_picture_words_and_sound_as_they_are(page):
     assert report.mistakes
     pictures = re.findall(r"data:image/png;base64,([^\"]+)", html)
     sounds = re.findall(r"data:audio/flac;base64,([^\"]+)", html)
-    shown = [mistake["senses"] for mistake in report.mistakes]
-    assert len(pictures) == sum("image" in senses for senses in shown) < len(sounds) == sum("audio" in senses for senses in shown)
-    first = next(senses for senses in shown if "image" in senses)
+    shown = [mistake["modalities"] for mistake in report.mistakes]
+    assert len(pictures) == sum("image" in modalities for modalities in shown) < len(sounds) == sum("audio" in modalities for modalities in shown)
+    first = next(modalities for modalities in shown if "image" in modalities)
     shown_picture, original = Image.open(io.BytesIO(base64.b64decode(pictures[0]))), Image.open(first["image"][1]).convert("RGB")
     assert (np.asarray(shown_picture) == np.asarray(original)).all()
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sounds[0])))
-    whole = soundfile.read(next(senses for senses in shown if "audio" in senses)["audio"][1])[0]
+    whole = soundfile.read(next(modalities for modalities in shown if "audio" in modalities)["audio"][1])[0]
     np.testing.assert_allclose(samples, whole[:10 * rate], atol=1e-4)
     assert rate == 16_000
 

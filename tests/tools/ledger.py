@@ -125,8 +125,8 @@ def fusions() -> list[Parity]:
     def fused(fusion: nn.Module):
         return lambda x, y: fusion({"a": from_pooled(x, torch.ones(B, dtype=bool)), "b": from_pooled(y, torch.ones(B, dtype=bool))}).pooled
 
-    def projected(fusion: nn.Module, *senses: Tensor) -> list[Tensor]:
-        return [F.pad(fusion.project[name](sense), (0, 1), value=1.0) for name, sense in zip(names, senses)]
+    def projected(fusion: nn.Module, *modalities: Tensor) -> list[Tensor]:
+        return [F.pad(fusion.project[name](modality), (0, 1), value=1.0) for name, modality in zip(names, modalities)]
     total, tensor, low, asked = SumFusion(D, names), TensorFusion(D, names, 3), LowRankFusion(D, names, 3, 2), AttentionFusion(D, names)
 
     def side_by_side(x: Tensor, y: Tensor) -> Tensor:
@@ -138,9 +138,9 @@ def fusions() -> list[Parity]:
         return torch.einsum("na,nb,abd->nd", *projected(low, x, y), cube) + low.bias
 
     def one_query(x: Tensor, y: Tensor) -> Tensor:
-        senses = torch.stack([x, y], dim=1)                                                                   # (B, 2, D)
-        return F.scaled_dot_product_attention(asked.bilinear(asked.learned).expand(B, 1, D), senses, senses)[:, 0]
-    return [parity("sum fusion", "torch linear, the senses side by side", fused(total), side_by_side, x, y),
+        modalities = torch.stack([x, y], dim=1)                                                                   # (B, 2, D)
+        return F.scaled_dot_product_attention(asked.bilinear(asked.learned).expand(B, 1, D), modalities, modalities)[:, 0]
+    return [parity("sum fusion", "torch linear, the modalities side by side", fused(total), side_by_side, x, y),
             parity("tensor fusion", "torch.einsum, outer product", fused(tensor),
                    lambda x, y: tensor.out(torch.einsum("na,nb->nab", *projected(tensor, x, y)).flatten(1)), x, y),
             parity("low-rank fusion", "torch.einsum, its full tensor", fused(low), full_tensor, x, y),

@@ -21,7 +21,7 @@ from mmlib.models import Backbone, Model, TwoTower
 from mmlib.tracing.trace import Trace, trace
 
 D, K = 8, 7
-SENSES = {
+MODALITIES = {
     "conv": lambda: {"audio": encoders.AudioConvEncoder(D, mels=16, width=8), "image": encoders.ConvEncoder(D, width=8),
                      "text": encoders.RecurrentEncoder(D, K)},
     "transformer": lambda: {"audio": encoders.AudioRecurrentEncoder(D, mels=16, cell="gru"), "image": encoders.ViTEncoder(D, patch=4, depth=1),
@@ -36,7 +36,7 @@ def until(*lengths: int) -> Tensor:
 
 
 def make_batch(head: str = "classify") -> dict[str, Tensor]:
-    """Four rows: full, ragged, no picture, empty."""
+    """Four rows: full, ragged, no image, empty."""
     g = torch.Generator().manual_seed(0)
     batch = {"image": torch.randn(4, 3, 16, 16, generator=g), "image_mask": until(16, 16, 0, 0),
              "audio": torch.randn(4, 1600, generator=g), "audio_mask": until(1600, 700, 900, 0),
@@ -47,9 +47,9 @@ def make_batch(head: str = "classify") -> dict[str, Tensor]:
     return batch | {"target": target, "target_mask": target > 0}
 
 
-def build(senses: str = "conv", fusing: str = "SumFusion", head: str = "classify") -> Model:
+def build(modalities: str = "conv", fusing: str = "SumFusion", head: str = "classify") -> Model:
     torch.manual_seed(0)
-    made = SENSES[senses]()
+    made = MODALITIES[modalities]()
     return Model(Backbone(made, getattr(fusion, fusing)(D, list(made))), HEADS[head]())
 
 
@@ -136,7 +136,7 @@ def test_fused_attention_costs_what_torch_counts_written_out():
     assert trace(Fused(), batch).flops == counter.get_total_flops() > 0
 
 
-def test_a_shared_encoder_has_a_row_per_sense_and_its_parameters_count_once():
+def test_a_shared_encoder_has_a_row_per_modality_and_its_parameters_count_once():
     shared = encoders.TransformerEncoder(D, K)
     model = Backbone({"question": shared, "text": shared}, fusion.SumFusion(D, ["question", "text"]))
     batch = make_batch()
@@ -215,7 +215,7 @@ def test_the_figure_has_a_box_per_stage_left_to_right_and_an_arrow_per_reading()
     axes = figure.axes[0]
     said = [text.get_text() for text in axes.texts]
     assert all(row.kind in said for row in stages) and "(4, 3, 16, 16)" in said
-    assert len(axes.patches) == len(stages) + 3                           # and one per sense's data
+    assert len(axes.patches) == len(stages) + 3                           # and one per modality's data
     arrows = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
     assert len(arrows) == sum(len(row.reads) for row in stages)
     assert all(arrow.xyann[0] < arrow.xy[0] for arrow in arrows)
@@ -257,7 +257,7 @@ BROKEN = {
                                           r"backbone.fusion \(SumFusion\)", r"image\s+Own .*\(\d, 16, 8\)"),
     "a fusion of another width": (lambda: broken(Own(), Small()), r"head \(ClassifyHead\), in its linear \(Linear\),",
                                   r"backbone.fusion\s+Small .*\(\d, 16, 5\)"),
-    "an encoder for other pictures": (lambda: broken(encoders.ConvEncoder(D, channels=1), fusion.SumFusion(D, ["image", "text"])),
+    "an encoder for other images": (lambda: broken(encoders.ConvEncoder(D, channels=1), fusion.SumFusion(D, ["image", "text"])),
                                       r"backbone.encoders.image \(ConvEncoder\), in its stack.convs.0 \(Conv2d\),",
                                       r"image\s+ConvEncoder\s+\(\d, 3, 16, 16\), \(\d, 16\)\s+failed here"),
     "too small a vocabulary": (lambda: Model(Backbone({"text": encoders.TransformerEncoder(D, 3)}, fusion.SumFusion(D, ["text"])), ClassifyHead(D, 3)),

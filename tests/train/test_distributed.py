@@ -73,7 +73,7 @@ class Blocks(nn.Module):
 
 
 class See(nn.Module):
-    """Pictures (B, 3, 4, 5) -> one vector each."""
+    """Images (B, 3, 4, 5) -> one vector each."""
 
     def __init__(self):
         super().__init__()

@@ -30,7 +30,7 @@ CPU = TrainConfig(epochs=3, device="cpu", progress=False, warmup=0.1, lr=1e-2)
 
 
 class Tiny(nn.Module):
-    """A picture and words -> 3 classes; with ``words`` a class for each word (ragged targets)."""
+    """A image and words -> 3 classes; with ``words`` a class for each word (ragged targets)."""
 
     def __init__(self, words: bool = False, dropout: float = 0.0):
         super().__init__()
@@ -66,7 +66,7 @@ class Number(nn.Module):
 
 
 def sample_batch(size: int, seed: int = 0, words: bool = False) -> Batch:
-    """Samples in turn: full, ragged, without picture, words only and few of them."""
+    """Samples in turn: full, ragged, without image, words only and few of them."""
     draw = torch.Generator().manual_seed(seed)
     kind, lengths = torch.arange(size) % 4, torch.tensor([6, 3, 6, 1])
     text_mask = torch.arange(6) < lengths[kind][:, None]
@@ -631,7 +631,7 @@ def test_logits_that_cannot_be_put_together_are_named():
 
 
 class Own(nn.Module):
-    """A head of one's own on the mean of the picture."""
+    """A head of one's own on the mean of the image."""
 
     def __init__(self, kind: str | None, logits: int, classes: int | None, loss):
         super().__init__()

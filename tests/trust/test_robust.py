@@ -1,4 +1,4 @@
-"""Corrupted senses: what each fault does and leaves alone, the same for every model and batch; what curves and subsets count."""
+"""Corrupted modalities: what each fault does and leaves alone, the same for every model and batch; what curves and subsets count."""
 from types import SimpleNamespace
 
 import pytest
@@ -9,11 +9,11 @@ from mmlib.core import Output, check_batch
 from mmlib.data.text import UNKNOWN
 from mmlib.trust.robust import FAULTS, LEVELS, corrupt, curves, kind_of, subsets
 
-SENSES = {"photo": "image", "words": "text", "voice": "audio"}
+MODALITIES = {"photo": "image", "words": "text", "voice": "audio"}
 
 
 def batch(rows=24, seed=0):
-    """All kinds, ragged, with rows that lack a sense; senses named otherwise than their kinds."""
+    """All kinds, ragged, with rows that lack a modality; modalities named otherwise than their kinds."""
     generator = torch.Generator().manual_seed(seed)
     there = torch.rand(rows, 3, generator=generator) > 0.2
     lengths = [torch.full((rows,), 16), *(torch.randint(*ends, (rows,), generator=generator) for ends in ((3, 11), (50, 201)))]
@@ -22,7 +22,7 @@ def batch(rows=24, seed=0):
     masks = [(torch.arange(x.shape[-1]) < length[:, None]) & here[:, None]
              for x, length, here in zip((photo, words, voice), lengths, there.T)]
     out = {"row": torch.arange(rows) * 3, "target": torch.randint(2, (rows,), generator=generator)}
-    for name, x, mask in zip(SENSES, (photo, words, voice), masks):
+    for name, x, mask in zip(MODALITIES, (photo, words, voice), masks):
         out |= {name: x.masked_fill(~mask.reshape(rows, *[1] * (x.ndim - 2), -1), 0), f"{name}_mask": mask}
     return out
 
@@ -31,49 +31,49 @@ def part(batch, rows):
     return {key: value[rows] for key, value in batch.items()}
 
 
-CASES = [(sense, fault) for sense in SENSES for fault in FAULTS]
+CASES = [(modality, fault) for modality in MODALITIES for fault in FAULTS]
 
 
-@pytest.mark.parametrize("sense, fault", CASES)
-def test_level_0_changes_nothing_bit_for_bit(sense, fault):
-    before, after = batch(), corrupt(batch(), sense, fault, 0)
+@pytest.mark.parametrize("modality, fault", CASES)
+def test_level_0_changes_nothing_bit_for_bit(modality, fault):
+    before, after = batch(), corrupt(batch(), modality, fault, 0)
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
 
 
-@pytest.mark.parametrize("sense, fault", CASES)
-def test_only_the_named_sense_changes_the_contract_holds_and_the_input_stays(sense, fault):
+@pytest.mark.parametrize("modality, fault", CASES)
+def test_only_the_named_modality_changes_the_contract_holds_and_the_input_stays(modality, fault):
     given, same = batch(), batch()
-    after = corrupt(given, sense, fault, 0.5)
+    after = corrupt(given, modality, fault, 0.5)
     assert all(torch.equal(given[key], same[key]) for key in same)
     changed = {key for key in same if not torch.equal(after[key], same[key])}
-    assert changed and changed <= {sense, f"{sense}_mask"}
-    check_batch(after, SENSES)
-    x, mask = after[sense], after[f"{sense}_mask"]
+    assert changed and changed <= {modality, f"{modality}_mask"}
+    check_batch(after, MODALITIES)
+    x, mask = after[modality], after[f"{modality}_mask"]
     assert not x.masked_select(~mask.reshape(len(x), *[1] * (x.ndim - 2), -1)).any()        # zero where there is nothing
-    assert not (mask & ~same[f"{sense}_mask"]).any()                                        # nothing appears
+    assert not (mask & ~same[f"{modality}_mask"]).any()                                        # nothing appears
 
 
-@pytest.mark.parametrize("sense, fault", CASES)
-def test_a_rows_changes_depend_on_its_number_and_the_seed_only(sense, fault):
-    whole, rows = corrupt(batch(), sense, fault, 0.5), torch.tensor([7, 3, 20])
-    alone = corrupt(part(batch(), rows), sense, fault, 0.5)
-    assert torch.equal(alone[sense], whole[sense][rows]) and torch.equal(alone[f"{sense}_mask"], whole[f"{sense}_mask"][rows])
-    other = corrupt(batch(), sense, fault, 0.5, seed=1)
-    assert not torch.equal(other[sense], whole[sense])
+@pytest.mark.parametrize("modality, fault", CASES)
+def test_a_rows_changes_depend_on_its_number_and_the_seed_only(modality, fault):
+    whole, rows = corrupt(batch(), modality, fault, 0.5), torch.tensor([7, 3, 20])
+    alone = corrupt(part(batch(), rows), modality, fault, 0.5)
+    assert torch.equal(alone[modality], whole[modality][rows]) and torch.equal(alone[f"{modality}_mask"], whole[f"{modality}_mask"][rows])
+    other = corrupt(batch(), modality, fault, 0.5, seed=1)
+    assert not torch.equal(other[modality], whole[modality])
 
 
-@pytest.mark.parametrize("sense, fault", [case for case in CASES if case[0] != "photo" or case[1] != "occlusion"])
-def test_what_is_taken_at_one_level_is_taken_at_the_next(sense, fault):
-    less, more = (corrupt(batch(), sense, fault, level) for level in (0.3, 0.7))
-    if fault == "missing" or (sense, fault) == ("words", "occlusion"):
-        assert not (more[f"{sense}_mask"] & ~less[f"{sense}_mask"]).any()
-    elif sense == "words":
+@pytest.mark.parametrize("modality, fault", [case for case in CASES if case[0] != "photo" or case[1] != "occlusion"])
+def test_what_is_taken_at_one_level_is_taken_at_the_next(modality, fault):
+    less, more = (corrupt(batch(), modality, fault, level) for level in (0.3, 0.7))
+    if fault == "missing" or (modality, fault) == ("words", "occlusion"):
+        assert not (more[f"{modality}_mask"] & ~less[f"{modality}_mask"]).any()
+    elif modality == "words":
         assert not ((less["words"] == UNKNOWN) & (more["words"] != UNKNOWN)).any()
     elif fault == "occlusion":
         assert not ((less["voice"] == 0) & (more["voice"] != 0)).any()
     else:                                                                                   # the same noise, louder
-        clean = batch()[sense]
-        torch.testing.assert_close((more[sense] - clean) / 0.7, (less[sense] - clean) / 0.3, atol=1e-5, rtol=1e-4)
+        clean = batch()[modality]
+        torch.testing.assert_close((more[modality] - clean) / 0.7, (less[modality] - clean) / 0.3, atol=1e-5, rtol=1e-4)
 
 
 def test_the_noise_has_the_deviation_asked_for():
@@ -107,8 +107,8 @@ def test_occlusion_takes_the_share_asked_for_in_one_piece():
 
 def test_level_1_takes_all_of_it():
     clean = batch()
-    for sense in SENSES:
-        assert not corrupt(clean, sense, "missing", 1)[f"{sense}_mask"].any()
+    for modality in MODALITIES:
+        assert not corrupt(clean, modality, "missing", 1)[f"{modality}_mask"].any()
     assert not corrupt(clean, "photo", "occlusion", 1)["photo"].any() and not corrupt(clean, "voice", "occlusion", 1)["voice"].any()
     assert not corrupt(clean, "words", "occlusion", 1)["words_mask"].any()
     noisy = corrupt(clean, "words", "noise", 1)
@@ -123,33 +123,33 @@ def test_about_as_many_rows_go_missing_as_asked_for():
 
 @pytest.mark.parametrize("arguments, message", [
     (("photo", "blur", 0.5), "fault is 'blur'"),
-    (("smell", "noise", 0.5), "no sense 'smell'"),
+    (("smell", "noise", 0.5), "no modality 'smell'"),
     (("photo", "occlusion", 1.5), "level 1.5, expected 0 to 1"),
     (("words", "noise", 2), "level 2, expected 0 to 1"),
     (("voice", "noise", -1), "level -1, expected 0 or more"),
     (("voice", "noise", float("nan")), "expected 0 or more"),
-    (("row", "noise", 0.1), "neither pictures"),
+    (("row", "noise", 0.1), "neither images"),
 ])
-def test_a_wrong_sense_fault_or_level_is_named(arguments, message):
+def test_a_wrong_modality_fault_or_level_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         corrupt(batch() | {"row_mask": torch.ones(24, 1, dtype=torch.bool)}, *arguments)
 
 
 class Seeing(nn.Module):
-    """Answers 1 where the senses it looks at are there, else 0."""
+    """Answers 1 where the modalities it looks at are there, else 0."""
 
     def __init__(self, looks):
         super().__init__()
-        self.backbone, self.looks = SimpleNamespace(encoders=SENSES), looks
+        self.backbone, self.looks = SimpleNamespace(encoders=MODALITIES), looks
 
     def forward(self, batch):
-        there = torch.stack([batch[f"{sense}_mask"].any(dim=1) for sense in self.looks]).all(dim=0)
+        there = torch.stack([batch[f"{modality}_mask"].any(dim=1) for modality in self.looks]).all(dim=0)
         return Output(torch.stack([~there, there], dim=1).float(), None, None)
 
 
 def full(rows=40):
     whole = batch(400)
-    every = torch.stack([whole[f"{sense}_mask"][:, 0] for sense in SENSES]).all(dim=0).nonzero()[:rows, 0]
+    every = torch.stack([whole[f"{modality}_mask"][:, 0] for modality in MODALITIES]).all(dim=0).nonzero()[:rows, 0]
     return part(whole, every) | {"target": torch.ones(rows, dtype=torch.int64)}
 
 
@@ -159,11 +159,11 @@ def test_subsets_are_all_of_them_and_the_others_are_hidden():
     assert found == {subset: float({"photo", "voice"} <= set(subset)) for subset in found}
 
 
-def test_curves_have_a_row_per_model_sense_fault_and_level():
+def test_curves_have_a_row_per_model_modality_fault_and_level():
     models = {"sees": Seeing(["photo"]), "hears": Seeing(["voice"])}
     rows = curves(models, [full()], device="cpu")
-    assert len(rows) == 2 * sum(len(LEVELS[fault][kind]) for fault in FAULTS for kind in SENSES.values())
-    score = {(row["model"], row["sense"], row["fault"], row["level"]): row["accuracy"] for row in rows}
+    assert len(rows) == 2 * sum(len(LEVELS[fault][kind]) for fault in FAULTS for kind in MODALITIES.values())
+    score = {(row["model"], row["modality"], row["fault"], row["level"]): row["accuracy"] for row in rows}
     assert len(score) == len(rows)
     assert all(value == 1 for key, value in score.items() if key[3] == 0)
     assert score["sees", "photo", "missing", 1] == 0 == score["hears", "voice", "missing", 1]
@@ -189,16 +189,16 @@ def test_without_targets_or_with_an_unknown_fault_it_says_so():
 
 
 def test_kinds_are_told_from_the_shape():
-    assert {sense: kind_of([batch()], sense) for sense in SENSES} == SENSES
+    assert {modality: kind_of([batch()], modality) for modality in MODALITIES} == MODALITIES
 
 
-def test_the_figure_has_a_panel_per_fault_and_sense_and_a_line_per_model():
+def test_the_figure_has_a_panel_per_fault_and_modality_and_a_line_per_model():
     from mmlib.plots.figures import robustness
     rows = curves({"sees": Seeing(["photo"]), "hears": Seeing(["voice"])}, [full()], device="cpu")
     panels = {axes.get_title(): axes for axes in robustness(rows).axes}
-    assert set(panels) == {f"{sense}: {fault}" for sense in SENSES for fault in FAULTS}
+    assert set(panels) == {f"{modality}: {fault}" for modality in MODALITIES for fault in FAULTS}
     seen = {line.get_label(): line for line in panels["photo: missing"].lines}
-    wanted = [(row["level"], row["accuracy"]) for row in rows if (row["model"], row["sense"], row["fault"]) == ("sees", "photo", "missing")]
+    wanted = [(row["level"], row["accuracy"]) for row in rows if (row["model"], row["modality"], row["fault"]) == ("sees", "photo", "missing")]
     assert list(zip(*seen["sees"].get_data())) == wanted and list(seen["hears"].get_ydata()) == [1.0] * len(wanted)
 
 
@@ -210,5 +210,5 @@ def test_a_trained_model_and_its_loader_score_at_level_0_as_after_training(tmp_p
     model, loader = run.predictor.model, run.data.loaders["test"]
     rows = curves({"m": model}, loader, levels={fault: dict.fromkeys(LEVELS[fault], (0, 1)) for fault in FAULTS}, device="cpu")
     assert {row["accuracy"] for row in rows if row["level"] == 0} == {run.metrics["test"]["accuracy"]}
-    assert {(row["sense"], row["fault"]) for row in rows} == {(sense, fault) for sense in ("audio", "image", "text") for fault in FAULTS}
+    assert {(row["modality"], row["fault"]) for row in rows} == {(modality, fault) for modality in ("audio", "image", "text") for fault in FAULTS}
     assert subsets(model, loader, "cpu")["audio", "image", "text"] == run.metrics["test"]["accuracy"]

@@ -129,7 +129,7 @@ def test_test_rows_and_files_change_nothing_and_are_not_opened(folder, search, t
     for row in rows:
         source, row["image"] = folder / row["image"], row["image"].replace("/", "-")
         if row["split"] == "test":
-            (tmp_path / row["image"]).write_bytes(b"no picture")
+            (tmp_path / row["image"]).write_bytes(b"no image")
             row["text"], row["label"] = "something else", "horse"
             row["image"] = row["image"] if len(row["image"]) % 2 else "gone.png"
         else:
@@ -275,7 +275,7 @@ def test_settings_that_fail_are_listed_last_with_the_reason_and_the_recipe_itsel
         halving.search(recipe, 5, out=tmp_path / "b")
 
 
-def test_with_one_sense_there_is_nothing_to_fuse_or_to_hide(folder, tmp_path, monkeypatch):
+def test_with_one_modality_there_is_nothing_to_fuse_or_to_hide(folder, tmp_path, monkeypatch):
     Played(monkeypatch, [[0.5] * 3] * 6)
     found = halving.search(replace(recipe_for(folder), use=("text",)), 6, out=tmp_path)
     assert {trial.settings["fusion"] for trial in found.trials} == {"sum"} and {trial.settings["hide"] for trial in found.trials} == {0.5}

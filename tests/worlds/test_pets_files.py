@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmlib.worlds.pets.world import main
 from mmlib.worlds.pets import captions
-from mmlib.worlds.pets.dials import SENSES, Dials
+from mmlib.worlds.pets.dials import MODALITIES, Dials
 from mmlib.worlds.pets.voices import RATE
 from mmlib.worlds.pets.world import CLASSES, draw, write
 
@@ -38,7 +38,7 @@ def test_files_hold_what_was_drawn(tmp_path):
     assert list(rows[0]) == ["image", "text", "text_zh", "audio", "label", "split"] and len(rows) == 25
     for i, row in enumerate(rows):
         assert (row["text"], row["text_zh"], row["label"]) == (w.text[i], w.text_zh[i], CLASSES[w.label[i]])
-        assert [bool(row[sense]) for sense in SENSES] == [w.present[sense][i] for sense in SENSES]
+        assert [bool(row[modality]) for modality in MODALITIES] == [w.present[modality][i] for modality in MODALITIES]
         if row["image"]:
             assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / row["image"])), w.images[i])
         if row["audio"]:
@@ -73,7 +73,7 @@ def test_files_of_something_else_are_not_mixed_in(tmp_path):
 
 
 def test_the_shipped_files_are_what_the_command_makes():
-    fresh, rows = draw(1200, senses=("text",)), read(DATA)
+    fresh, rows = draw(1200, modalities=("text",)), read(DATA)
     drawn = {"text": fresh.text, "text_zh": fresh.text_zh, "label": [CLASSES[k] for k in fresh.label]}
     assert drawn == {column: [row[column] for row in rows] for column in drawn}
     some = list(range(0, 1200, 60))

@@ -17,7 +17,7 @@ divisor = Exercise(24, {
 }, tolerance=1e-3)
 
 
-def _senses(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _modalities(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q, k, v (4, 5, 6), as many queries as keys, and a mask (B, K) of which the last row is empty."""
     q, k, v = (2 * torch.randn(4, 5, 6, generator=generator) for _ in range(3))
     mask = torch.arange(5) < torch.tensor([5, 3, 1, 0])[:, None]                          # (B, K)
@@ -64,7 +64,7 @@ look = Exercise(_right, {
     "right, but for the row without any key: there all scores are equal, so padding gets weight; zero the weights under the mask":
         _finite_only,
     "the mask is applied after the softmax: what is left no longer adds up to 1; apply it to the scores": _after,
-}, _senses)
+}, _modalities)
 
 
 def _wide(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, int]:

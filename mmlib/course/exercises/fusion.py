@@ -14,8 +14,8 @@ best_possible = Exercise(1 - 0.3 * 0.5 * 0.7 / 2, {
 }, tolerance=1e-4)
 
 
-def _senses(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Pooled vectors (B, M, D), scores (B, M), present (B, M); one row has no sense, and absent vectors are not zero."""
+def _modalities(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Pooled vectors (B, M, D), scores (B, M), present (B, M); one row has no modality, and absent vectors are not zero."""
     present = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]], dtype=torch.bool)
     return torch.randn(4, 3, 5, generator=generator), 2 * torch.randn(4, 3, generator=generator), present
 
@@ -33,21 +33,21 @@ def _weigh(x: Tensor, scores: Tensor, present: Tensor) -> Tensor:
 
 
 weigh_present = Exercise(_weigh, {
-    "absent senses take part: fill their scores before the softmax": lambda x, scores, present: _weighted(x, scores.softmax(dim=1)),
-    "the softmax runs over the batch; it must run over the senses of one sample": lambda x, s, p: _weighted(x, _masked(s, p, dim=0)),
-    "the weights of the senses present no longer add up to 1: mask before the softmax, not only after it":
+    "absent modalities take part: fill their scores before the softmax": lambda x, scores, present: _weighted(x, scores.softmax(dim=1)),
+    "the softmax runs over the batch; it must run over the modalities of one sample": lambda x, s, p: _weighted(x, _masked(s, p, dim=0)),
+    "the weights of the modalities present no longer add up to 1: mask before the softmax, not only after it":
         lambda x, scores, present: _weighted(x, scores.softmax(dim=1) * present),
-    "a row without any sense gives nan: fill with a finite number, and set the weights to zero afterwards":
+    "a row without any modality gives nan: fill with a finite number, and set the weights to zero afterwards":
         lambda x, scores, present: _weighted(x, scores.masked_fill(~present, float("-inf")).softmax(dim=1)),
-    "a row without any sense must give zeros: mask the weights once more after the softmax":
+    "a row without any modality must give zeros: mask the weights once more after the softmax":
         lambda x, scores, present: _weighted(x, scores.masked_fill(~present, -1e9).softmax(dim=1)),
     "that is the plain mean; the scores are not used":
         lambda x, scores, present: _weighted(x, present / present.sum(dim=1, keepdim=True).clamp(min=1)),
-}, _senses)
+}, _modalities)
 
 
 def _two(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Two senses, (B, 3) each, and whether the second is there, (B,)."""
+    """Two modalities, (B, 3) each, and whether the second is there, (B,)."""
     return torch.randn(4, 3, generator=generator), torch.randn(4, 3, generator=generator), torch.tensor([True, False, True, False])
 
 
@@ -67,6 +67,6 @@ outer_product = Exercise(_outer, {
     "where b is absent its 1 is gone too, and with it all that a said: mask first, then append the 1":
         lambda a, b, there: _product(_append(a), _append(b) * there[:, None]),
     "what an absent b holds still counts: mask it": lambda a, b, there: _product(_append(a), _append(b)),
-    "without the 1 there are only pairs; a sense could never count by itself": lambda a, b, there: _product(a, b * there[:, None]),
+    "without the 1 there are only pairs; a modality could never count by itself": lambda a, b, there: _product(a, b * there[:, None]),
     "the mask fell on a, but b is the one that may be absent": lambda a, b, there: _product(_append(a * there[:, None]), _append(b)),
 }, _two)

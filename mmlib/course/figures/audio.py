@@ -1,6 +1,6 @@
 """Figures and players of sound: a tone and its alias, waveforms, spectra, spectrograms, mel filters; accuracy against a dial.
 
-Sounds are (L,) numbers from -1 to 1 at ``rate`` samples a second. Figures stand alone; ``listen`` makes what a browser plays.
+Clips are (L,) numbers from -1 to 1 at ``rate`` samples a second. Figures stand alone; ``listen`` makes what a browser plays.
 """
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Figures of fusion: what each choice of senses is worth under the dials of the pets world, predicted and measured."""
+"""Figures of fusion: what each choice of modalities is worth under the dials of the pets world, predicted and measured."""
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -6,37 +6,37 @@ from typing import Any
 import numpy as np
 
 from mmlib.plots.style import COLOURS, INK, empty_figure, styled
-from mmlib.worlds.pets.dials import SENSES, Dials, best_accuracy
+from mmlib.worlds.pets.dials import MODALITIES, Dials, best_accuracy
 
 Subset = tuple[str, ...]
 
 
 def set_dials(structure: str, image: float, text: float, audio: float) -> Dials:
-    """Dials from four sliders. In a redundant world there is one coin for all senses: that of ``image``."""
+    """Dials from four sliders. In a redundant world there is one coin for all modalities: that of ``image``."""
     return Dials(image, image, image, structure=structure) if structure == "redundant" else Dials(image, text, audio, structure=structure)
 
 
 def optima(dials: Dials) -> dict[Subset, float]:
-    """The best possible accuracy with each of the seven choices of senses, fewer senses first."""
-    return {subset: best_accuracy(dials, subset) for size in (1, 2, 3) for subset in combinations(SENSES, size)}
+    """The best possible accuracy with each of the seven choices of modalities, fewer modalities first."""
+    return {subset: best_accuracy(dials, subset) for size in (1, 2, 3) for subset in combinations(MODALITIES, size)}
 
 
 def describe(dials: Dials) -> str:
-    """One sentence for a reader: the best sense alone, all together, and what joining them adds."""
+    """One sentence for a reader: the best modality alone, all together, and what joining them adds."""
     best = optima(dials)
-    alone = max(SENSES, key=lambda sense: best[sense,])
-    gain = best[SENSES] - best[alone,]
-    if best[alone,] == 0.5 < best[SENSES]:
-        return f"{dials.structure}: each sense alone is chance, 0.500; together {best[SENSES]:.3f}."
+    alone = max(MODALITIES, key=lambda modality: best[modality,])
+    gain = best[MODALITIES] - best[alone,]
+    if best[alone,] == 0.5 < best[MODALITIES]:
+        return f"{dials.structure}: each modality alone is chance, 0.500; together {best[MODALITIES]:.3f}."
     words = f"joining adds {gain:.3f}" if gain > 5e-4 else "joining adds nothing"
-    return f"{dials.structure}: best alone is {alone}, {best[alone,]:.3f}; all together {best[SENSES]:.3f}: {words}."
+    return f"{dials.structure}: best alone is {alone}, {best[alone,]:.3f}; all together {best[MODALITIES]:.3f}: {words}."
 
 
 @styled
 def optimum(dials: Dials, measured: Mapping[Subset, Sequence[float]] | None = None) -> Any:
-    """A bar per choice of senses: the best possible accuracy. ``measured``: accuracies of models, a dot each, over the same choices.
+    """A bar per choice of modalities: the best possible accuracy. ``measured``: accuracies of models, a dot each, over the same choices.
 
-    Raises ValueError for a choice that has no bar; senses of a choice stand in the order of ``SENSES``.
+    Raises ValueError for a choice that has no bar; modalities of a choice stand in the order of ``MODALITIES``.
     """
     best, measured = optima(dials), measured or {}
     if unknown := set(measured) - set(best):

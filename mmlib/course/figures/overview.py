@@ -6,7 +6,7 @@ from mmlib.plots.style import COLOURS, GREY, empty_figure, styled
 
 @styled
 def pipeline() -> Any:
-    """The pipeline of the whole course: each sense through an encoder of its own, then one fusion, one head, one answer.
+    """The pipeline of the whole course: each modality through an encoder of its own, then one fusion, one head, one answer.
 
     B samples, S pixels a side, T words, L samples of sound, D numbers per vector, K classes.
     """
@@ -29,9 +29,9 @@ def pipeline() -> Any:
     for x, title in zip((0, 22, 44, 66, 88), ("data", "feature extraction", "fusion", "task layer", "output")):
         axes.text(x + 8.5, 39.5, title, ha="center", va="top", fontsize=11, weight="bold")
     rows = (("image", "picture", "(B, 3, S, S)", "CNN"), ("text", "words", "(B, T)", "RNN"), ("audio", "sound", "(B, L)", "audio encoder"))
-    for (sense, data, shape, encoder), y in zip(rows, (26, 14.75, 3.5)):
-        box(0, y, data, shape, COLOURS[sense])
-        box(22, y, encoder, "(B, D)", COLOURS[sense])
+    for (modality, data, shape, encoder), y in zip(rows, (26, 14.75, 3.5)):
+        box(0, y, data, shape, COLOURS[modality])
+        box(22, y, encoder, "(B, D)", COLOURS[modality])
         arrow((17.4, y + 3.75), (21.6, y + 3.75))
         arrow((39.4, y + 3.75), (43.6, 18.5 + (y - 14.75) * 0.5))
     box(44, 9, "one vector\nout of three:\na sum, a gate,\nattention, ...", "(B, D)", COLOURS["all"], 19)

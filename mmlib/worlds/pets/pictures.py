@@ -1,4 +1,4 @@
-"""Pictures of pets, from what is decided about them: the place, then the pet, then what lies beside it."""
+"""Images of pets, from what is decided about them: the place, then the pet, then what lies beside it."""
 from collections.abc import Callable, Iterable
 
 import numpy as np

@@ -1,6 +1,6 @@
 """What is heard: a voice that tells the species, or sounds of a room that do not. Mono, float32, -1..1, at RATE.
 
-Sounds have 10 bits, like those of a toy: as FLAC they take half the room of 16 bits.
+Clips have 10 bits, like those of a toy: as FLAC they take half the room of 16 bits.
 """
 import numpy as np
 

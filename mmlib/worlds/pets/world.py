@@ -10,7 +10,7 @@ import numpy as np
 
 from mmlib.worlds.pets import captions, poses, scenery
 from mmlib.worlds.pets.dials import (
-    SENSES,
+    MODALITIES,
     STRUCTURES,
     Dials,
     best_accuracy,
@@ -37,26 +37,26 @@ CHANCES = ("species shown_image shown_text shown_audio tells_image tells_text te
 
 
 class World(NamedTuple):
-    """N pets. A missing sense is a black picture, an empty string, a sound of no samples; ``present`` says which."""
+    """N pets. A missing modality is a black picture, an empty string, a sound of no samples; ``present`` says which."""
 
     images: Array               # (N, SIZE, SIZE, 3) uint8
     text: list[str]
     text_zh: list[str]
     audio: list[Array]          # (samples,) float32 each, at RATE
     label: Array                # (N,) int64: index into CLASSES
-    tells: dict[str, Array]     # sense -> (N,) bool: present, and shows a species
-    present: dict[str, Array]   # sense -> (N,) bool
-    shown: dict[str, Array]     # sense -> (N,) int64: the species it shows where it tells (in synergy, each sense its own)
+    tells: dict[str, Array]     # modality -> (N,) bool: present, and shows a species
+    present: dict[str, Array]   # modality -> (N,) bool
+    shown: dict[str, Array]     # modality -> (N,) int64: the species it shows where it tells (in synergy, each modality its own)
     attributes: dict[str, Array]  # coat, pattern, collar, place, prop, pose: (N,) str; species: (N,) int64, the label before label noise
     dials: Dials
 
 
-def draw(rows: int | Sequence[int], seed: int = 0, dials: Dials = Dials(), senses: Iterable[str] = SENSES) -> World:
-    """Draw rows 0 .. rows - 1 of the world of this seed, or the rows listed. Senses left out are decided on, not drawn: that is fast.
+def draw(rows: int | Sequence[int], seed: int = 0, dials: Dials = Dials(), modalities: Iterable[str] = MODALITIES) -> World:
+    """Draw rows 0 .. rows - 1 of the world of this seed, or the rows listed. Modalities left out are decided on, not drawn: that is fast.
 
-    Raises ValueError for a negative number of rows, and for an unknown sense.
+    Raises ValueError for a negative number of rows, and for an unknown modality.
     """
-    return build(chances(rows, seed), dials, senses)
+    return build(chances(rows, seed), dials, modalities)
 
 
 def chances(rows: int | Sequence[int], seed: int = 0) -> dict[str, Array]:
@@ -69,31 +69,31 @@ def chances(rows: int | Sequence[int], seed: int = 0) -> dict[str, Array]:
     return dict(zip(CHANCES, np.array(table).reshape(-1, len(CHANCES)).T))
 
 
-def build(chance: dict[str, Array], dials: Dials = Dials(), senses: Iterable[str] = SENSES) -> World:
+def build(chance: dict[str, Array], dials: Dials = Dials(), modalities: Iterable[str] = MODALITIES) -> World:
     """The world that follows from these random numbers: change one of them, and see what depends on it."""
-    senses = (senses,) if isinstance(senses, str) else tuple(senses)
-    if not set(senses) <= set(SENSES):
-        raise ValueError(f"unknown senses {sorted(set(senses) - set(SENSES))}, expected some of {SENSES}")
+    modalities = (modalities,) if isinstance(modalities, str) else tuple(modalities)
+    if not set(modalities) <= set(MODALITIES):
+        raise ValueError(f"unknown modalities {sorted(set(modalities) - set(MODALITIES))}, expected some of {MODALITIES}")
     world = _decide(chance, dials)
-    for sense in senses:
-        {"image": _fill_images, "text": _fill_texts, "audio": _fill_audio}[sense](world, chance)
+    for modality in modalities:
+        {"image": _fill_images, "text": _fill_texts, "audio": _fill_audio}[modality](world, chance)
     return world
 
 
-def ideal_accuracy(world: World, senses: Iterable[str] = SENSES) -> float:
-    """The accuracy on these very rows of an observer who reads these senses without error, and guesses where none tells (counted 1/2).
+def ideal_accuracy(world: World, modalities: Iterable[str] = MODALITIES) -> float:
+    """The accuracy on these very rows of an observer who reads these modalities without error, and guesses where none tells (counted 1/2).
 
     ``best_accuracy`` is its mean over all worlds. Raises ValueError where that one does, and for a world without rows.
     """
-    senses = check_known(world.dials, senses)
+    modalities = check_known(world.dials, modalities)
     if not len(world.label):
         raise ValueError("the world has no rows: an accuracy needs one at least")
     if world.dials.structure == "synergy":
         active = world.dials.active
-        knows = np.logical_and.reduce([world.tells[s] & (s in senses) for s in active])
+        knows = np.logical_and.reduce([world.tells[s] & (s in modalities) for s in active])
         answer = sum(world.shown[s] for s in active) % 2
     else:
-        knows = np.logical_or.reduce([world.tells[s] for s in senses] or [np.zeros(len(world.label), bool)])
+        knows = np.logical_or.reduce([world.tells[s] for s in modalities] or [np.zeros(len(world.label), bool)])
         answer = world.attributes["species"]
     return float(np.where(knows, answer == world.label, 0.5).mean())
 
@@ -101,12 +101,12 @@ def ideal_accuracy(world: World, senses: Iterable[str] = SENSES) -> float:
 def _decide(chance: dict[str, Array], dials: Dials) -> World:
     """Everything about the rows but the pictures, captions and sounds themselves."""
     n = len(chance["species"])
-    coins = {s: chance["tells_image" if dials.structure == "redundant" else f"tells_{s}"] >= getattr(dials, s) for s in SENSES}
-    present = {s: chance[f"there_{s}"] >= getattr(dials, f"missing_{s}") for s in SENSES}
+    coins = {s: chance["tells_image" if dials.structure == "redundant" else f"tells_{s}"] >= getattr(dials, s) for s in MODALITIES}
+    present = {s: chance[f"there_{s}"] >= getattr(dials, f"missing_{s}") for s in MODALITIES}
     species = (chance["species"] * 2).astype(np.int64)
-    shown = {s: species for s in SENSES}
+    shown = {s: species for s in MODALITIES}
     if dials.structure == "synergy":
-        shown = {s: (chance[f"shown_{s}"] * 2).astype(np.int64) for s in SENSES}
+        shown = {s: (chance[f"shown_{s}"] * 2).astype(np.int64) for s in MODALITIES}
         species = sum(shown[s] for s in dials.active) % 2
     label = np.where(chance["flip"] < dials.label_noise, 1 - species, species)
     # A free place is drawn from all six. A place that follows the label is drawn from the three that are the label's own.
@@ -119,12 +119,12 @@ def _decide(chance: dict[str, Array], dials: Dials) -> World:
     attributes = {key: pick(chance[key], table) for key, table in tables.items()}
     attributes |= {"place": np.array(names)[place], "pose": pose, "species": species}
     return World(np.zeros((n, SIZE, SIZE, 3), np.uint8), [""] * n, [""] * n, [np.zeros(0, np.float32)] * n, label,
-                 {s: coins[s] & present[s] for s in SENSES}, present, shown, attributes, dials)
+                 {s: coins[s] & present[s] for s in MODALITIES}, present, shown, attributes, dials)
 
 
-def _noise(chance: dict[str, Array], i: int, sense: str) -> np.random.Generator:
-    """The generator of the noise on one sense of one row."""
-    return np.random.default_rng([int(chance["noise"][i] * 2**53), SENSES.index(sense)])
+def _noise(chance: dict[str, Array], i: int, modality: str) -> np.random.Generator:
+    """The generator of the noise on one modality of one row."""
+    return np.random.default_rng([int(chance["noise"][i] * 2**53), MODALITIES.index(modality)])
 
 
 def _fill_images(world: World, chance: dict[str, Array]) -> None:
@@ -164,15 +164,15 @@ def _fill_audio(world: World, chance: dict[str, Array]) -> None:
 def write(world: World, folder: str | Path) -> Path:
     """Write manifest.csv, images/*.png and audio/*.flac, the same bytes for the same world -> the manifest's path.
 
-    Columns: image, text, text_zh, audio, label, split; paths are relative to the manifest, a missing sense is an empty cell. Of each class
+    Columns: image, text, text_zh, audio, label, split; paths are relative to the manifest, a missing modality is an empty cell. Of each class
     70% are train, 15% val, 15% test. Raises ValueError when images/ or audio/ hold files that this world would not replace.
     """
     import soundfile
     from PIL import Image
 
     folder, there = Path(folder), world.present
-    names = {sense: [f"{sense_folder}/{i:05d}.{ending}" if there[sense][i] else "" for i in range(len(world.label))]
-             for sense, sense_folder, ending in (("image", "images", "png"), ("audio", "audio", "flac"))}
+    names = {modality: [f"{modality_folder}/{i:05d}.{ending}" if there[modality][i] else "" for i in range(len(world.label))]
+             for modality, modality_folder, ending in (("image", "images", "png"), ("audio", "audio", "flac"))}
     for sub in ("images", "audio"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
         other = {f"{sub}/{path.name}" for path in (folder / sub).iterdir()} - {*names["image"], *names["audio"]}
@@ -205,12 +205,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed, other pets (default %(default)s)")
     parser.add_argument("--sheet", type=Path, help="also write a contact sheet: a row for each pose, cats left, dogs right (PNG)")
     meaning = {"noise": "blurs pictures, drowns voices, loses words", "label_noise": "how often the label is wrong, 0 to 0.5",
-               "spurious": "how often the place follows the label, -1 to 1", "structure": f"between the senses: {', '.join(STRUCTURES)}"}
-    for sense in SENSES:
-        meaning[sense] = f"how often the {sense} does not tell the species, 0 to 1"
-        meaning[f"missing_{sense}"] = f"how often there is no {sense}, 0 to 1"
+               "spurious": "how often the place follows the label, -1 to 1", "structure": f"between the modalities: {', '.join(STRUCTURES)}"}
+    for modality in MODALITIES:
+        meaning[modality] = f"how often the {modality} does not tell the species, 0 to 1"
+        meaning[f"missing_{modality}"] = f"how often there is no {modality}, 0 to 1"
     for dial in fields(Dials):
-        flag = f"--vague-{dial.name}" if dial.name in SENSES else f"--{dial.name.replace('_', '-')}"
+        flag = f"--vague-{dial.name}" if dial.name in MODALITIES else f"--{dial.name.replace('_', '-')}"
         parser.add_argument(flag, dest=dial.name, type=dial.type, default=dial.default, help=f"{meaning[dial.name]} (default %(default)s)")
     given = vars(parser.parse_args(arguments))
     try:
@@ -225,8 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(given["sheet"], optimize=True)
     print(f"{manifest}: {len(world.label)} rows")
     if not dials.noise and not dials.spurious:
-        for senses in (*((sense,) for sense in SENSES), SENSES):
-            print(f"best possible accuracy with {' + '.join(senses)}: {best_accuracy(dials, senses):.3f}")
+        for modalities in (*((modality,) for modality in MODALITIES), MODALITIES):
+            print(f"best possible accuracy with {' + '.join(modalities)}: {best_accuracy(dials, modalities):.3f}")
 
 
 if __name__ == "__main__":

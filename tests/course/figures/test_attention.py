@@ -56,7 +56,7 @@ def panels(figure):
 
 def test_each_word_has_the_picture_its_name_and_its_largest_weight():
     first, *words = panels(plots_attention.word_by_word(torch.from_numpy(PICTURE), WORDS, torch.from_numpy(WEIGHTS)))
-    assert first.get_title() == "the picture" and [axes.get_title() for axes in words] == WORDS
+    assert first.get_title() == "the image" and [axes.get_title() for axes in words] == WORDS
     assert [axes.texts[0].get_text() for axes in words] == [f"largest {grid.max():.2f}" for grid in WEIGHTS]
     for axes in (first, *words):
         assert np.allclose(axes.images[0].get_array(), PICTURE.transpose(1, 2, 0))
@@ -87,9 +87,9 @@ def test_a_frame_stands_around_the_right_cell_in_reading_order_and_only_there():
         assert frames == ([] if cell < 0 else [(8 * column - 0.5, 8 * row - 0.5, 8, 8)])
 
 
-@pytest.mark.parametrize("picture, words, weights, right, shown", [
-    (PICTURE[0], WORDS, WEIGHTS, None, r"picture has shape \(24, 32\), expected \(3, H, W\)"),
-    (PICTURE.transpose(1, 2, 0), WORDS, WEIGHTS, None, r"picture has shape \(24, 32, 3\)"),
+@pytest.mark.parametrize("image, words, weights, right, shown", [
+    (PICTURE[0], WORDS, WEIGHTS, None, r"image has shape \(24, 32\), expected \(3, H, W\)"),
+    (PICTURE.transpose(1, 2, 0), WORDS, WEIGHTS, None, r"image has shape \(24, 32, 3\)"),
     (PICTURE, WORDS[:3], WEIGHTS, None, r"weights have shape \(11, 3, 4\), expected \(3, rows, columns\)"),
     (PICTURE, WORDS, WEIGHTS.reshape(11, 12), None, r"\(11, 12\), expected \(11, rows"),
     (PICTURE, [], WEIGHTS[:0], None, "one or more"),

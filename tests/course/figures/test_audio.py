@@ -25,8 +25,8 @@ FIGURES = {
     "no alias": lambda: plots_audio.aliasing(500, 16_000),
     "waves": lambda: plots_audio.waves({"a": SOUND, "b": torch.from_numpy(SOUND[:2000])}),
     "spectra": lambda: plots_audio.spectra({"a": POWER, "b": torch.from_numpy(POWER) / 2}),
-    "five pictures": lambda: plots_audio.spectrograms({str(i): PICTURE[:, :10 - i] for i in range(5)}),
-    "one picture": lambda: plots_audio.spectrograms({"in Hz": torch.from_numpy(PICTURE)}, 50, 8000),
+    "five images": lambda: plots_audio.spectrograms({str(i): PICTURE[:, :10 - i] for i in range(5)}),
+    "one image": lambda: plots_audio.spectrograms({"in Hz": torch.from_numpy(PICTURE)}, 50, 8000),
     "filters": lambda: plots_audio.filters(BANK),
     "lines": lambda: plots_audio.lines({"a": [1, 0.5], "b": [0.9, 0.2], "c": [0.3, 0.1]}, ["clean", 10], "noise (dB)", chance=0.1),
 }
@@ -41,7 +41,7 @@ def test_the_alias_is_the_lowest_tone_with_the_same_samples(rate):
         np.testing.assert_allclose(np.cos(2 * np.pi * tone * n / rate), np.cos(2 * np.pi * found * n / rate), atol=1e-8)
 
 
-def test_what_makes_no_sense_is_refused():
+def test_what_makes_no_modality_is_refused():
     for frequency, rate in ((100, 0), (-1, 8000)):
         with pytest.raises(ValueError, match="expected a frequency of 0 or more and a rate above 0"):
             plots_audio.alias(frequency, rate)

@@ -1,4 +1,4 @@
-"""A filter over a picture: its response is torch's, sizes and receptive fields are as computed, and figures say when they cannot be drawn."""
+"""A filter over a image: its response is torch's, sizes and receptive fields are as computed, and figures say when they cannot be drawn."""
 import matplotlib
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_the_receptive_field_is_what_the_gradient_reaches(layers):
 
 
 def test_what_cannot_be_drawn_is_said():
-    for call, words in ((lambda: plots_cnn.size_after(2, 5), "does not fit"), (lambda: plots_cnn.tiles([]), "no picture"),
+    for call, words in ((lambda: plots_cnn.size_after(2, 5), "does not fit"), (lambda: plots_cnn.tiles([]), "no image"),
                         (lambda: plots_cnn.response(PICTURE, "cat"), "expected one of"),
                         (lambda: plots_cnn.heat([PICTURE], [], []), "as many of each")):
         with pytest.raises(ValueError, match=words):

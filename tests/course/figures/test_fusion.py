@@ -6,11 +6,11 @@ from tests.figures import assert_whole
 
 from mmlib.course import widgets
 from mmlib.course.figures import fusion as plots_fusion
-from mmlib.worlds.pets.dials import SENSES, STRUCTURES, Dials, best_accuracy
+from mmlib.worlds.pets.dials import MODALITIES, STRUCTURES, Dials, best_accuracy
 
 matplotlib.use("agg")
 UNIQUE = Dials(0.3, 0.5, 0.4)
-MEASURED = {("image",): [0.84, 0.86], ("image", "audio"): [0.93], SENSES: [0.96, 0.97, 0.99]}
+MEASURED = {("image",): [0.84, 0.86], ("image", "audio"): [0.93], MODALITIES: [0.96, 0.97, 0.99]}
 FIGURES = {
     "the optimum": lambda: plots_fusion.optimum(UNIQUE),
     "all there is to know": lambda: plots_fusion.optimum(Dials(0, 0, 0)),
@@ -28,7 +28,7 @@ def test_figures_are_whole_and_speak(draw):
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_each_bar_is_the_best_accuracy_of_its_senses(structure):
+def test_each_bar_is_the_best_accuracy_of_its_modalities(structure):
     dials = plots_fusion.set_dials(structure, 0.2, 0.5, 0.4)
     bars = plots_fusion.optimum(dials).axes[0].patches
     assert [bar.get_height() for bar in bars] == [best_accuracy(dials, subset) for subset in plots_fusion.optima(dials)] and len(bars) == 7
@@ -38,15 +38,15 @@ def test_the_words_say_when_joining_adds_and_when_not():
     assert "0.850" in (text := plots_fusion.describe(Dials(0.3, 0.5, 0.4))) and "joining adds 0.120" in text
     assert "best alone is text, 0.850" in (text := plots_fusion.describe(Dials(0.5, 0.3, 0.4))) and "joining adds 0.120" in text
     assert "adds nothing" in plots_fusion.describe(Dials(0.3, 0.3, 0.3, structure="redundant"))
-    assert "each sense alone is chance" in plots_fusion.describe(Dials(0.1, 0.1, 1, structure="synergy"))
+    assert "each modality alone is chance" in plots_fusion.describe(Dials(0.1, 0.1, 1, structure="synergy"))
 
 
-def test_every_measured_accuracy_is_a_dot_over_the_bar_of_its_senses_and_the_legend_says_so_once():
+def test_every_measured_accuracy_is_a_dot_over_the_bar_of_its_modalities_and_the_legend_says_so_once():
     axes = plots_fusion.optimum(UNIQUE, MEASURED).axes[0]
     bars, names = axes.patches, [" ".join(label.get_text().split()) for label in axes.get_xticklabels()]
     assert names[:4] == ["image", "text", "audio", "image + text"]
-    for senses, values in MEASURED.items():
-        bar = bars[names.index(" + ".join(senses))]
+    for modalities, values in MEASURED.items():
+        bar = bars[names.index(" + ".join(modalities))]
         dots = next(line for line in axes.lines if list(line.get_ydata()) == values)
         assert all(bar.get_x() <= x <= bar.get_x() + bar.get_width() for x in dots.get_xdata())
     labels = axes.get_legend_handles_labels()[1]
