@@ -79,6 +79,7 @@ Judging
     robust              accuracy against noise and missing modalities: ``robust.curves``
     tune                which settings? ``tune.search``
 """
+
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -120,7 +121,6 @@ if TYPE_CHECKING:
     from mmlib import plots as plots
     from mmlib import report as report
     from mmlib import tune as tune
-    from mmlib.trust import robust as robust
     from mmlib.core import Batch as Batch
     from mmlib.core import Features as Features
     from mmlib.core import Output as Output
@@ -128,13 +128,18 @@ if TYPE_CHECKING:
     from mmlib.core import from_pooled as from_pooled
     from mmlib.core import from_tokens as from_tokens
     from mmlib.core import masked_mean as masked_mean
-    from mmlib.layers import Attention as Attention
-    from mmlib.layers import Block as Block
-    from mmlib.layers import Recurrent as Recurrent
-    from mmlib.layers import Transformer as Transformer
-    from mmlib.layers import attend as attend
-    from mmlib.layers import attend_fused as attend_fused
-    from mmlib.layers import recording as recording
+    from mmlib.data import Augment as Augment
+    from mmlib.data import Data as Data
+    from mmlib.data import Loader as Loader
+    from mmlib.data import Manifest as Manifest
+    from mmlib.data import ManifestErrors as ManifestErrors
+    from mmlib.data import Preprocessing as Preprocessing
+    from mmlib.data import Vocabulary as Vocabulary
+    from mmlib.data import load_data as load_data
+    from mmlib.data import read_audio as read_audio
+    from mmlib.data import read_image as read_image
+    from mmlib.data import read_manifest as read_manifest
+    from mmlib.data import tokenize as tokenize
     from mmlib.encoders import AudioConvEncoder as AudioConvEncoder
     from mmlib.encoders import AudioRecurrentEncoder as AudioRecurrentEncoder
     from mmlib.encoders import ConvEncoder as ConvEncoder
@@ -163,31 +168,21 @@ if TYPE_CHECKING:
     from mmlib.fusion import ProductFusion as ProductFusion
     from mmlib.fusion import SumFusion as SumFusion
     from mmlib.fusion import TensorFusion as TensorFusion
-    from mmlib.heads import CTCHead as CTCHead
     from mmlib.heads import ClassifyHead as ClassifyHead
+    from mmlib.heads import CTCHead as CTCHead
     from mmlib.heads import LanguageHead as LanguageHead
     from mmlib.heads import RegressHead as RegressHead
+    from mmlib.layers import Attention as Attention
+    from mmlib.layers import Block as Block
+    from mmlib.layers import Recurrent as Recurrent
+    from mmlib.layers import Transformer as Transformer
+    from mmlib.layers import attend as attend
+    from mmlib.layers import attend_fused as attend_fused
+    from mmlib.layers import recording as recording
     from mmlib.machine import keep_freed_memory as keep_freed_memory
     from mmlib.models import Backbone as Backbone
     from mmlib.models import Model as Model
     from mmlib.models import TwoTower as TwoTower
-    from mmlib.data import Augment as Augment
-    from mmlib.data import Data as Data
-    from mmlib.data import Loader as Loader
-    from mmlib.data import Manifest as Manifest
-    from mmlib.data import ManifestErrors as ManifestErrors
-    from mmlib.data import Preprocessing as Preprocessing
-    from mmlib.data import Vocabulary as Vocabulary
-    from mmlib.data import load_data as load_data
-    from mmlib.data import read_audio as read_audio
-    from mmlib.data import read_image as read_image
-    from mmlib.data import read_manifest as read_manifest
-    from mmlib.data import tokenize as tokenize
-    from mmlib.train import History as History
-    from mmlib.train import TrainConfig as TrainConfig
-    from mmlib.train import collect as collect
-    from mmlib.train import evaluate as evaluate
-    from mmlib.train import fit as fit
     from mmlib.recipes import Predictor as Predictor
     from mmlib.recipes import Recipe as Recipe
     from mmlib.recipes import Run as Run
@@ -196,6 +191,12 @@ if TYPE_CHECKING:
     from mmlib.recipes import regress as regress
     from mmlib.tracing import Trace as Trace
     from mmlib.tracing import trace as trace
+    from mmlib.train import History as History
+    from mmlib.train import TrainConfig as TrainConfig
+    from mmlib.train import collect as collect
+    from mmlib.train import evaluate as evaluate
+    from mmlib.train import fit as fit
+    from mmlib.trust import robust as robust
 else:
 
     def __getattr__(name: str) -> object:

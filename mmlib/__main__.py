@@ -1,4 +1,5 @@
 """``python -m mmlib``: the command line, see ``mmlib.cli``."""
+
 import sys
 
 from mmlib.cli.main import main

@@ -1,4 +1,7 @@
-"""batch -> Features or Output: encoders + fusion = a backbone; backbone + head = a model; two backbones = a matcher."""
+"""batch -> Features or Output: encoders + fusion = a backbone; backbone + head = a model; two
+backbones = a matcher.
+"""
+
 import math
 from typing import Any, NamedTuple
 
@@ -11,9 +14,10 @@ from mmlib.core import Batch, Features, Output
 
 
 class Backbone(nn.Module):
-    """One encoder per modality, then the fusion: batch -> Features. The keys of ``encoders`` are the modalities' names.
+    """One encoder per modality, then the fusion: batch -> Features.
 
-    Forward raises ValueError when the batch lacks a modality or its mask. It reads no values: check those at the border
+    The keys of ``encoders`` are the modalities' names. Forward raises ValueError when the batch
+    lacks a modality or its mask. It reads no values: check those at the border
     (``core.check_batch``).
     """
 
@@ -22,11 +26,21 @@ class Backbone(nn.Module):
         self.encoders, self.fusion = nn.ModuleDict(encoders), fusion
 
     def forward(self, batch: Batch) -> Features:
-        missing = [key for name in self.encoders for key in (name, f"{name}_mask") if key not in batch]
+        missing = [
+            key for name in self.encoders for key in (name, f"{name}_mask") if key not in batch
+        ]
         if missing:
-            raise ValueError(f"the batch lacks {missing}; the model reads {list(self.encoders)}, each with its mask, and the batch has "
-                             f"{sorted(batch)}; an absent modality is zeros with a mask of False")
-        return self.fusion({name: encoder(batch[name], batch[f"{name}_mask"]) for name, encoder in self.encoders.items()})
+            raise ValueError(
+                f"the batch lacks {missing}; the model reads {list(self.encoders)}, each with its "
+                "mask, and the batch has "
+                f"{sorted(batch)}; an absent modality is zeros with a mask of False"
+            )
+        return self.fusion(
+            {
+                name: encoder(batch[name], batch[f"{name}_mask"])
+                for name, encoder in self.encoders.items()
+            }
+        )
 
 
 class Model(nn.Module):
@@ -51,15 +65,16 @@ class Model(nn.Module):
 class Pairs(NamedTuple):
     """What ``TwoTower.embed`` returns and ``TwoTower.compare`` takes: query i belongs to key i."""
 
-    query: Tensor         # (B, D) float32, of length 1; zero where the sample is absent
-    key: Tensor           # (B, D)
-    present: Tensor       # (B,) bool: query and key are there
-    item: Tensor | None   # (B,) batch["item_id"], if there is one
+    query: Tensor  # (B, D) float32, of length 1; zero where the sample is absent
+    key: Tensor  # (B, D)
+    present: Tensor  # (B,) bool: query and key are there
+    item: Tensor | None  # (B,) batch["item_id"], if there is one
 
 
 class TwoTower(nn.Module):
-    """Which key belongs to which query? Logits (B, B): cosine similarity times a learned scale; pairs stand on the diagonal.
+    """Which key belongs to which query?
 
+    Logits (B, B): cosine similarity times a learned scale; pairs stand on the diagonal.
     ``loss`` "softmax" is the symmetric cross-entropy of CLIP (Radford et al., 2021,
     arXiv:2103.00020): which of these keys, which of these queries? "sigmoid" is that of SigLIP
     (Zhai et al., 2023, arXiv:2303.15343): does this key belong to this query, yes or no, for each
@@ -118,7 +133,7 @@ class TwoTower(nn.Module):
         B)."""
         query, key, present, item = pairs
         place = torch.arange(len(present), device=present.device)
-        masked = ~(present[own, None] & present)                                          # (N, B)
+        masked = ~(present[own, None] & present)  # (N, B)
         if item is not None:
             masked = masked | (item[own, None] == item)
         pair = place[own, None] == place  # (N, B) the diagonal always stands
@@ -128,15 +143,17 @@ class TwoTower(nn.Module):
             logits = scale * query[own] @ key.T + (0 if self.bias is None else self.bias)
             logits = logits.masked_fill(masked, torch.finfo(logits.dtype).min)
             if self.loss == "sigmoid":
-                losses = F.softplus(torch.where(pair, -logits, logits)).sum(dim=1)        # (N,)
+                losses = F.softplus(torch.where(pair, -logits, logits)).sum(dim=1)  # (N,)
             else:
                 asked = logits.T  # own keys by all queries
                 if len(logits) < len(place):
                     asked = (scale * key[own] @ query.T).masked_fill(
                         masked, torch.finfo(logits.dtype).min
                     )
-                losses = (F.cross_entropy(logits, place[own], reduction="none")
-                          + F.cross_entropy(asked, place[own], reduction="none")) / 2
+                losses = (
+                    F.cross_entropy(logits, place[own], reduction="none")
+                    + F.cross_entropy(asked, place[own], reduction="none")
+                ) / 2
         count = present[own].sum().float()
         return Output(
             logits, losses.masked_fill(~present[own], 0).sum() / count.clamp(min=1), count

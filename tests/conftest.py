@@ -1,8 +1,15 @@
-"""One thread a process, no GPU and no network, set before torch loads: results and times then do not depend on the machine's load."""
+"""One thread a process, no GPU and no network, set before torch loads: results and times then do
+not depend on the machine's load.
+"""
+
 import os
 
-os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": os.environ.get("MMLIB_TEST_GPU", ""),
-               "HF_HUB_OFFLINE": "1"}
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+    "CUDA_VISIBLE_DEVICES": os.environ.get("MMLIB_TEST_GPU", ""),
+    "HF_HUB_OFFLINE": "1",
+}
 
 import torch  # noqa: E402
 

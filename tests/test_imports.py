@@ -31,15 +31,37 @@ ALLOWED = {
     "data": {"core", "files", "machine"},
     "train": {"core", "files", "machine", "metrics", "plots", "tracing"},
     "leaks": {"core", "files", "machine", "data"},
-    "explain": {"core", "files", "machine", "data", "layers", "models", "train", "metrics", "plots"},
+    "explain": {
+        "core",
+        "files",
+        "machine",
+        "data",
+        "layers",
+        "models",
+        "train",
+        "metrics",
+        "plots",
+    },
     "trust": {"core", "files", "machine", "data", "layers", "models", "train", "metrics", "plots"},
-    "compress": {"core", "files", "machine", "data", "layers", "models", "train", "metrics", "plots"},
+    "compress": {
+        "core",
+        "files",
+        "machine",
+        "data",
+        "layers",
+        "models",
+        "train",
+        "metrics",
+        "plots",
+    },
     "recipes": PARTS | BELOW | {"explain", "trust", "compress"},
     "report": PARTS | BELOW | {"recipes"},
     "tune": PARTS | BELOW | {"recipes"},
     "serve": PARTS | BELOW | {"recipes"},
     "course": PARTS | BELOW | {"worlds", "recipes", "report", "leaks", "trust"},
-    "cli": PARTS | BELOW | {"recipes", "report", "leaks", "tune", "trust", "explain", "serve", "course"},
+    "cli": PARTS
+    | BELOW
+    | {"recipes", "report", "leaks", "tune", "trust", "explain", "serve", "course"},
     "__main__": {"cli"},
 }
 HEAVY = [
@@ -68,7 +90,9 @@ MODULES = {own_name(path) for path in FILES}
 
 
 def imported(path: Path) -> Iterator[tuple[str, str]]:
-    """(module, name) of every import from mmlib, at the top or inside a function: ('data', 'Data')."""
+    """(module, name) of every import from mmlib, at the top or inside a function: ('data',
+    'Data').
+    """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -105,7 +129,9 @@ def test_no_file_imports_a_private_name_of_another(path):
 
 
 def test_there_is_no_circle_of_files():
-    graph = {own_name(path): {m for m, _ in imported(path)} - {own_name(path), ""} for path in FILES}
+    graph = {
+        own_name(path): {m for m, _ in imported(path)} - {own_name(path), ""} for path in FILES
+    }
     del graph["__init__"]
     done: set[str] = set()
 
@@ -165,7 +191,8 @@ def test_using_mmlib_loads_nothing_heavy():
 
 def test_importing_mmlib_changes_nobodys_environment():
     code = (
-        "import os; before = dict(os.environ); import mmlib; mmlib.fit; print(before == dict(os.environ))"
+        "import os; before = dict(os.environ); import mmlib; mmlib.fit; print(before == "
+        "dict(os.environ))"
     )
     assert run(code) == "True"
 

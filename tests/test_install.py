@@ -1,4 +1,7 @@
-"""pyproject.toml is the one place where versions stand; requirements.txt and environment.yml only point to it."""
+"""pyproject.toml is the one place where versions stand; requirements.txt and environment.yml
+only point to it.
+"""
+
 import re
 import sys
 import tomllib
@@ -13,7 +16,11 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def lines(name: str) -> list[str]:
-    return [line.strip() for line in (ROOT / name).read_text().splitlines() if line.strip() and not line.strip().startswith("#")]
+    return [
+        line.strip()
+        for line in (ROOT / name).read_text().splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    ]
 
 
 def test_requirements_are_the_package_with_course_and_test():
@@ -24,9 +31,13 @@ def test_requirements_are_the_package_with_course_and_test():
 def test_environment_points_to_requirements_and_the_same_python():
     text = lines("environment.yml")
     assert "- -r requirements.txt" in text
-    assert [line for line in text if line.startswith("- python")] == [f"- python{PROJECT['requires-python']}"]
+    assert [line for line in text if line.startswith("- python")] == [
+        f"- python{PROJECT['requires-python']}"
+    ]
     versions = [line for line in text if re.search(r"[<>=]", line)]
-    assert versions == [f"- python{PROJECT['requires-python']}"], "a version stands outside pyproject.toml"
+    assert versions == [f"- python{PROJECT['requires-python']}"], (
+        "a version stands outside pyproject.toml"
+    )
 
 
 def name_of(requirement: str) -> str:
@@ -43,9 +54,18 @@ def test_every_dependency_is_used():
     """What the package imports is what it asks for: nothing undeclared, nothing idle."""
     distribution = {"PIL": "pillow", "sklearn": "scikit-learn"}
     code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "mmlib").rglob("*.py"))
-    modules = set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.M)) - set(sys.stdlib_module_names) - {"mmlib"}
+    modules = (
+        set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.M))
+        - set(sys.stdlib_module_names)
+        - {"mmlib"}
+    )
     needed = {distribution.get(m, m) for m in modules}
-    known = {"timm", "transformers", "scipy", "IPython"}        # scipy comes with scikit-learn, IPython with ipywidgets
+    known = {
+        "timm",
+        "transformers",
+        "scipy",
+        "IPython",
+    }  # scipy comes with scikit-learn, IPython with ipywidgets
     optional = known | {name_of(r) for extra in EXTRAS.values() for r in extra}
     declared = {name_of(r) for r in PROJECT["dependencies"]}
     assert needed - optional == declared
@@ -54,4 +74,6 @@ def test_every_dependency_is_used():
 def test_what_is_installed_fits_what_is_declared():
     for text in PROJECT["dependencies"] + EXTRAS["course"] + EXTRAS["test"]:
         requirement = Requirement(text)
-        assert version(requirement.name) in requirement.specifier, f"{requirement} asked for, {version(requirement.name)} installed"
+        assert version(requirement.name) in requirement.specifier, (
+            f"{requirement} asked for, {version(requirement.name)} installed"
+        )

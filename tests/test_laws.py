@@ -1,8 +1,11 @@
-"""The laws of the house, over encoders x fusion x head: masks, padding, order, other samples, absence, gradients, export.
+"""The laws of the house, over encoders x fusion x head: masks, padding, order, other samples,
+absence, gradients, export.
 
-Most combinations use three tiny encoders (a linear map per column, word or stretch of sound); the package's own encoders
-stand in a few. The batch holds a full sample, a ragged one, one without image, one with text only, and an empty one.
+Most combinations use three tiny encoders (a linear map per column, word or stretch of sound); the
+package's own encoders stand in a few. The batch holds a full sample, a ragged one, one without
+image, one with text only, and an empty one.
 """
+
 import itertools
 
 import pytest
@@ -13,8 +16,22 @@ from torch import Tensor, nn
 from mmlib import encoders as real
 from mmlib.core import Features, from_tokens
 from mmlib.fusion.products import BilinearFusion, LowRankFusion, ProductFusion, TensorFusion
-from mmlib.fusion.tokens import BottleneckFusion, CrossFusion, CrossmodalFusion, FiLMFusion, JoinFusion, PerceiverFusion
-from mmlib.fusion.vectors import AttentionFusion, ConcatFusion, DeepSetFusion, GatedFusion, LateFusion, SumFusion
+from mmlib.fusion.tokens import (
+    BottleneckFusion,
+    CrossFusion,
+    CrossmodalFusion,
+    FiLMFusion,
+    JoinFusion,
+    PerceiverFusion,
+)
+from mmlib.fusion.vectors import (
+    AttentionFusion,
+    ConcatFusion,
+    DeepSetFusion,
+    GatedFusion,
+    LateFusion,
+    SumFusion,
+)
 from mmlib.heads.classify import ClassifyHead
 from mmlib.heads.ctc import CTCHead
 from mmlib.heads.language import LanguageHead
@@ -28,18 +45,28 @@ SUBSETS = [set(names) for size in (1, 2, 3) for names in itertools.combinations(
 
 
 class Linear(nn.Module):
-    """A linear map of each step of ``width`` numbers along the last axis: (B, ..., L) -> tokens (B, L / stride, D)."""
+    """A linear map of each step of ``width`` numbers along the last axis: (B, ..., L) -> tokens
+    (B, L / stride, D).
+    """
 
     def __init__(self, width: int, stride: int = 1):
         super().__init__()
         self.stride, self.linear = stride, nn.Linear(width, D)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
-        x = x.flatten(1, -2) if x.ndim > 2 else x[:, None]                                # (B, C, L)
+        x = x.flatten(1, -2) if x.ndim > 2 else x[:, None]  # (B, C, L)
         x, mask = x.masked_fill(~mask[:, None], 0), F.pad(mask, (0, -mask.shape[1] % self.stride))
-        x = F.pad(x, (0, mask.shape[1] - x.shape[2])).unflatten(2, (-1, self.stride)).transpose(1, 2).flatten(2)
-        tokens = self.linear(x)                                                           # (B, T, D)
-        return from_tokens(tokens + sine_positions(tokens.shape[1], D), mask.unflatten(1, (-1, self.stride)).any(dim=2))
+        x = (
+            F.pad(x, (0, mask.shape[1] - x.shape[2]))
+            .unflatten(2, (-1, self.stride))
+            .transpose(1, 2)
+            .flatten(2)
+        )
+        tokens = self.linear(x)  # (B, T, D)
+        return from_tokens(
+            tokens + sine_positions(tokens.shape[1], D),
+            mask.unflatten(1, (-1, self.stride)).any(dim=2),
+        )
 
 
 class Words(nn.Module):
@@ -48,41 +75,82 @@ class Words(nn.Module):
         self.embed = nn.Embedding(K, D)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
-        return from_tokens(self.embed(x.masked_fill(~mask, 0)) + sine_positions(x.shape[1], D), mask)
+        return from_tokens(
+            self.embed(x.masked_fill(~mask, 0)) + sine_positions(x.shape[1], D), mask
+        )
 
 
 ENCODERS = {
     "tiny": lambda: {"audio": Linear(5, stride=5), "image": Linear(12), "text": Words()},
-    "conv": lambda: {"audio": real.AudioConvEncoder(D, mels=16, width=8), "image": real.ConvEncoder(D, width=8),
-                     "text": real.RecurrentEncoder(D, K)},
-    "transformer": lambda: {"audio": real.AudioRecurrentEncoder(D, mels=16), "image": real.ViTEncoder(D, patch=4, depth=1),
-                            "text": real.TransformerEncoder(D, K, depth=1)},
-    "resnet": lambda: {"audio": Linear(5, stride=5), "image": real.ResNetEncoder(D), "text": Words()},
+    "conv": lambda: {
+        "audio": real.AudioConvEncoder(D, mels=16, width=8),
+        "image": real.ConvEncoder(D, width=8),
+        "text": real.RecurrentEncoder(D, K),
+    },
+    "transformer": lambda: {
+        "audio": real.AudioRecurrentEncoder(D, mels=16),
+        "image": real.ViTEncoder(D, patch=4, depth=1),
+        "text": real.TransformerEncoder(D, K, depth=1),
+    },
+    "resnet": lambda: {
+        "audio": Linear(5, stride=5),
+        "image": real.ResNetEncoder(D),
+        "text": Words(),
+    },
 }
 FUSIONS = {
-    "concat": ConcatFusion, "sum": SumFusion, "late": LateFusion, "gated": GatedFusion, "attention": AttentionFusion,
+    "concat": ConcatFusion,
+    "sum": SumFusion,
+    "late": LateFusion,
+    "gated": GatedFusion,
+    "attention": AttentionFusion,
     "attention-image": lambda dim, names: AttentionFusion(dim, names, query="image"),
-    "low-rank": lambda dim, names: LowRankFusion(dim, names, width=3), "tensor": lambda dim, names: TensorFusion(dim, names, width=3),
-    "cross": CrossFusion, "cross-image": lambda dim, names: CrossFusion(dim, names, query="image"),
-    "join": JoinFusion, "line-up": lambda dim, names: JoinFusion(dim, names, depth=0), "bottleneck": BottleneckFusion,
-    "deep-set": DeepSetFusion, "bilinear": BilinearFusion, "product": ProductFusion, "film": FiLMFusion, "perceiver": PerceiverFusion,
+    "low-rank": lambda dim, names: LowRankFusion(dim, names, width=3),
+    "tensor": lambda dim, names: TensorFusion(dim, names, width=3),
+    "cross": CrossFusion,
+    "cross-image": lambda dim, names: CrossFusion(dim, names, query="image"),
+    "join": JoinFusion,
+    "line-up": lambda dim, names: JoinFusion(dim, names, depth=0),
+    "bottleneck": BottleneckFusion,
+    "deep-set": DeepSetFusion,
+    "bilinear": BilinearFusion,
+    "product": ProductFusion,
+    "film": FiLMFusion,
+    "perceiver": PerceiverFusion,
     "crossmodal": CrossmodalFusion,
 }
 HEADS = {
-    "classify": lambda: ClassifyHead(D, 3), "regress": lambda: RegressHead(D, mean=5.0, std=2.0), "ctc": lambda: CTCHead(D, K),
-    "prefix": lambda: LanguageHead(D, K, depth=1), "cross": lambda: LanguageHead(D, K, depth=1, cross=True),
+    "classify": lambda: ClassifyHead(D, 3),
+    "regress": lambda: RegressHead(D, mean=5.0, std=2.0),
+    "ctc": lambda: CTCHead(D, K),
+    "prefix": lambda: LanguageHead(D, K, depth=1),
+    "cross": lambda: LanguageHead(D, K, depth=1, cross=True),
 }
 EVERY = list(itertools.product(ENCODERS, FUSIONS, HEADS))
-FEW = [("gated", "classify"), ("join", "prefix"), ("bottleneck", "regress"), ("line-up", "ctc")]    # with the package's own encoders
-COVER = FEW + [("join", head) for head in HEADS] + [(fusion, "classify") for fusion in FUSIONS]     # each fusion, each head
+FEW = [
+    ("gated", "classify"),
+    ("join", "prefix"),
+    ("bottleneck", "regress"),
+    ("line-up", "ctc"),
+]  # with the package's own encoders
+COVER = (
+    FEW + [("join", head) for head in HEADS] + [(fusion, "classify") for fusion in FUSIONS]
+)  # each fusion, each head
 
 
 def over(chosen: list[tuple[str, str]]) -> pytest.MarkDecorator:
-    """Every encoder set x fusion x head; in the short run only the chosen ones with tiny encoders, and FEW with real ones."""
+    """Every encoder set x fusion x head; in the short run only the chosen ones with tiny
+    encoders, and FEW with real ones.
+    """
     long = lambda e, f, h: e == "resnet" or (f, h) not in (chosen if e == "tiny" else FEW)
-    return pytest.mark.parametrize("encoders,fusion,head", [
-        pytest.param(*combo, id="-".join(combo), marks=[pytest.mark.long] * long(*combo))
-        for combo in EVERY if combo[0] != "resnet" or combo[1:] in FEW])
+    return pytest.mark.parametrize(
+        "encoders,fusion,head",
+        [
+            pytest.param(*combo, id="-".join(combo), marks=[pytest.mark.long] * long(*combo))
+            for combo in EVERY
+            if combo[0] != "resnet" or combo[1:] in FEW
+        ],
+    )
 
 
 every_combination, a_cover = over(list(itertools.product(FUSIONS, HEADS))), over(COVER)
@@ -91,7 +159,10 @@ every_combination, a_cover = over(list(itertools.product(FUSIONS, HEADS))), over
 def build(encoders: str, fusion: str, head: str, order: int = 1, seed: int = 0) -> Model:
     torch.manual_seed(seed)
     made = ENCODERS[encoders]()
-    return Model(Backbone({name: made[name] for name in NAMES[::order]}, FUSIONS[fusion](D, NAMES[::order])), HEADS[head]()).eval()
+    return Model(
+        Backbone({name: made[name] for name in NAMES[::order]}, FUSIONS[fusion](D, NAMES[::order])),
+        HEADS[head](),
+    ).eval()
 
 
 def until(*lengths: int) -> Tensor:
@@ -99,12 +170,20 @@ def until(*lengths: int) -> Tensor:
 
 
 def make_batch(encoders: str, head: str) -> dict[str, Tensor]:
-    """Rows: full, ragged, no image, text only, empty. Only the tiny encoder reads images that end inside (lines of text)."""
+    """Rows: full, ragged, no image, text only, empty.
+
+    Only the tiny encoder reads images that end inside (lines of text).
+    """
     g = torch.Generator().manual_seed(3)
     side, sound = (4, 40) if encoders == "tiny" else (16, 1600)
-    batch = {"image": torch.randn(5, 3, side, side, generator=g), "image_mask": until(side, side - (encoders == "tiny"), 0, 0, 0),
-             "audio": 0.3 * torch.randn(5, sound, generator=g), "audio_mask": until(sound, sound // 2 - 3, sound, 0, 0),
-             "text": torch.randint(3, K, (5, 6), generator=g), "text_mask": until(6, 3, 4, 5, 0)}
+    batch = {
+        "image": torch.randn(5, 3, side, side, generator=g),
+        "image_mask": until(side, side - (encoders == "tiny"), 0, 0, 0),
+        "audio": 0.3 * torch.randn(5, sound, generator=g),
+        "audio_mask": until(sound, sound // 2 - 3, sound, 0, 0),
+        "text": torch.randint(3, K, (5, 6), generator=g),
+        "text_mask": until(6, 3, 4, 5, 0),
+    }
     for name in NAMES:
         mask = batch[f"{name}_mask"]
         batch[name] = batch[name].masked_fill(~mask.view(5, *[1] * (batch[name].ndim - 2), -1), 0)
@@ -113,16 +192,31 @@ def make_batch(encoders: str, head: str) -> dict[str, Tensor]:
     if head == "regress":
         return batch | {"target": torch.tensor([3.0, 7.0, 5.0, 6.0, 4.0])}
     if head == "ctc":
-        return batch | {"target": torch.tensor([[3, 4], [5, 0], [4, 0], [6, 0], [3, 0]]), "target_mask": until(2, 1, 1, 1, 1)}
-    target = torch.tensor([[BOS, 3, 4, 5, EOS], [BOS, 4, EOS, 0, 0], [BOS, 5, 5, EOS, 0], [BOS, 6, 3, EOS, 0], [BOS, 3, EOS, 0, 0]])
+        return batch | {
+            "target": torch.tensor([[3, 4], [5, 0], [4, 0], [6, 0], [3, 0]]),
+            "target_mask": until(2, 1, 1, 1, 1),
+        }
+    target = torch.tensor(
+        [
+            [BOS, 3, 4, 5, EOS],
+            [BOS, 4, EOS, 0, 0],
+            [BOS, 5, 5, EOS, 0],
+            [BOS, 6, 3, EOS, 0],
+            [BOS, 3, EOS, 0, 0],
+        ]
+    )
     return batch | {"target": target, "target_mask": until(5, 3, 4, 4, 3)}
 
 
 def observe(model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
-    """What a user can see: for each row the logits that mean something, then the loss and the count."""
+    """What a user can see: for each row the logits that mean something, then the loss and the
+    count.
+    """
     output = model(batch)
     if isinstance(model.head, CTCHead):
-        rows = [row[row[:, 0] < 1e3] for row in output.logits]                            # frames under the mask say "blank" for certain
+        rows = [
+            row[row[:, 0] < 1e3] for row in output.logits
+        ]  # frames under the mask say "blank" for certain
     elif "target_mask" in batch:
         rows = [row[real] for row, real in zip(output.logits, batch["target_mask"][:, 1:])]
     else:
@@ -146,7 +240,11 @@ def test_nothing_depends_on_what_is_under_a_mask(encoders, fusion, head):
     other = dict(batch)
     for name in NAMES + ["target"] * ("target_mask" in batch):
         mask = batch[f"{name}_mask"].view(5, *[1] * (batch[name].ndim - 2), -1)
-        fill = junk.view(5, *[1] * (batch[name].ndim - 1)) if batch[name].is_floating_point() else 10 ** 9
+        fill = (
+            junk.view(5, *[1] * (batch[name].ndim - 1))
+            if batch[name].is_floating_point()
+            else 10**9
+        )
         other[name] = torch.where(mask, batch[name], fill)
     clean, dirty = observe(model, batch), observe(model, other)
     same(clean, dirty)
@@ -157,15 +255,27 @@ def test_nothing_depends_on_what_is_under_a_mask(encoders, fusion, head):
 def test_padding_further_right_changes_nothing(encoders, fusion, head):
     model, batch = build(encoders, fusion, head), make_batch(encoders, head)
     longer = dict(batch)
-    for name, more in {"text": 3, "audio": 7 if encoders == "tiny" else 700, "image": 2 * (encoders == "tiny"), "target": 2}.items():
+    for name, more in {
+        "text": 3,
+        "audio": 7 if encoders == "tiny" else 700,
+        "image": 2 * (encoders == "tiny"),
+        "target": 2,
+    }.items():
         if f"{name}_mask" in batch:
-            longer[name], longer[f"{name}_mask"] = F.pad(batch[name], (0, more)), F.pad(batch[f"{name}_mask"], (0, more))
+            longer[name], longer[f"{name}_mask"] = (
+                F.pad(batch[name], (0, more)),
+                F.pad(batch[f"{name}_mask"], (0, more)),
+            )
     same(observe(model, batch), observe(model, longer))
 
 
 @a_cover
 def test_the_order_of_names_and_keys_changes_nothing(encoders, fusion, head):
-    model, batch, other = build(encoders, fusion, head), make_batch(encoders, head), build(encoders, fusion, head, order=-1, seed=1)
+    model, batch, other = (
+        build(encoders, fusion, head),
+        make_batch(encoders, head),
+        build(encoders, fusion, head, order=-1, seed=1),
+    )
     other.load_state_dict(model.state_dict())
     same(observe(model, batch), observe(other, dict(reversed(batch.items()))))
 
@@ -173,7 +283,9 @@ def test_the_order_of_names_and_keys_changes_nothing(encoders, fusion, head):
 @every_combination
 def test_a_row_alone_is_the_row_in_its_batch(encoders, fusion, head):
     model, batch = build(encoders, fusion, head), make_batch(encoders, head)
-    alone = [observe(model, {key: value[i:i + 1] for key, value in batch.items()})[0] for i in range(5)]
+    alone = [
+        observe(model, {key: value[i : i + 1] for key, value in batch.items()})[0] for i in range(5)
+    ]
     same(observe(model, batch)[:5], alone)
 
 
@@ -186,7 +298,9 @@ def test_an_absent_modality_is_the_same_whatever_it_held(encoders, fusion, head)
         seen = observe(model, gone)
         same(seen, observe(model, gone | {name: torch.zeros_like(batch[name])}))
         without = seen[0]
-        assert without.shape != whole.shape or not torch.allclose(without, whole), f"nobody listens to {name}"
+        assert without.shape != whole.shape or not torch.allclose(without, whole), (
+            f"nobody listens to {name}"
+        )
 
 
 @a_cover
@@ -195,21 +309,41 @@ def test_every_subset_of_modalities_gives_finite_output_and_gradients(encoders, 
     for subset in [*SUBSETS, set()]:
         batch = full | {f"{name}_mask": full[f"{name}_mask"] & (name in subset) for name in NAMES}
         output = model(batch)
-        assert output.logits.isfinite().all() and output.loss.isfinite() and output.count.isfinite(), subset
-        wrong = [n for (n, _), g in zip(model.named_parameters(), gradients(model, output.loss)) if not g.isfinite().all()]
+        assert (
+            output.logits.isfinite().all() and output.loss.isfinite() and output.count.isfinite()
+        ), subset
+        wrong = [
+            n
+            for (n, _), g in zip(model.named_parameters(), gradients(model, output.loss))
+            if not g.isfinite().all()
+        ]
         assert not wrong, (subset, wrong)
 
 
 def loose_tensors(module: nn.Module) -> list[str]:
-    """Trainable tensors and modules that hang on a module without being registered: in a plain list, a tuple or a dict."""
-    found, registered = [], {id(p) for p in module.parameters()}                          # nn.LSTM lists its own once more
+    """Trainable tensors and modules that hang on a module without being registered: in a plain
+    list, a tuple or a dict.
+    """
+    found, registered = [], {id(p) for p in module.parameters()}  # nn.LSTM lists its own once more
     for path, part in module.named_modules():
         for key, value in vars(part).items():
             if key in ("_parameters", "_buffers", "_modules"):
                 continue
-            items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, set)) else [value]
-            found += [f"{path}.{key}" for item in items if isinstance(item, nn.Module)
-                      or torch.is_tensor(item) and item.requires_grad and id(item) not in registered]
+            items = (
+                value.values()
+                if isinstance(value, dict)
+                else value
+                if isinstance(value, (list, tuple, set))
+                else [value]
+            )
+            found += [
+                f"{path}.{key}"
+                for item in items
+                if isinstance(item, nn.Module)
+                or torch.is_tensor(item)
+                and item.requires_grad
+                and id(item) not in registered
+            ]
     return found
 
 
@@ -219,7 +353,9 @@ def test_every_parameter_is_registered_learns_and_is_saved(encoders, fusion, hea
     model(batch).loss.backward()
     assert not loose_tensors(model)
     dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    if head == "cross" and model.backbone(batch).tokens.shape[1] == 1:                    # one token to look at: nothing to choose
+    if (
+        head == "cross" and model.backbone(batch).tokens.shape[1] == 1
+    ):  # one token to look at: nothing to choose
         dead = [name for name in dead if ".norm_cross." not in name and ".cross.q." not in name]
     assert not dead, f"no gradient reaches {dead}"
     assert {name for name, _ in model.named_parameters()} <= set(model.state_dict())
@@ -233,12 +369,18 @@ def test_a_parameter_in_a_plain_list_is_found():
 
 @a_cover
 def test_state_dict_round_trip_and_same_seed_give_the_same_output(encoders, fusion, head):
-    model, batch, other = build(encoders, fusion, head), make_batch(encoders, head), build(encoders, fusion, head, seed=1)
+    model, batch, other = (
+        build(encoders, fusion, head),
+        make_batch(encoders, head),
+        build(encoders, fusion, head, seed=1),
+    )
     expected = model(batch)
     assert not torch.equal(other(batch).loss, expected.loss)
     other.load_state_dict(model.state_dict())
     for output in (other(batch), build(encoders, fusion, head)(batch)):
-        assert torch.equal(output.logits, expected.logits) and torch.equal(output.loss, expected.loss)
+        assert torch.equal(output.logits, expected.logits) and torch.equal(
+            output.loss, expected.loss
+        )
 
 
 @a_cover
@@ -258,7 +400,11 @@ def test_an_absent_modality_gets_weight_exactly_zero(fusion):
     model(batch)
     present = torch.stack([batch[f"{name}_mask"].any(1) for name in NAMES], dim=1)
     weights = model.backbone.fusion.weights
-    assert (weights[~present] == 0).all() and (weights[present] > 0).all() and not weights.requires_grad
+    assert (
+        (weights[~present] == 0).all()
+        and (weights[present] > 0).all()
+        and not weights.requires_grad
+    )
     torch.testing.assert_close(weights.sum(1), torch.tensor([1.0, 1, 1, 1, 0]))
 
 
@@ -292,13 +438,13 @@ def test_a_decoder_overfits_one_batch_and_writes_it_back(fusion, head):
     model, batch = build("tiny", fusion, head), make_batch("tiny", head)
     assert overfit(model, batch, 100) < 0.1
     written = model.head.generate(model.backbone(batch), BOS, EOS, steps=8)
-    assert torch.equal(written, batch["target"])                                          # each stops at its own EOS, then 0
+    assert torch.equal(written, batch["target"])  # each stops at its own EOS, then 0
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_fusion_overfits_one_batch(fusion):
     model, batch = build("tiny", fusion, "classify"), make_batch("tiny", "classify")
-    batch = {key: value[:4] for key, value in batch.items()}                              # the empty row cannot be learned
+    batch = {key: value[:4] for key, value in batch.items()}  # the empty row cannot be learned
     assert overfit(model, batch, 50) < 0.2
     assert torch.equal(model(batch).logits.argmax(1), batch["target"])
 
@@ -306,22 +452,28 @@ def test_every_fusion_overfits_one_batch(fusion):
 def test_ctc_overfits_a_line_and_reads_it_back_from_the_logits_alone():
     torch.manual_seed(0)
     model = Model(Backbone({"image": Linear(12)}, JoinFusion(D, ["image"], depth=1)), CTCHead(D, K))
-    batch = {"image": torch.randn(3, 3, 4, 8), "image_mask": until(8, 5, 6),
-             "target": torch.tensor([[3, 4, 4], [5, 6, 0], [4, 3, 0]]), "target_mask": until(3, 2, 2)}
+    batch = {
+        "image": torch.randn(3, 3, 4, 8),
+        "image_mask": until(8, 5, 6),
+        "target": torch.tensor([[3, 4, 4], [5, 6, 0], [4, 3, 0]]),
+        "target_mask": until(3, 2, 2),
+    }
     assert overfit(model, batch, 100) < 0.1
     for row, target in zip(model(batch).logits.argmax(-1).tolist(), [[3, 4, 4], [5, 6], [4, 3]]):
         assert [k for k, _ in itertools.groupby(row) if k] == target
 
 
 def export_runs_the_same(module: nn.Module, batch: dict[str, Tensor]) -> None:
-    if isinstance(getattr(module, "head", None), CTCHead):                                # torch cannot export its own ctc_loss
+    if isinstance(getattr(module, "head", None), CTCHead):  # torch cannot export its own ctc_loss
         batch = {key: value for key, value in batch.items() if not key.startswith("target")}
     exported = torch.export.export(module, (batch,)).module()
     for got, expected in zip(exported(batch), module(batch), strict=True):
         torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("fusion,head", [("gated", "classify"), ("cross-image", "ctc"), ("bottleneck", "prefix")])
+@pytest.mark.parametrize(
+    "fusion,head", [("gated", "classify"), ("cross-image", "ctc"), ("bottleneck", "prefix")]
+)
 def test_a_model_passes_export(fusion, head):
     export_runs_the_same(build("tiny", fusion, head), make_batch("tiny", head))
 
@@ -334,5 +486,8 @@ def test_every_model_passes_export(encoders, fusion, head):
 
 def test_two_towers_pass_export():
     torch.manual_seed(0)
-    towers = TwoTower(Backbone({"image": Linear(12)}, SumFusion(D, ["image"])), Backbone({"text": Words()}, SumFusion(D, ["text"])))
+    towers = TwoTower(
+        Backbone({"image": Linear(12)}, SumFusion(D, ["image"])),
+        Backbone({"text": Words()}, SumFusion(D, ["text"])),
+    )
     export_runs_the_same(towers, make_batch("tiny", "classify"))

@@ -1,4 +1,7 @@
-"""Backbone, Model and TwoTower: clear errors, and the contrastive loss against CLIP's, pair by pair."""
+"""Backbone, Model and TwoTower: clear errors, and the contrastive loss against CLIP's, pair by
+pair.
+"""
+
 import math
 from dataclasses import replace
 
@@ -10,9 +13,9 @@ from torch import Tensor, nn
 from mmlib.core import Features, from_pooled
 from mmlib.fusion.vectors import GatedFusion, SumFusion
 from mmlib.heads.classify import ClassifyHead
-from mmlib.train import evaluate as train_evaluate
 from mmlib.metrics.scores import accuracy
 from mmlib.models import Backbone, Model, TwoTower
+from mmlib.train import evaluate as train_evaluate
 from mmlib.train.config import TrainConfig
 from mmlib.train.evaluate import collect, evaluate
 from mmlib.train.loop import fit
@@ -41,8 +44,13 @@ class First(nn.Module):
 
 def make_batch(absent_image: list[int] = (), absent_text: list[int] = ()) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(0)
-    batch = {"image": torch.randn(B, 4, generator=g), "image_mask": torch.ones(B, 4, dtype=torch.bool),
-             "text": torch.randn(B, 4, generator=g), "text_mask": torch.ones(B, 4, dtype=torch.bool), "target": torch.arange(B) % 2}
+    batch = {
+        "image": torch.randn(B, 4, generator=g),
+        "image_mask": torch.ones(B, 4, dtype=torch.bool),
+        "text": torch.randn(B, 4, generator=g),
+        "text_mask": torch.ones(B, 4, dtype=torch.bool),
+        "target": torch.arange(B) % 2,
+    }
     batch["image_mask"][list(absent_image)] = False
     batch["text_mask"][list(absent_text)] = False
     return batch
@@ -62,7 +70,9 @@ def towers(loss: str = "softmax") -> TwoTower:
 
 
 def by_pairs(model: TwoTower, batch: dict[str, Tensor], rows: list[int]) -> Tensor:
-    """The loss by explicit loops: each row picks its partner among those of ``rows`` that are not the same item."""
+    """The loss by explicit loops: each row picks its partner among those of ``rows`` that are
+    not the same item.
+    """
     q, k = model.query(batch).pooled, model.key(batch).pooled
     item = batch.get("item_id", torch.arange(B))
     score = lambda i, j: model.log_scale.exp() * F.cosine_similarity(q[i], k[j], dim=0)
@@ -94,9 +104,15 @@ def same_with_gradients(model: nn.Module, got: Tensor, expected: Tensor) -> None
 
 
 def test_missing_keys_are_named_with_what_is_there():
-    model, batch = Backbone({"image": Pooled(), "text": Pooled()}, GatedFusion(D, ["image", "text"])), make_batch()
+    model, batch = (
+        Backbone({"image": Pooled(), "text": Pooled()}, GatedFusion(D, ["image", "text"])),
+        make_batch(),
+    )
     del batch["text"], batch["image_mask"]
-    expected = r"lacks \['image_mask', 'text'\]; the model reads \['image', 'text'\].*'image', 'target', 'text_mask'"
+    expected = (
+        r"lacks \['image_mask', 'text'\]; the model reads \['image', 'text'\].*'image', "
+        r"'target', 'text_mask'"
+    )
     with pytest.raises(ValueError, match=expected):
         model(batch)
 
@@ -108,26 +124,51 @@ def test_a_fusion_of_other_names_is_named():
 
 def test_a_model_is_its_parts_in_a_row():
     torch.manual_seed(0)
-    backbone, head = Backbone({"image": Pooled(), "text": Pooled()}, SumFusion(D, ["text", "image"])), ClassifyHead(D, 2)
+    backbone, head = (
+        Backbone({"image": Pooled(), "text": Pooled()}, SumFusion(D, ["text", "image"])),
+        ClassifyHead(D, 2),
+    )
     batch = make_batch([1], [2])
     output = Model(backbone, head)(batch)
-    features = {name: backbone.encoders[name](batch[name], batch[f"{name}_mask"]) for name in ("image", "text")}
+    features = {
+        name: backbone.encoders[name](batch[name], batch[f"{name}_mask"])
+        for name in ("image", "text")
+    }
     expected = head(backbone.fusion(features), batch)
-    assert torch.equal(output.logits, expected.logits) and torch.equal(output.loss, expected.loss) and output.count == B
+    assert (
+        torch.equal(output.logits, expected.logits)
+        and torch.equal(output.loss, expected.loss)
+        and output.count == B
+    )
 
 
 def test_two_towers_equal_clip_with_all_pairs():
     model, batch = towers(), make_batch()
-    q, k = F.normalize(model.query(batch).pooled, dim=1), F.normalize(model.key(batch).pooled, dim=1)
-    logits, labels = model.log_scale.exp() * q @ k.T, torch.arange(B)                     # figure 3 of the paper
+    q, k = (
+        F.normalize(model.query(batch).pooled, dim=1),
+        F.normalize(model.key(batch).pooled, dim=1),
+    )
+    logits, labels = model.log_scale.exp() * q @ k.T, torch.arange(B)  # figure 3 of the paper
     output = model(batch)
     torch.testing.assert_close(output.logits, logits)
-    same_with_gradients(model, output.loss, (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2)
+    same_with_gradients(
+        model,
+        output.loss,
+        (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2,
+    )
     assert output.count == B
 
 
-@pytest.mark.parametrize("image,text,items", [([], [], None), ([1], [3, 4], None), ([], [], [7, 8, 7, 9, 7, 5]),
-                                              ([0], [5], [7, 8, 7, 9, 7, 5]), ([], [0, 1, 2, 3, 4], None)])
+@pytest.mark.parametrize(
+    "image,text,items",
+    [
+        ([], [], None),
+        ([1], [3, 4], None),
+        ([], [], [7, 8, 7, 9, 7, 5]),
+        ([0], [5], [7, 8, 7, 9, 7, 5]),
+        ([], [0, 1, 2, 3, 4], None),
+    ],
+)
 def test_two_towers_equal_the_loops_with_absent_rows_and_equal_items(image, text, items):
     model, batch = towers(), make_batch(image, text)
     if items:
@@ -147,7 +188,11 @@ def test_two_towers_with_no_pair_left_stay_finite(loss):
     model = towers(loss)
     output = model(make_batch(range(B)))
     output.loss.backward()
-    assert output.loss == 0 and output.count == 0 and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert (
+        output.loss == 0
+        and output.count == 0
+        and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    )
 
 
 def test_the_temperature_starts_as_in_clip_and_is_clamped():
@@ -281,5 +326,7 @@ def test_an_unknown_loss_is_named():
 
 
 def test_towers_of_several_modalities_share_one_contract():
-    tower = lambda: Backbone({"image": Pooled(), "text": Pooled()}, GatedFusion(D, ["image", "text"]))
+    tower = lambda: Backbone(
+        {"image": Pooled(), "text": Pooled()}, GatedFusion(D, ["image", "text"])
+    )
     assert TwoTower(tower(), tower())(make_batch([0, 1], [0, 2])).count == 5

@@ -1,4 +1,7 @@
-"""The README's command lines and snippets run as they stand there, in an empty folder with a small data/pets."""
+"""The README's command lines and snippets run as they stand there, in an empty folder with a
+small data/pets.
+"""
+
 import os
 import re
 import subprocess
@@ -12,7 +15,10 @@ from mmlib.worlds import pets
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", README, re.S)
-SHORTER = {"report": ["--epochs", "1", "--seeds", "1"], "tune": ["--epochs", "1", "--trials", "2"]}   # the last of two flags counts
+SHORTER = {
+    "report": ["--epochs", "1", "--seeds", "1"],
+    "tune": ["--epochs", "1", "--trials", "2"],
+}  # the last of two flags counts
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +46,18 @@ def test_every_line_and_snippet_runs_in_order(folder):
                 program, *arguments = re.findall(r'"[^"]*"|\S+', line)
                 assert program == "python"
                 arguments = [a.strip('"') for a in arguments]
-                assert run([sys.executable, *arguments, *SHORTER.get(arguments[2], [])], folder).strip()
+                assert run(
+                    [sys.executable, *arguments, *SHORTER.get(arguments[2], [])], folder
+                ).strip()
     assert (folder / "runs/pets/metrics.json").exists()
 
 
 def test_every_command_of_mmlib_in_the_readme_is_understood():
     from mmlib.cli.main import parser
-    lines = re.findall(r"-m mmlib ((?:train|evaluate|predict|report|leaks|tune|fusions)[^`\n]*)", README)
+
+    lines = re.findall(
+        r"-m mmlib ((?:train|evaluate|predict|report|leaks|tune|fusions)[^`\n]*)", README
+    )
     assert len(lines) >= 5
     for line in lines:
         parser().parse_args([a.strip('"') for a in re.findall(r'"[^"]*"|\S+', line.split("#")[0])])
@@ -63,7 +74,12 @@ def test_the_table_of_fusions_is_what_the_command_prints_but_for_the_times():
     from mmlib.fusion.cost import table, to_markdown
 
     def without_times(text: str) -> list[list[str]]:
-        return [[cell.strip() for cell in line.split("|")[1:7]] for line in text.splitlines() if re.match(r"\| \w+Fusion", line)]
+        return [
+            [cell.strip() for cell in line.split("|")[1:7]]
+            for line in text.splitlines()
+            if re.match(r"\| \w+Fusion", line)
+        ]
+
     assert without_times(README) == without_times(to_markdown(table(repeats=1)))
     assert len(without_times(README)) == 16
 

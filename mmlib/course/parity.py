@@ -1,4 +1,7 @@
-"""Two functions, one input: does what was written by hand equal the reference, forward and gradient, and how far apart are they at most?"""
+"""Two functions, one input: does what was written by hand equal the reference, forward and
+gradient, and how far apart are they at most?
+"""
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,45 +12,66 @@ __all__ = ["Parity", "parity"]
 
 
 class Parity(NamedTuple):
-    """``forward`` and ``gradient``: the largest difference, as a share of the largest number there (or of 1, if that is more)."""
+    """``forward`` and ``gradient``: the largest difference, as a share of the largest number
+    there (or of 1, if that is more).
+    """
 
     name: str
     reference: str
     forward: float
-    gradient: float | None        # None: no input takes a gradient
+    gradient: float | None  # None: no input takes a gradient
 
     def __str__(self) -> str:
         gradient = "no gradient" if self.gradient is None else f"gradient {self.gradient:.0e}"
         return f"equal: {self.name} = {self.reference}, forward {self.forward:.0e}, {gradient}"
 
 
-def parity(name: str, reference: str, ours: Callable, theirs: Callable, *inputs: Tensor, tolerance: float = 1e-5) -> Parity:
-    """Call ``ours`` and ``theirs`` with the same ``inputs``; AssertionError, with both errors, if one is above ``tolerance``.
+def parity(
+    name: str,
+    reference: str,
+    ours: Callable,
+    theirs: Callable,
+    *inputs: Tensor,
+    tolerance: float = 1e-5,
+) -> Parity:
+    """Call ``ours`` and ``theirs`` with the same ``inputs``; AssertionError, with both errors, if
+    one is above ``tolerance``.
 
-    Both give a tensor, or a tuple of tensors. The gradient is that of a fixed random projection of the output with respect to each
-    input that ``requires_grad``: weights to compare are inputs too. ``name`` and ``reference`` are for the line that is printed.
+    Both give a tensor, or a tuple of tensors. The gradient is that of a fixed random projection of
+    the output with respect to each input that ``requires_grad``: weights to compare are inputs too.
+    ``name`` and ``reference`` are for the line that is printed.
     """
     wanted = [x for x in inputs if x.requires_grad]
     found = [_outputs_and_gradients(function, inputs, wanted) for function in (ours, theirs)]
     outputs, gradients = zip(*found)
     result = Parity(name, reference, _largest(*outputs), _largest(*gradients) if wanted else None)
-    if not max(result.forward, result.gradient or 0.0) <= tolerance:      # nan is not below anything
+    if not max(result.forward, result.gradient or 0.0) <= tolerance:  # nan is not below anything
         raise AssertionError(f"not {result}, tolerance {tolerance:.0e}")
     return result
 
 
-def _outputs_and_gradients(function: Callable, inputs: tuple, wanted: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def _outputs_and_gradients(
+    function: Callable, inputs: tuple, wanted: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
     output = function(*inputs)
     outputs = list(output) if isinstance(output, (tuple, list)) else [output]
     if not wanted:
         return outputs, []
     make = torch.Generator().manual_seed(0)
-    total = sum((part * torch.randn(part.shape, generator=make, dtype=part.dtype)).sum() for part in outputs)
-    return [part.detach() for part in outputs], list(torch.autograd.grad(total, wanted, materialize_grads=True))
+    total = sum(
+        (part * torch.randn(part.shape, generator=make, dtype=part.dtype)).sum() for part in outputs
+    )
+    return [part.detach() for part in outputs], list(
+        torch.autograd.grad(total, wanted, materialize_grads=True)
+    )
 
 
 def _largest(ours: list[Tensor], theirs: list[Tensor]) -> float:
     shapes = [[tuple(x.shape) for x in side] for side in (ours, theirs)]
     if shapes[0] != shapes[1]:
         raise AssertionError(f"shapes {shapes[0]} and {shapes[1]} are not the same")
-    return max(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(ours, theirs) if a.numel())
+    return max(
+        ((a - b).abs().max() / b.abs().max().clamp(min=1)).item()
+        for a, b in zip(ours, theirs)
+        if a.numel()
+    )

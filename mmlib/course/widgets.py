@@ -1,7 +1,9 @@
-"""Interactive figures for notebooks: sliders over a function that also works alone. Beside each the notebook shows a still figure.
+"""Interactive figures for notebooks: sliders over a function that also works alone.
 
-The text and the image are plain widgets with a value, so that they change wherever a slider's value changes, browser or not.
+Beside each the notebook shows a still figure. The text and the image are plain widgets with a
+value, so that they change wherever a slider's value changes, browser or not.
 """
+
 import io
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,64 +22,116 @@ __all__ = ["aliasing", "attention", "convolution", "dials", "landscape", "memory
 
 
 def landscape() -> Any:
-    """Gradient descent down a bowl, with sliders for learning rate and momentum: crawl, converge, oscillate, diverge."""
+    """Gradient descent down a bowl, with sliders for learning rate and momentum: crawl,
+    converge, oscillate, diverge.
+    """
     import ipywidgets
 
-    rate = ipywidgets.FloatSlider(0.01, min=0.002, max=0.2, step=0.002, readout_format=".3f", description="learning rate")
-    momentum = ipywidgets.FloatSlider(0.0, min=0.0, max=0.95, step=0.05, readout_format=".2f", description="momentum")
-    return panel(lambda lr, beta: (plots_loss.describe(lr, beta), plots_loss.landscape((lr, beta))), rate, momentum)
+    rate = ipywidgets.FloatSlider(
+        0.01, min=0.002, max=0.2, step=0.002, readout_format=".3f", description="learning rate"
+    )
+    momentum = ipywidgets.FloatSlider(
+        0.0, min=0.0, max=0.95, step=0.05, readout_format=".2f", description="momentum"
+    )
+    return panel(
+        lambda lr, beta: (plots_loss.describe(lr, beta), plots_loss.landscape((lr, beta))),
+        rate,
+        momentum,
+    )
 
 
 def attention(pictures: Any, sentences: Sequence[Sequence[str]], weights: Any) -> Any:
-    """Where each word of a sentence looks in its image, with sliders for the sample and the word. Numbers from 1.
+    """Where each word of a sentence looks in its image, with sliders for the sample and the word.
 
-    ``images`` (N, 3, H, W) from 0 to 1; ``sentences``: N lists of words; ``weights`` (N, T, rows, columns), T at least the longest.
+    Numbers from 1. ``images`` (N, 3, H, W) from 0 to 1; ``sentences``: N lists of words;
+    ``weights`` (N, T, rows, columns), T at least the longest.
     """
     import ipywidgets
 
     def show(sample: int, word: int) -> tuple[str, Any]:
         words, grids = sentences[sample - 1], weights[sample - 1]
-        here = min(word, len(words)) - 1                       # a short sentence stays at its last word
-        return (plots_attention.describe(words, grids, here),
-                plots_attention.word_by_word(pictures[sample - 1], words[here:here + 1], grids[here:here + 1]))
+        here = min(word, len(words)) - 1  # a short sentence stays at its last word
+        return (
+            plots_attention.describe(words, grids, here),
+            plots_attention.word_by_word(
+                pictures[sample - 1], words[here : here + 1], grids[here : here + 1]
+            ),
+        )
 
     sample = ipywidgets.IntSlider(1, min=1, max=len(sentences), description="sample")
-    return panel(show, sample, ipywidgets.IntSlider(1, min=1, max=max(map(len, sentences)), description="word"))
+    return panel(
+        show,
+        sample,
+        ipywidgets.IntSlider(1, min=1, max=max(map(len, sentences)), description="word"),
+    )
 
 
 def convolution(picture: Any) -> Any:
-    """A filter slides over one ``image`` (H, W), ink large: sliders for stride, padding and the filter -> the response and its size."""
+    """A filter slides over one ``image`` (H, W), ink large: sliders for stride, padding and the
+    filter -> the response and its size.
+    """
     import ipywidgets
 
     def show(stride: int, padding: int, name: str) -> tuple[str, Any]:
-        return plots_cnn.describe(picture, name, stride, padding), plots_cnn.response(picture, name, stride, padding)
+        return plots_cnn.describe(picture, name, stride, padding), plots_cnn.response(
+            picture, name, stride, padding
+        )
 
-    stride, padding = (ipywidgets.IntSlider(low, min=low, max=low + 3, description=name) for low, name in ((1, "stride"), (0, "padding")))
-    return panel(show, stride, padding, ipywidgets.SelectionSlider(options=list(plots_cnn.FILTERS), description="filter"))
+    stride, padding = (
+        ipywidgets.IntSlider(low, min=low, max=low + 3, description=name)
+        for low, name in ((1, "stride"), (0, "padding"))
+    )
+    return panel(
+        show,
+        stride,
+        padding,
+        ipywidgets.SelectionSlider(options=list(plots_cnn.FILTERS), description="filter"),
+    )
 
 
 def memory() -> Any:
-    """A recurrent network with a slider for its gain: the gradient against the steps back, and how large the state grows."""
+    """A recurrent network with a slider for its gain: the gradient against the steps back, and
+    how large the state grows.
+    """
     import ipywidgets
 
-    gain = ipywidgets.FloatSlider(1.0, min=0.5, max=2.0, step=0.05, readout_format=".2f", description="recurrent gain")
+    gain = ipywidgets.FloatSlider(
+        1.0, min=0.5, max=2.0, step=0.05, readout_format=".2f", description="recurrent gain"
+    )
     return panel(lambda gain: (plots_rnn.describe(gain), plots_rnn.memory(gain)), gain)
 
 
 def aliasing() -> Any:
-    """A tone and its samples, with sliders for both: what is heard is drawn, said, and can be played."""
+    """A tone and its samples, with sliders for both: what is heard is drawn, said, and can be
+    played.
+    """
     import ipywidgets
 
     def show(frequency: int, rate: int) -> tuple[str, Any]:
-        words, sound = plots_audio.describe_alias(frequency, rate), plots_audio.heard(frequency, rate)
-        return words + plots_audio.listen({"as it is heard": sound}).data, plots_audio.aliasing(frequency, rate)
+        words, sound = (
+            plots_audio.describe_alias(frequency, rate),
+            plots_audio.heard(frequency, rate),
+        )
+        return words + plots_audio.listen({"as it is heard": sound}).data, plots_audio.aliasing(
+            frequency, rate
+        )
 
-    tone = ipywidgets.IntSlider(500, min=100, max=plots_audio.HIGHEST, step=100, description="tone (Hz)")
-    return panel(show, tone, ipywidgets.IntSlider(8000, min=2000, max=plots_audio.RATE, step=1000, description="sampling rate"))
+    tone = ipywidgets.IntSlider(
+        500, min=100, max=plots_audio.HIGHEST, step=100, description="tone (Hz)"
+    )
+    return panel(
+        show,
+        tone,
+        ipywidgets.IntSlider(
+            8000, min=2000, max=plots_audio.RATE, step=1000, description="sampling rate"
+        ),
+    )
 
 
 def dials() -> Any:
-    """The dials of the pets world: how the modalities share what they know, how often each does not tell, and the best accuracy that leaves."""
+    """The dials of the pets world: how the modalities share what they know, how often each does
+    not tell, and the best accuracy that leaves.
+    """
     import ipywidgets
 
     def show(*values: Any) -> tuple[str, Any]:
@@ -85,12 +139,23 @@ def dials() -> Any:
         return plots_fusion.describe(chosen), plots_fusion.optimum(chosen)
 
     structure = ipywidgets.SelectionSlider(options=STRUCTURES, description="structure")
-    return panel(show, structure, *(ipywidgets.FloatSlider(rate, min=0, max=0.95, step=0.05, description=f"{modality} silent")
-                                    for modality, rate in (("image", 0.3), ("text", 0.5), ("audio", 0.4))))
+    return panel(
+        show,
+        structure,
+        *(
+            ipywidgets.FloatSlider(
+                rate, min=0, max=0.95, step=0.05, description=f"{modality} silent"
+            )
+            for modality, rate in (("image", 0.3), ("text", 0.5), ("audio", 0.4))
+        ),
+    )
 
 
 def schedule(train: Callable[[TrainConfig], Sequence[float]]) -> Any:
-    """The learning rate and the loss of a short run, with sliders for its schedule. ``train`` makes the run: settings -> losses."""
+    """The learning rate and the loss of a short run, with sliders for its schedule.
+
+    ``train`` makes the run: settings -> losses.
+    """
     import ipywidgets
 
     def show(warmup: float, lr: float, epochs: int) -> tuple[str, Any]:
@@ -99,12 +164,17 @@ def schedule(train: Callable[[TrainConfig], Sequence[float]]) -> Any:
         return plots_training.describe(config, losses), plots_training.schedule((config, losses))
 
     warmup = ipywidgets.FloatSlider(0.05, min=0, max=0.5, step=0.05, description="warm-up")
-    rate = ipywidgets.FloatLogSlider(0.01, min=-4, max=0, step=0.25, readout_format=".2g", description="highest rate")
+    rate = ipywidgets.FloatLogSlider(
+        0.01, min=-4, max=0, step=0.25, readout_format=".2g", description="highest rate"
+    )
     return panel(show, warmup, rate, ipywidgets.IntSlider(10, min=2, max=20, description="epochs"))
 
 
 def panel(show: Callable[..., tuple[str, Any]], *sliders: Any) -> Any:
-    """A column of the sliders, a text and a image. ``show`` gets the sliders' values and returns the text and the figure."""
+    """A column of the sliders, a text and an image.
+
+    ``show`` gets the sliders' values and returns the text and the figure.
+    """
     import ipywidgets
 
     text, picture = ipywidgets.HTML(), ipywidgets.Image(format="png")
@@ -116,7 +186,10 @@ def panel(show: Callable[..., tuple[str, Any]], *sliders: Any) -> Any:
         text.value, picture.value = words, file.getvalue()
 
     for slider in sliders:
-        slider.style.description_width, slider.continuous_update = "110px", False   # drawn when the mouse lets go
+        slider.style.description_width, slider.continuous_update = (
+            "110px",
+            False,
+        )  # drawn when the mouse lets go
         slider.layout.width = "420px"
         slider.observe(update, "value")
     update()

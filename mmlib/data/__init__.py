@@ -1,4 +1,7 @@
-"""Files on disk -> batches: a manifest is read, checked and split; images, words and sounds become tensors."""
+"""Files on disk -> batches: a manifest is read, checked and split; images, words and sounds
+become tensors.
+"""
+
 from mmlib.data.audio import read_audio
 from mmlib.data.augment import Augment
 from mmlib.data.image import choose_size, read_image
@@ -9,5 +12,21 @@ from mmlib.data.preprocessing import Preprocessing
 from mmlib.data.targets import Target, read_target
 from mmlib.data.text import Vocabulary, tokenize
 
-__all__ = ["Augment", "Data", "Loader", "Manifest", "ManifestErrors", "Preprocessing", "Problem", "Target", "Vocabulary",
-           "choose_size", "load_data", "read_audio", "read_image", "read_manifest", "read_target", "tokenize"]
+__all__ = [
+    "Augment",
+    "Data",
+    "Loader",
+    "Manifest",
+    "ManifestErrors",
+    "Preprocessing",
+    "Problem",
+    "Target",
+    "Vocabulary",
+    "choose_size",
+    "load_data",
+    "read_audio",
+    "read_image",
+    "read_manifest",
+    "read_target",
+    "tokenize",
+]

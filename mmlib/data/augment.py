@@ -1,4 +1,7 @@
-"""Changes that keep the answer: whole-batch tensor code, every number drawn by (seed, epoch, row), so no batch or process matters."""
+"""Changes that keep the answer: whole-batch tensor code, every number drawn by (seed, epoch,
+row), so no batch or process matters.
+"""
+
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,22 +19,25 @@ IMAGE_DRAWS, AUDIO_DRAWS = 8, 6
 class Augment:
     """How strongly training samples are changed; 0 turns a change off. Evaluation changes nothing.
 
-    Flipping is off unless asked for: it makes another image of digits, letters and anything with a left and a right.
+    Flipping is off unless asked for: it makes another image of digits, letters and anything with a
+    left and a right.
     """
 
-    rotate: float = 10.0      # degrees, either way
-    scale: float = 0.1        # part of the size
-    shift: float = 0.08       # part of the side
+    rotate: float = 10.0  # degrees, either way
+    scale: float = 0.1  # part of the size
+    shift: float = 0.08  # part of the side
     shear: float = 0.1
-    flip: bool = False        # half of the images mirrored
-    brightness: float = 0.2   # in standard deviations of the training images
+    flip: bool = False  # half of the images mirrored
+    brightness: float = 0.2  # in standard deviations of the training images
     contrast: float = 0.2
-    gain: float = 6.0         # decibels
-    silence: float = 0.1      # seconds of silence before the clip, at most
-    speed: float = 0.1        # part of the speed, and with it of the pitch
-    noise: float = 0.01       # white noise, part of the clip's peak, at most
-    words: float = 0.1        # chance that a word is read as unknown
-    hide: float = 0.1         # chance that a modality that is there is hidden; one is always left
+    gain: float = 6.0  # decibels
+    silence: float = 0.1  # seconds of silence before the clip, at most
+    speed: float = 0.1  # part of the speed, and with it of the pitch
+    noise: float = 0.01  # white noise, part of the clip's peak, at most
+    words: float = 0.1  # chance that a word is read as unknown
+    modality_dropout: float = (
+        0.1  # chance that a modality that is there is hidden; one is always left
+    )
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -42,47 +48,74 @@ class Augment:
 
 
 def change_images(x: Tensor, u: Tensor, augment: Augment) -> Tensor:
-    """Turn, scale, shear and shift each image by one affine map, then jitter brightness and contrast.
+    """Turn, scale, shear and shift each image by one affine map, then jitter brightness and
+    contrast.
 
-    x (B, 3, S, S) normalised, u (B, IMAGE_DRAWS) uniform. No matrix product and no sum over pixels: a image's result
-    is the same, bit for bit, in any batch.
+    x (B, 3, S, S) normalised, u (B, IMAGE_DRAWS) uniform. No matrix product and no sum over pixels:
+    an image's result is the same, bit for bit, in any batch.
     """
-    a = (2 * u - 1)[..., None, None]                                       # (B, 8, 1, 1)  in -1..1
-    angle, scale, shear = a[:, 0] * augment.rotate * torch.pi / 180, 1 + a[:, 1] * augment.scale, a[:, 2] * augment.shear
+    a = (2 * u - 1)[..., None, None]  # (B, 8, 1, 1)  in -1..1
+    angle, scale, shear = (
+        a[:, 0] * augment.rotate * torch.pi / 180,
+        1 + a[:, 1] * augment.scale,
+        a[:, 2] * augment.shear,
+    )
     mirror = torch.where(a[:, 3] < 0, -1.0, 1.0) if augment.flip else 1.0
-    line = (2 * torch.arange(x.shape[-1]) + 1) / x.shape[-1] - 1           # (S,)  pixel centres
+    line = (2 * torch.arange(x.shape[-1]) + 1) / x.shape[-1] - 1  # (S,)  pixel centres
     column, row = line[None, None, :], line[None, :, None]
-    column, row = (column + shear * row) * scale, row * scale              # (B, S, S)
-    grid = torch.stack([(angle.cos() * column - angle.sin() * row) * mirror + 2 * augment.shift * a[:, 4],
-                        angle.sin() * column + angle.cos() * row + 2 * augment.shift * a[:, 5]], dim=-1)  # (B, S, S, 2)
+    column, row = (column + shear * row) * scale, row * scale  # (B, S, S)
+    grid = torch.stack(
+        [
+            (angle.cos() * column - angle.sin() * row) * mirror + 2 * augment.shift * a[:, 4],
+            angle.sin() * column + angle.cos() * row + 2 * augment.shift * a[:, 5],
+        ],
+        dim=-1,
+    )  # (B, S, S, 2)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return x.mul_(1 + a[:, 6:7] * augment.contrast).add_(a[:, 7:8] * augment.brightness)
 
 
 def change_audio(x: Tensor, lengths: Tensor, u: Tensor, augment: Augment) -> tuple[Tensor, Tensor]:
-    """Silence before the clip, another speed (and pitch), gain and noise: x (B, L), lengths (B,), u (B, AUDIO_DRAWS) -> the same kinds.
+    """Silence before the clip, another speed (and pitch), gain and noise: x (B, L), lengths (B,), u
+    (B, AUDIO_DRAWS) -> the same kinds.
 
     Length 0 stays 0; at most four seconds are kept.
     """
-    speed = 1 + augment.speed * (2 * u[:, :1] - 1)                         # (B, 1)
+    speed = 1 + augment.speed * (2 * u[:, :1] - 1)  # (B, 1)
     lead = (u[:, 1:2] * augment.silence * RATE).floor()
     last = (lengths[:, None] - 1).clamp(min=0)
-    length = (lead + (last / speed).floor() + 1).long().clamp(max=WINDOW).masked_fill(lengths[:, None] == 0, 0)
-    time = torch.arange(max(1, int(length.max())))                         # (L',)
+    length = (
+        (lead + (last / speed).floor() + 1)
+        .long()
+        .clamp(max=WINDOW)
+        .masked_fill(lengths[:, None] == 0, 0)
+    )
+    time = torch.arange(max(1, int(length.max())))  # (L',)
     # In place where it can be: fresh buffers of this size cost as much as the arithmetic.
-    position = (time - lead).mul_(speed).clamp_(min=0).minimum(last)       # (B, L')  where in x each new sample lies
+    position = (
+        (time - lead).mul_(speed).clamp_(min=0).minimum(last)
+    )  # (B, L')  where in x each new sample lies
     left = position.long()
-    x, part = F.pad(x, (0, 1)), position.sub_(left)                        # a column for left + 1, read with part 0
+    x, part = F.pad(x, (0, 1)), position.sub_(left)  # a column for left + 1, read with part 0
     y = x.gather(1, left).mul_(1 - part).add_(x.gather(1, left.add_(1)).mul_(part))
-    y = y.masked_fill_((time < lead) | (time >= length), 0).mul_(10 ** (augment.gain * (2 * u[:, 2:3] - 1) / 20))
-    noise = torch.stack([_noise()[start:start + len(time)] for start in (u[:, 3] * (len(_noise()) - WINDOW)).long().tolist()])
+    y = y.masked_fill_((time < lead) | (time >= length), 0).mul_(
+        10 ** (augment.gain * (2 * u[:, 2:3] - 1) / 20)
+    )
+    noise = torch.stack(
+        [
+            _noise()[start : start + len(time)]
+            for start in (u[:, 3] * (len(_noise()) - WINDOW)).long().tolist()
+        ]
+    )
     y += noise.mul_(y.abs().amax(dim=1, keepdim=True) * u[:, 4:5] * augment.noise)
     return y.clamp_(-1, 1).masked_fill_(time >= length, 0), length[:, 0]
 
 
 @lru_cache(maxsize=1)
 def _noise() -> Tensor:
-    """White noise of deviation 1, the same in every process; a clip reads it from a place of its own."""
+    """White noise of deviation 1, the same in every process; a clip reads it from a place of its
+    own.
+    """
     return torch.randn(1 << 18, generator=torch.Generator().manual_seed(0))
 
 
@@ -92,8 +125,11 @@ def drop_words(ids: Tensor, mask: Tensor, u: Tensor, augment: Augment) -> Tensor
 
 
 def drop_modalities(present: Tensor, u: Tensor, augment: Augment) -> Tensor:
-    """(B, M) bool, True = take this modality away. Only from those ``present`` (B, M), and never the last one of a sample."""
-    hidden = (u < augment.hide) & present
-    kept = u.masked_fill(~present, -1).argmax(dim=1, keepdim=True)         # (B, 1)
+    """(B, M) bool, True = take this modality away.
+
+    Only from those ``present`` (B, M), and never the last one of a sample.
+    """
+    hidden = (u < augment.modality_dropout) & present
+    kept = u.masked_fill(~present, -1).argmax(dim=1, keepdim=True)  # (B, 1)
     every = hidden.sum(dim=1, keepdim=True) == present.sum(dim=1, keepdim=True)
     return hidden & ~(every & (torch.arange(present.shape[1]) == kept))

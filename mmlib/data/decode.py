@@ -1,4 +1,7 @@
-"""Read every file of a store, in threads; say which files cannot be read, and estimate what they take."""
+"""Read every file of a store, in threads; say which files cannot be read, and estimate what they
+take.
+"""
+
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -9,19 +12,21 @@ import torch
 from torch import Tensor
 
 from mmlib.data.audio import RATE, seconds
-from mmlib.data.store import Images, Clips, file_stamp
+from mmlib.data.store import Clips, Images, file_stamp
 from mmlib.machine import cores
 
 
 def estimate(store: Images | Clips) -> int:
     """Bytes that the decoded files would take, from the headers of 200 of them."""
     if isinstance(store, Images):
-        return len(store.paths) * 3 * store.size ** 2
+        return len(store.paths) * 3 * store.size**2
     return int(2 * RATE * len(store.paths) * mean_over(store.paths, seconds))
 
 
 def mean_over(paths: Sequence[str], measure: Callable[[str], float], count: int = 200) -> float:
-    """Mean of ``measure`` over up to ``count`` evenly spaced files; those that it refuses are left out (they are reported later)."""
+    """Mean of ``measure`` over up to ``count`` evenly spaced files; those that it refuses are
+    left out (they are reported later).
+    """
     values = []
     for i in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)):
         try:
@@ -32,14 +37,20 @@ def mean_over(paths: Sequence[str], measure: Callable[[str], float], count: int 
 
 
 def decode(store: Images | Clips, keep: bool, progress: bool = False) -> dict[int, str]:
-    """Read every file of the store once; keep what was read in memory if ``keep`` -> the reason for each file that cannot be read.
+    """Read every file of the store once; keep what was read in memory if ``keep`` -> the reason for
+    each file that cannot be read.
 
-    Files of over 10 kB are read by several threads: there the decoders let go of Python's lock for long enough. For
-    small ones threads are slower than none (measured: 0.27 ms a small PNG alone, 0.60 with two threads).
+    Files of over 10 kB are read by several threads: there the decoders let go of Python's lock for
+    long enough. For small ones threads are slower than none (measured: 0.27 ms a small PNG alone,
+    0.60 with two threads).
     """
     reasons: dict[int, str] = {}
     if isinstance(store, Images):
-        data = torch.zeros(len(store.paths), 3, store.size, store.size, dtype=torch.uint8) if keep else None
+        data = (
+            torch.zeros(len(store.paths), 3, store.size, store.size, dtype=torch.uint8)
+            if keep
+            else None
+        )
     else:
         data = [torch.zeros(0, dtype=torch.int16)] * len(store.paths) if keep else None
     store.checksums = np.zeros(len(store.paths), dtype=np.uint32)
@@ -60,23 +71,34 @@ def decode(store: Images | Clips, keep: bool, progress: bool = False) -> dict[in
     return reasons
 
 
-def _read_all(store: Images | Clips,
-              progress: bool) -> Iterator[tuple[Tensor | ValueError, tuple[int, int]]]:
+def _read_all(
+    store: Images | Clips, progress: bool
+) -> Iterator[tuple[Tensor | ValueError, tuple[int, int]]]:
     """Each file's content, or what is wrong with it, and its stamp."""
     from tqdm.auto import tqdm
 
     def read(index: int) -> tuple[Tensor | ValueError, tuple[int, int]]:
         try:
-            stamp = file_stamp(store.paths[index])      # before reading, so that a later change is seen
+            stamp = file_stamp(store.paths[index])  # before reading, so that a later change is seen
             return store.load(index), stamp
-        except (ValueError, OSError) as error:      # the readers make a reason of anything else
+        except (ValueError, OSError) as error:  # the readers make a reason of anything else
             return error if isinstance(error, ValueError) else ValueError(str(error)), (0, 0)
 
     name = "images" if isinstance(store, Images) else "sounds"
     threads = min(8, cores()) if mean_over(store.paths, os.path.getsize) > 10_000 else 1
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(store.paths), desc=f"reading {name}", delay=2, leave=False,
-                                                   disable=not progress) as bar:
-        for start in range(0, len(store.paths), 512):  # blocks: a hundred thousand waiting tasks would take memory too
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(
+            total=len(store.paths),
+            desc=f"reading {name}",
+            delay=2,
+            leave=False,
+            disable=not progress,
+        ) as bar,
+    ):
+        for start in range(
+            0, len(store.paths), 512
+        ):  # blocks: a hundred thousand waiting tasks would take memory too
             block = list(pool.map(read, range(start, min(start + 512, len(store.paths)))))
             bar.update(len(block))
             yield from block

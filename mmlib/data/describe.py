@@ -1,4 +1,5 @@
 """What was found in a manifest and what was chosen, in words."""
+
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -13,8 +14,9 @@ from mmlib.data.store import MAX_TOKENS, Store
 from mmlib.data.targets import Target, alike
 
 
-def missing_classes(manifest: Manifest, target: Target, split: np.ndarray,
-                     names: Iterable[str]) -> dict[str, list[str]]:
+def missing_classes(
+    manifest: Manifest, target: Target, split: np.ndarray, names: Iterable[str]
+) -> dict[str, list[str]]:
     """By split, the classes that it has no row of; splits that have all are left out."""
     if target.classes is None or manifest.target is None:
         return {}
@@ -28,34 +30,59 @@ def brief(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:10])) + more
 
 
-def describe(manifest: Manifest, names: Sequence[str], fitted: Preprocessing, stores: dict[str, Store], split: np.ndarray,
-              loaders: dict[str, Loader]) -> list[str]:
+def describe(
+    manifest: Manifest,
+    names: Sequence[str],
+    fitted: Preprocessing,
+    stores: dict[str, Store],
+    split: np.ndarray,
+    loaders: dict[str, Loader],
+) -> list[str]:
     """What was found and chosen, in words."""
     lines = [_describe_splits(manifest, names, split, loaders)]
     if manifest.target is not None:
         classes = fitted.target.classes
-        lines.append(fitted.target.why + (f" ({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''})" if classes else ""))
-        lines += [f"warning: the classes {names} differ only in how they are written; if they are "
-                  "one class, write it in one way" for names in alike(classes or [])]
+        lines.append(
+            fitted.target.why
+            + (
+                f" ({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''})"
+                if classes
+                else ""
+            )
+        )
+        lines += [
+            f"warning: the classes {names} differ only in how they are written; if they are "
+            "one class, write it in one way"
+            for names in alike(classes or [])
+        ]
     for name, classes in missing_classes(manifest, fitted.target, split, loaders).items():
         lines.append(f"warning: split {name!r} has no row of class {brief(classes)}")
     rows = np.flatnonzero(split != "")
     for name, modality in fitted.modalities.items():
         missing = (~stores[name].row_present(rows)).sum()
-        lines.append(f"{name}: {_describe_modality(fitted, name, modality.kind, stores[name], rows)}, missing in {missing:,} rows")
+        lines.append(
+            f"{name}: {_describe_modality(fitted, name, modality.kind, stores[name], rows)}, "
+            f"missing in {missing:,} rows"
+        )
     dropped = sum(loader.dropped for loader in loaders.values())
     if dropped:
         lines.append(f"{dropped:,} training rows have none of these modalities and are left out")
     if manifest.group is not None:
-        homes = Counter(g for g, _ in {(g, name) for g, name in zip(manifest.group, split) if g and name})
+        homes = Counter(
+            g for g, _ in {(g, name) for g, name in zip(manifest.group, split) if g and name}
+        )
         crossing = sum(count > 1 for count in homes.values())
         if crossing:
-            lines.append(f"warning: {crossing:,} groups have rows in more than one split, so test rows are not independent of training")
+            lines.append(
+                f"warning: {crossing:,} groups have rows in more than one split, so test rows are "
+                "not independent of training"
+            )
     return lines
 
 
-def _describe_splits(manifest: Manifest, names: Sequence[str], split: np.ndarray,
-                     loaders: dict[str, Loader]) -> str:
+def _describe_splits(
+    manifest: Manifest, names: Sequence[str], split: np.ndarray, loaders: dict[str, Loader]
+) -> str:
     """How many rows each split has, and who decided it."""
     counts = {name: int((split == name).sum()) for name in loaders}
     if manifest.split is not None:
@@ -74,7 +101,9 @@ def _drawn_from(manifest: Manifest) -> str:
     return f"drawn from each row's cells in {', '.join(c.column for c in manifest.split_columns)}"
 
 
-def _describe_modality(fitted: Preprocessing, name: str, kind: str, store: Store, rows: np.ndarray) -> str:
+def _describe_modality(
+    fitted: Preprocessing, name: str, kind: str, store: Store, rows: np.ndarray
+) -> str:
     if kind == "image":
         return f"images at {fitted.sizes[name]} x {fitted.sizes[name]} pixels"
     if kind == "text":
@@ -82,5 +111,10 @@ def _describe_modality(fitted: Preprocessing, name: str, kind: str, store: Store
         return f"{len(fitted.vocabularies[name]):,} tokens in the vocabulary{cut}"
     lengths = store.row_lengths(rows)
     long = (lengths > WINDOW).sum()
-    cut = f", {long:,} clips over {WINDOW // RATE} s are cut at random in training and windowed in evaluation" if long else ""
+    cut = (
+        f", {long:,} clips over {WINDOW // RATE} s are cut at random in training and windowed in "
+        "evaluation"
+        if long
+        else ""
+    )
     return f"sound at {RATE} Hz, longest {lengths.max(initial=0) / RATE:.1f} s{cut}"

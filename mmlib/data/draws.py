@@ -1,4 +1,7 @@
-"""Counter-based random numbers: (seed, epoch, row, stream) -> the same numbers whatever the batch, the order or the process."""
+"""Counter-based random numbers: (seed, epoch, row, stream) -> the same numbers whatever the
+batch, the order or the process.
+"""
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,10 +18,14 @@ def keys(seed: int, epoch: int, rows: np.ndarray, stream: int) -> np.ndarray:
 
 
 def draws(seed: int, epoch: int, rows: np.ndarray, stream: int, count: int) -> Tensor:
-    """Uniform numbers in [0, 1): (B, count) float32, row i a function of (seed, epoch, rows[i], stream) only."""
-    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)                # (count,)
-    bits = _mix(keys(seed, epoch, rows, stream)[:, None] + steps)                       # (B, count)
-    return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) * 2.0 ** -24)    # 24 bits: exact in float32
+    """Uniform numbers in [0, 1): (B, count) float32, row i a function of (seed, epoch, rows[i],
+    stream) only.
+    """
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)  # (count,)
+    bits = _mix(keys(seed, epoch, rows, stream)[:, None] + steps)  # (B, count)
+    return torch.from_numpy(
+        (bits >> np.uint64(40)).astype(np.float32) * 2.0**-24
+    )  # 24 bits: exact in float32
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

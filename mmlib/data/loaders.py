@@ -1,4 +1,7 @@
-"""Batches in an order that is a function of (seed, epoch): from memory at once, or from disk through worker processes."""
+"""Batches in an order that is a function of (seed, epoch): from memory at once, or from disk
+through worker processes.
+"""
+
 import copy
 import json
 import time
@@ -27,19 +30,23 @@ from mmlib.data.store import Clips, Store, Texts, checksum
 
 @dataclass(frozen=True)
 class Batches:
-    """batches[epoch, number] -> that batch, whatever was asked for before; None where this process has no share of it."""
+    """batches[epoch, number] -> that batch, whatever was asked for before; None where this
+    process has no share of it.
+    """
 
     preprocessing: Preprocessing
     stores: Mapping[str, Store]
-    rows: np.ndarray              # (samples,) in manifest order; several windows of one clip repeat its row
-    windows: np.ndarray           # (samples,)
-    target: Tensor | None         # by manifest row
-    batch_size: int               # of all processes together
+    rows: np.ndarray  # (samples,) in manifest order; several windows of one clip repeat its row
+    windows: np.ndarray  # (samples,)
+    target: Tensor | None  # by manifest row
+    batch_size: int  # of all processes together
     seed: int
-    augment: Augment | None       # None: no shuffling and no random changes
+    augment: Augment | None  # None: no shuffling and no random changes
     rank: int = 0
     world: int = 1
-    orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # that of the last epoch asked for
+    orders: dict[int, np.ndarray] = field(
+        default_factory=dict, repr=False
+    )  # that of the last epoch asked for
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
@@ -50,26 +57,36 @@ class Batches:
             return np.arange(len(self.rows))
         if epoch not in self.orders:
             self.orders.clear()
-            self.orders[epoch] = self._alike(np.argsort(keys(self.seed, epoch, self.rows, ORDER), kind="stable"), epoch)
+            self.orders[epoch] = self._alike(
+                np.argsort(keys(self.seed, epoch, self.rows, ORDER), kind="stable"), epoch
+            )
         return self.orders[epoch]
 
     def _alike(self, order: np.ndarray, epoch: int) -> np.ndarray:
-        """Shuffled places in which a batch has samples of like length: less of it is padding, and sound is the dearest modality.
+        """Shuffled places in which a batch has samples of like length: less of it is padding, and
+        sound is the dearest modality.
 
-        Within blocks of 16 batches samples are sorted by length, cut into batches, and the batches shuffled again.
+        Within blocks of 16 batches samples are sorted by length, cut into batches, and the batches
+        shuffled again.
         """
         size = 16 * self.batch_size
-        blocks = [order[start:start + size] for start in range(0, len(order), size)]
+        blocks = [order[start : start + size] for start in range(0, len(order), size)]
         lengths = sample_lengths(self.stores, self.rows)
-        order = np.concatenate([block[np.argsort(lengths[block], kind="stable")] for block in blocks])
+        order = np.concatenate(
+            [block[np.argsort(lengths[block], kind="stable")] for block in blocks]
+        )
         full = len(order) // self.batch_size
-        batches = order[:full * self.batch_size].reshape(full, self.batch_size)
-        batches = batches[np.argsort(keys(self.seed, epoch, np.arange(full), BATCHES), kind="stable")]
-        return np.concatenate([batches.ravel(), order[full * self.batch_size:]])
+        batches = order[: full * self.batch_size].reshape(full, self.batch_size)
+        batches = batches[
+            np.argsort(keys(self.seed, epoch, np.arange(full), BATCHES), kind="stable")
+        ]
+        return np.concatenate([batches.ravel(), order[full * self.batch_size :]])
 
     def __getitem__(self, place: tuple[int, int]) -> Batch | None:
         epoch, number = place
-        share = self.order(epoch)[number * self.batch_size:(number + 1) * self.batch_size][self.rank::self.world]
+        share = self.order(epoch)[number * self.batch_size : (number + 1) * self.batch_size][
+            self.rank :: self.world
+        ]
         if not len(share):
             return None
         rows = self.rows[share]
@@ -81,15 +98,26 @@ class Batches:
 
 
 class Loader:
-    """What ``fit`` and ``evaluate`` iterate over: batches as in mmlib.core, with ``row`` (B,), the place in the manifest.
+    """What ``fit`` and ``evaluate`` iterate over: batches as in mmlib.core, with ``row`` (B,), the
+    place in the manifest.
 
-    Training (``augment`` given) shuffles, changes samples at random, leaves out rows that have none of the modalities (``dropped``
-    counts them) and cuts long clips; evaluation keeps all rows in order, and long clips become several windows.
-    ``workers`` 0 assembles in this process: right for data in memory.
+    Training (``augment`` given) shuffles, changes samples at random, leaves out rows that have none
+    of the modalities (``dropped`` counts them) and cuts long clips; evaluation keeps all rows in
+    order, and long clips become several windows. ``workers`` 0 assembles in this process: right for
+    data in memory.
     """
 
-    def __init__(self, preprocessing: Preprocessing, stores: Mapping[str, Store], rows: np.ndarray, target: Tensor | None = None,
-                 batch_size: int = 32, seed: int = 0, augment: Augment | None = None, workers: int = 0):
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        stores: Mapping[str, Store],
+        rows: np.ndarray,
+        target: Tensor | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        augment: Augment | None = None,
+        workers: int = 0,
+    ):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
         rows, windows = np.asarray(rows, dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
@@ -99,7 +127,9 @@ class Loader:
         else:
             present = has_modality(stores, rows)
             self.dropped, rows, windows = int((~present).sum()), rows[present], windows[present]
-        self.batches = Batches(preprocessing, stores, rows, windows, target, batch_size, seed, augment)
+        self.batches = Batches(
+            preprocessing, stores, rows, windows, target, batch_size, seed, augment
+        )
         self.workers, self._pool, self._ahead = workers, None, []
         self.set_epoch(0)
 
@@ -112,29 +142,48 @@ class Loader:
         return len(self.batches.rows)
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """The next pass is that of ``epoch`` without its first ``skip`` batches, which are not even read."""
+        """The next pass is that of ``epoch`` without its first ``skip`` batches, which are not
+        even read.
+        """
         self.epoch, self.skip = epoch, skip
 
     def shard(self, rank: int, world: int) -> "Loader":
-        """The loader of one process of many: rows[rank::world] of each batch, None where that is empty."""
+        """The loader of one process of many: rows[rank::world] of each batch, None where that is
+        empty.
+        """
         if not 0 <= rank < world:
             raise ValueError(f"rank is {rank}, expected 0 to {world - 1}")
         part = copy.copy(self)
-        part.batches, part._pool, part._ahead = replace(self.batches, rank=rank, world=world), None, []
+        part.batches, part._pool, part._ahead = (
+            replace(self.batches, rank=rank, world=world),
+            None,
+            [],
+        )
         return part
 
     def identity(self) -> dict[str, Any]:
-        """All that decides about the batches, as plain data: a run is resumed only with loaders that agree in it.
+        """All that decides about the batches, as plain data: a run is resumed only with loaders
+        that agree in it.
 
-        Content is known by checksums of what was decoded: the bytes of the files may change where what is in them does not.
+        Content is known by checksums of what was decoded: the bytes of the files may change where
+        what is in them does not.
         """
         parts = self.batches
         fitted = json.dumps(parts.preprocessing.state(), sort_keys=True).encode()
-        return {"batch_size": parts.batch_size, "seed": parts.seed, "augment": None if parts.augment is None else asdict(parts.augment),
-                "rows": len(parts.rows), "checksum of the rows' places in the manifest": zlib.crc32(parts.rows),
-                "checksum of the targets": None if parts.target is None else zlib.crc32(parts.target[parts.rows].numpy()),
-                "checksum of the preprocessing": zlib.crc32(fitted)} | {
-                f"checksum of the content of {name!r}": checksum(store, parts.rows) for name, store in parts.stores.items()}
+        return {
+            "batch_size": parts.batch_size,
+            "seed": parts.seed,
+            "augment": None if parts.augment is None else asdict(parts.augment),
+            "rows": len(parts.rows),
+            "checksum of the rows' places in the manifest": zlib.crc32(parts.rows),
+            "checksum of the targets": None
+            if parts.target is None
+            else zlib.crc32(parts.target[parts.rows].numpy()),
+            "checksum of the preprocessing": zlib.crc32(fitted),
+        } | {
+            f"checksum of the content of {name!r}": checksum(store, parts.rows)
+            for name, store in parts.stores.items()
+        }
 
     def __iter__(self) -> Iterator[Batch | None]:
         places = [(self.epoch, number) for number in range(self.skip, len(self))]
@@ -143,15 +192,25 @@ class Loader:
 
     def _read_ahead(self, places: list[tuple[int, int]]) -> Iterator[Batch | None]:
         """Through worker processes, which are kept for the next pass if this one ends well."""
-        pool = self._pool or DataLoader(self.batches, batch_size=None, sampler=self._ahead, num_workers=self.workers, collate_fn=_as_it_is,
-                                        persistent_workers=True, generator=torch.Generator())  # its own: the global one stays as it is
+        pool = self._pool or DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=self._ahead,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            persistent_workers=True,
+            generator=torch.Generator(),
+        )  # its own: the global one stays as it is
         self._pool, self._ahead[:] = None, places
         try:
             yield from pool
-        except (ConnectionError, EOFError) as error:    # one of them died while it handed a batch over
-            time.sleep(1)                               # in this time torch raises its own error, which names the process
+        except (
+            ConnectionError,
+            EOFError,
+        ) as error:  # one of them died while it handed a batch over
+            time.sleep(1)  # in this time torch raises its own error, which names the process
             raise RuntimeError("a DataLoader worker has ended too soon.") from error
-        except ValueError as error:     # a bad file: before its reason stands the worker's traceback
+        except ValueError as error:  # a bad file: before its reason stands the worker's traceback
             raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from error
         self._pool = pool
 
@@ -161,7 +220,9 @@ def _as_it_is(batch: Batch | None) -> Batch | None:
 
 
 def sample_lengths(stores: Mapping[str, Store], rows: np.ndarray) -> np.ndarray:
-    """(samples,) length of each row's longest sound, or where no modality is a sound, of its longest text."""
+    """(samples,) length of each row's longest sound, or where no modality is a sound, of its
+    longest text.
+    """
     for kind in (Clips, Texts):
         found = [store.row_lengths(rows) for store in stores.values() if isinstance(store, kind)]
         if found:

@@ -1,4 +1,8 @@
-"""Where a modality's samples lie: decoded in memory, or on disk and decoded when asked for. Both give the same numbers."""
+"""Where a modality's samples lie: decoded in memory, or on disk and decoded when asked for.
+
+Both give the same numbers.
+"""
+
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -31,20 +35,22 @@ class Origin:
     """Where the files of a store are named, for messages, and how they were when first read."""
 
     column: str
-    rows: Sequence[str]           # of the manifest: 'line 7'
-    stamps: np.ndarray | None = None    # (files, 2) int64: size and time of the last change
+    rows: Sequence[str]  # of the manifest: 'line 7'
+    stamps: np.ndarray | None = None  # (files, 2) int64: size and time of the last change
 
 
 @dataclass
 class Images:
     """Images (files, 3, S, S) uint8; several rows may show one file."""
 
-    where: np.ndarray             # (rows,) index of the row's file, -1 = missing
+    where: np.ndarray  # (rows,) index of the row's file, -1 = missing
     paths: Sequence[str]
     size: int
-    data: Tensor | None = None    # None: read from disk when asked for
+    data: Tensor | None = None  # None: read from disk when asked for
     origin: "Origin | None" = None
-    checksums: np.ndarray | None = None     # (files,) of what was decoded; None: not read by ``decode``
+    checksums: np.ndarray | None = (
+        None  # (files,) of what was decoded; None: not read by ``decode``
+    )
 
     def fetch(self, rows: np.ndarray) -> Tensor:
         """(B, 3, S, S) uint8; where missing, anything."""
@@ -57,7 +63,7 @@ class Images:
         return out
 
     def row_present(self, rows: np.ndarray) -> np.ndarray:
-        """(B,) bool: the row has a image."""
+        """(B,) bool: the row has an image."""
         return self.where[rows] >= 0
 
     def load(self, index: int) -> Tensor:
@@ -69,16 +75,19 @@ class Images:
 class Clips:
     """Clips (L,) int16 at 16 kHz, of any length; several rows may play one file."""
 
-    where: np.ndarray             # (rows,) index of the row's file, -1 = missing
+    where: np.ndarray  # (rows,) index of the row's file, -1 = missing
     paths: Sequence[str]
-    lengths: np.ndarray           # (files,) samples
+    lengths: np.ndarray  # (files,) samples
     data: list[Tensor] | None = None
     origin: "Origin | None" = None
-    checksums: np.ndarray | None = None     # as in Images
+    checksums: np.ndarray | None = None  # as in Images
 
     def fetch(self, rows: np.ndarray) -> list[Tensor]:
         """B clips (L,) int16, empty where missing."""
-        read = {i: self.data[i] if self.data is not None else self.load(i) for i in set(self.where[rows].tolist()) - {-1}}
+        read = {
+            i: self.data[i] if self.data is not None else self.load(i)
+            for i in set(self.where[rows].tolist()) - {-1}
+        }
         read[-1] = torch.zeros(0, dtype=torch.int16)
         return [read[i] for i in self.where[rows].tolist()]
 
@@ -99,16 +108,18 @@ class Clips:
 class Texts:
     """Token ids of all rows, one after the other."""
 
-    flat: np.ndarray              # (all tokens,) int32
-    offsets: np.ndarray           # (rows + 1,) row i is flat[offsets[i]:offsets[i + 1]]
-    truncated: int = 0            # rows cut to MAX_TOKENS
+    flat: np.ndarray  # (all tokens,) int32
+    offsets: np.ndarray  # (rows + 1,) row i is flat[offsets[i]:offsets[i + 1]]
+    truncated: int = 0  # rows cut to MAX_TOKENS
 
     @classmethod
     def encode(cls, texts: Sequence[str], vocabulary: Vocabulary) -> "Texts":
         """Ids of every text, at most MAX_TOKENS each."""
         flat, lengths, truncated = [], [], 0
-        for start in range(0, len(texts), 4096):  # blocks: a list of Python numbers is ten times the size of the array
-            ids = [vocabulary.encode(text) for text in texts[start:start + 4096]]
+        for start in range(
+            0, len(texts), 4096
+        ):  # blocks: a list of Python numbers is ten times the size of the array
+            ids = [vocabulary.encode(text) for text in texts[start : start + 4096]]
             truncated += sum(len(row) > MAX_TOKENS for row in ids)
             lengths += [min(len(row), MAX_TOKENS) for row in ids]
             flat.append(np.fromiter((i for row in ids for i in row[:MAX_TOKENS]), dtype=np.int32))
@@ -118,8 +129,8 @@ class Texts:
     def fetch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """ids (B, T) int64 padded with 0 to the longest text, T >= 1, and mask (B, T)."""
         start, length = self.offsets[rows], self.row_lengths(rows)
-        time = np.arange(max(1, length.max(initial=0)))                            # (T,)
-        mask = time < length[:, None]                                              # (B, T)
+        time = np.arange(max(1, length.max(initial=0)))  # (T,)
+        mask = time < length[:, None]  # (B, T)
         ids = np.zeros(mask.shape, dtype=np.int64)
         ids[mask] = self.flat[(start[:, None] + time)[mask]]
         return torch.from_numpy(ids), torch.from_numpy(mask)
@@ -139,7 +150,7 @@ Store = Images | Clips | Texts
 def _load(store: Images | Clips, index: int, read: Callable[[str], Tensor]) -> Tensor:
     """One file from disk; ValueError naming row and column where it is not as it was first read."""
     path, origin = store.paths[index], store.origin
-    if origin is None or origin.stamps is None:     # the first time, all bad files are listed together
+    if origin is None or origin.stamps is None:  # the first time, all bad files are listed together
         return read(path)
     try:
         if file_stamp(path) != tuple(origin.stamps[index]):
@@ -148,8 +159,10 @@ def _load(store: Images | Clips, index: int, read: Callable[[str], Tensor]) -> T
     except (ValueError, OSError) as error:
         row = origin.rows[np.flatnonzero(store.where == index)[0]]
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{row}, column {origin.column!r}, {path!r}: {reason}; put it back as it "
-                         "was and go on, or train again from the start") from error
+        raise ValueError(
+            f"{row}, column {origin.column!r}, {path!r}: {reason}; put it back as it "
+            "was and go on, or train again from the start"
+        ) from error
 
 
 def file_stamp(path: str) -> tuple[int, int]:
@@ -158,12 +171,19 @@ def file_stamp(path: str) -> tuple[int, int]:
 
 
 def checksum(store: Store, rows: np.ndarray) -> int:
-    """A number that changes with the content of these rows, as it was decoded: the same from memory and from disk."""
+    """A number that changes with the content of these rows, as it was decoded: the same from
+    memory and from disk.
+    """
     if isinstance(store, Texts):
         spans = zip(store.offsets[rows].tolist(), store.offsets[rows + 1].tolist())
-        ids = np.concatenate([np.zeros(0, np.int32), *(store.flat[start:stop] for start, stop in spans)])
+        ids = np.concatenate(
+            [np.zeros(0, np.int32), *(store.flat[start:stop] for start, stop in spans)]
+        )
         return zlib.crc32(ids, zlib.crc32(store.row_lengths(rows)))
     sums = store.checksums
-    if sums is None:        # not from files, but given
-        sums = np.array([zlib.crc32(item.numpy()) for item in ([] if store.data is None else store.data)], dtype=np.uint32)
-    return zlib.crc32(np.append(sums, np.uint32(0))[store.where[rows]])     # -1, missing, reads the 0
+    if sums is None:  # not from files, but given
+        sums = np.array(
+            [zlib.crc32(item.numpy()) for item in ([] if store.data is None else store.data)],
+            dtype=np.uint32,
+        )
+    return zlib.crc32(np.append(sums, np.uint32(0))[store.where[rows]])  # -1, missing, reads the 0

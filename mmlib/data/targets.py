@@ -1,4 +1,5 @@
 """The target column -> classes or numbers."""
+
 import re
 import unicodedata
 from collections import Counter
@@ -39,10 +40,12 @@ class Target:
 
 
 def read_target(values: Sequence[str], task: str | None = None, column: str = "target") -> Target:
-    """Classes or numbers, from the training rows' cells: ``task`` "classes" or "numbers" says which, None lets the rule decide.
+    """Classes or numbers, from the training rows' cells: ``task`` "classes" or "numbers" says
+    which, None lets the rule decide.
 
-    The rule: numbers when every cell is a number, and some are not whole or there are over 20 different ones that make
-    over 5% of the rows; classes otherwise. Classes are sorted, by value when all are whole numbers.
+    The rule: numbers when every cell is a number, and some are not whole or there are over 20
+    different ones that make over 5% of the rows; classes otherwise. Classes are sorted, by value
+    when all are whole numbers.
     """
     if task not in (None, "classes", "numbers"):
         raise ValueError(f"task is {task!r}, expected 'classes', 'numbers' or None")
@@ -51,16 +54,28 @@ def read_target(values: Sequence[str], task: str | None = None, column: str = "t
     distinct = set(values)
     strange = sorted(value for value in distinct if not is_number(value))
     if task == "numbers" and strange:
-        raise ValueError(f"target column {column!r} has {strange[0]!r}, expected numbers only, below {LARGEST:g}; "
-                         "correct it, or predict classes")
+        raise ValueError(
+            f"target column {column!r} has {strange[0]!r}, expected numbers only, below "
+            f"{LARGEST:g}; "
+            "correct it, or predict classes"
+        )
     whole = not strange and all(float(value).is_integer() for value in distinct)
     many = len(distinct) > max(20, 0.05 * len(values))
     if task == "numbers" or (task is None and not strange and (not whole or many)):
-        return _numbers(values, column, "some are not whole" if not whole else f"{len(distinct)} different ones in {len(values)} rows")
+        return _numbers(
+            values,
+            column,
+            "some are not whole"
+            if not whole
+            else f"{len(distinct)} different ones in {len(values)} rows",
+        )
     classes = sorted(distinct, key=(lambda v: (float(v), v)) if whole else None)
     if len(classes) == 1:
-        raise ValueError(f"target column {column!r} has one class in the training rows: {classes[0]!r}; there is nothing to tell apart. "
-                         "Name another column with --target, or add rows of another class")
+        raise ValueError(
+            f"target column {column!r} has one class in the training rows: {classes[0]!r}; there "
+            "is nothing to tell apart. "
+            "Name another column with --target, or add rows of another class"
+        )
     return Target(classes, why=f"{column}: {len(classes)} classes")
 
 
@@ -71,18 +86,24 @@ def is_number(text: str) -> bool:
 def _numbers(values: Sequence[str], column: str, why: str) -> Target:
     numbers = np.array([float(value) for value in values])
     if np.float32(numbers.std()) == 0:
-        raise ValueError(f"target column {column!r} has one value in the training rows: {values[0]!r}; there is nothing to learn")
+        raise ValueError(
+            f"target column {column!r} has one value in the training rows: {values[0]!r}; there "
+            "is nothing to learn"
+        )
     mean, std, largest = float(numbers.mean()), float(numbers.std()), np.abs(numbers).max()
     if std < STEPS * np.finfo(np.float64).eps * largest:
-        raise ValueError(f"target column {column!r} has numbers around {mean:.6g} that differ by "
-                         f"only {std:.2g}, beyond the digits of float64: subtract what they have in common")
+        raise ValueError(
+            f"target column {column!r} has numbers around {mean:.6g} that differ by "
+            f"only {std:.2g}, beyond the digits of float64: subtract what they have in common"
+        )
     fine = std >= STEPS * np.finfo(np.float32).eps * largest
     why = f"{column}: numbers, since all are numbers and {why}"
     return Target(None, mean, std, why, 0.0 if fine else mean)
 
 
 def alike(classes: Sequence[str]) -> list[str]:
-    """Classes that may be one, in words: they differ in case, spaces, Unicode form, or as 1 and 1.0.
+    """Classes that may be one, in words: they differ in case, spaces, Unicode form, or as 1 and
+    1.0.
 
     Classes that look the same (an accent as a sign of its own, or not) are shown by their codes.
     """
@@ -92,22 +113,34 @@ def alike(classes: Sequence[str]) -> list[str]:
         groups.setdefault(repr(float(plain)) if is_number(plain) else plain, []).append(name)
     several = [names for names in groups.values() if len(names) > 1]
     looks = [{unicodedata.normalize("NFKC", name) for name in names} for names in several]
-    return [" and ".join(map(repr if len(look) == len(names) else ascii, names))
-            for names, look in zip(several, looks)]
+    return [
+        " and ".join(map(repr if len(look) == len(names) else ascii, names))
+        for names, look in zip(several, looks)
+    ]
 
 
 def check_target(target: Target, values: Sequence[str], splits: Sequence[str], column: str) -> None:
-    """Raise ValueError where rows have a class that no training row has (naming class, split and count), or no number."""
+    """Raise ValueError where rows have a class that no training row has (naming class, split and
+    count), or no number.
+    """
     if target.classes is None:
         bad = [value for value in values if not is_number(value)]
         if bad:
-            raise ValueError(f"target column {column!r} has {bad[0]!r}, expected a number as in training")
+            raise ValueError(
+                f"target column {column!r} has {bad[0]!r}, expected a number as in training"
+            )
         return
-    unseen = Counter((value, split) for value, split in zip(values, splits) if value not in set(target.classes))
+    unseen = Counter(
+        (value, split) for value, split in zip(values, splits) if value not in set(target.classes)
+    )
     if unseen:
-        shown = ", ".join(f"{value!r} ({count} rows in {split})" for (value, split), count in sorted(unseen.items())[:10])
+        shown = ", ".join(
+            f"{value!r} ({count} rows in {split})"
+            for (value, split), count in sorted(unseen.items())[:10]
+        )
         count = len({value for value, _ in unseen})
         raise ValueError(
             f"target column {column!r} has {count} class(es) unseen in training: {shown}; put rows "
             "of each into train (by a split column, where the split is drawn here), or take these "
-            "rows out")
+            "rows out"
+        )

@@ -1,12 +1,20 @@
-"""Text -> tokens -> ids: words of any script that has spaces, and each Chinese, Japanese or Korean character."""
+"""Text -> tokens -> ids: words of any script that has spaces, and each Chinese, Japanese or
+Korean character.
+"""
+
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-_CHARACTERS = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"  # one token each
-_MARKS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff\u0e30-\u0e4e"                # accents, vowel signs
-_UNSEEN = "\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"                           # controls, joiners
+# one token each
+_CHARACTERS = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+# accents, vowel signs
+_MARKS = (
+    "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff\u0e30-\u0e4e"
+)
+# controls, joiners
+_UNSEEN = "\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
 _LETTER = rf"(?:[^\W_{_CHARACTERS}]|[{_MARKS}])"
 _TOKEN = re.compile(rf"[^\W_{_CHARACTERS}]{_LETTER}*(?:'{_LETTER}+)*|[^\s{_UNSEEN}]")
 _PLAIN = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*|[!-~]")
@@ -16,9 +24,11 @@ SPECIAL = ["<pad>", "<unknown>", "<bos>", "<eos>"]
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-cased tokens: a word (letters and digits, with apostrophes inside), one CJK character, or one visible symbol.
+    """Lower-cased tokens: a word (letters and digits, with apostrophes inside), one CJK character,
+    or one visible symbol.
 
-    Text is brought to Unicode form NFKC first, so that wide letters and composed accents have one spelling.
+    Text is brought to Unicode form NFKC first, so that wide letters and composed accents have one
+    spelling.
     """
     if text.isascii():  # most text, three times as fast
         return _PLAIN.findall(text.lower())
@@ -32,15 +42,21 @@ class Vocabulary:
         self.words = SPECIAL + list(words)
         self.ids = {word: i for i, word in enumerate(self.words)}
         if len(self.ids) != len(self.words):
-            raise ValueError("words has a word twice, or one of the special tokens; expected each once")
+            raise ValueError(
+                "words has a word twice, or one of the special tokens; expected each once"
+            )
 
     @classmethod
     def fit(cls, texts: Iterable[str], max_size: int = 20_000) -> "Vocabulary":
-        """The tokens of ``texts`` (training rows only), most frequent first, ties by alphabet; at most ``max_size`` ids in all."""
+        """The tokens of ``texts`` (training rows only), most frequent first, ties by alphabet;
+        at most ``max_size`` ids in all.
+        """
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(tokenize(text))
-        return cls(sorted(counts, key=lambda word: (-counts[word], word))[:max_size - len(SPECIAL)])
+        return cls(
+            sorted(counts, key=lambda word: (-counts[word], word))[: max_size - len(SPECIAL)]
+        )
 
     def __len__(self) -> int:
         return len(self.words)
@@ -61,5 +77,7 @@ class Vocabulary:
         return tokens
 
     def to_list(self) -> list[str]:
-        """The words without the four special tokens: ``Vocabulary(v.to_list())`` is the same vocabulary."""
-        return self.words[len(SPECIAL):]
+        """The words without the four special tokens: ``Vocabulary(v.to_list())`` is the same
+        vocabulary.
+        """
+        return self.words[len(SPECIAL) :]

@@ -1,4 +1,5 @@
 """Encoders: raw modality and mask -> Features. Every one is ``forward(x, mask) -> Features``."""
+
 from mmlib.encoders.audio import AudioConvEncoder, AudioRecurrentEncoder, LogMel
 from mmlib.encoders.image import ConvEncoder, ResNetEncoder, ViTEncoder
 from mmlib.encoders.pretrained.sound import Wav2Vec2Encoder
@@ -7,5 +8,17 @@ from mmlib.encoders.pretrained.torchvision import TorchvisionEncoder
 from mmlib.encoders.pretrained.transformers import TransformersEncoder
 from mmlib.encoders.text import RecurrentEncoder, TransformerEncoder
 
-__all__ = ["AudioConvEncoder", "AudioRecurrentEncoder", "ConvEncoder", "LogMel", "RecurrentEncoder", "ResNetEncoder", "TimmEncoder",
-           "TorchvisionEncoder", "TransformerEncoder", "TransformersEncoder", "ViTEncoder", "Wav2Vec2Encoder"]
+__all__ = [
+    "AudioConvEncoder",
+    "AudioRecurrentEncoder",
+    "ConvEncoder",
+    "LogMel",
+    "RecurrentEncoder",
+    "ResNetEncoder",
+    "TimmEncoder",
+    "TorchvisionEncoder",
+    "TransformerEncoder",
+    "TransformersEncoder",
+    "ViTEncoder",
+    "Wav2Vec2Encoder",
+]

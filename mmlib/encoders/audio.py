@@ -1,4 +1,8 @@
-"""Sound -> Features: waveform (B, L), mask (B, L) -> log-mel spectrogram -> tokens in time. Clips may be of any length, from one sample."""
+"""Sound -> Features: waveform (B, L), mask (B, L) -> log-mel spectrogram -> tokens in time.
+
+Clips may be of any length, from one sample.
+"""
+
 import math
 
 import torch
@@ -11,44 +15,70 @@ from mmlib.layers.recurrent import Recurrent
 
 
 def mel_filters(sample_rate: int, bins: int, mels: int) -> Tensor:
-    """Triangular filters (bins, mels), equally wide on the mel scale 2595 log10(1 + f / 700) from 0 to half the sample rate."""
+    """Triangular filters (bins, mels), equally wide on the mel scale 2595 log10(1 + f / 700)
+    from 0 to half the sample rate.
+    """
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    corner = 700 * (10 ** (torch.linspace(0, top, mels + 2) / 2595) - 1)     # (mels + 2) in Hz
-    frequency = torch.linspace(0, sample_rate / 2, bins)[:, None]             # (bins, 1)
+    corner = 700 * (10 ** (torch.linspace(0, top, mels + 2) / 2595) - 1)  # (mels + 2) in Hz
+    frequency = torch.linspace(0, sample_rate / 2, bins)[:, None]  # (bins, 1)
     rise = (frequency - corner[:-2]) / (corner[1:-1] - corner[:-2])
     fall = (corner[2:] - frequency) / (corner[2:] - corner[1:-1])
     return torch.minimum(rise, fall).clamp(min=0)
 
 
 class LogMel(nn.Module):
-    """Waveform (B, L) and mask (B, L) -> log-mel spectrogram (B, mels, T) and its mask (B, T), T = L / hop rounded up.
+    """Waveform (B, L) and mask (B, L) -> log-mel spectrogram (B, mels, T) and its mask (B, T), T =
+    L / hop rounded up.
 
-    Frame i looks at ``window`` samples around sample i * hop, with zeros beyond the clip, and is real when that sample is.
-    What lies more than ``decibels`` below the clip's loudest point is drowned, as the hiss of a microphone is. Then each clip is brought
-    to mean 0 and deviation 1 over its real frames, so loudness does not matter; what is not real is 0. (Spoken digits, a
-    voice never heard, mean of three seeds: 0.81 correct with 40 decibels, 0.69 with an absolute floor at 1e-6.)
-    Always float32: in bfloat16 a spectrum is noise.
+    Frame i looks at ``window`` samples around sample i * hop, with zeros beyond the clip, and is
+    real when that sample is. What lies more than ``decibels`` below the clip's loudest point is
+    drowned, as the hiss of a microphone is. Then each clip is brought to mean 0 and deviation 1
+    over its real frames, so loudness does not matter; what is not real is 0. (Spoken digits, a
+    voice never heard, mean of three seeds: 0.81 correct with 40 decibels, 0.69 with an absolute
+    floor at 1e-6.) Always float32: in bfloat16 a spectrum is noise.
     """
 
-    def __init__(self, sample_rate: int = 16_000, mels: int = 64, window: int = 400, hop: int = 160, decibels: float = 40.0):
+    def __init__(
+        self,
+        sample_rate: int = 16_000,
+        mels: int = 64,
+        window: int = 400,
+        hop: int = 160,
+        decibels: float = 40.0,
+    ):
         super().__init__()
         self.floor = 10 ** (-decibels / 10)
-        self.hop, self.size = hop, 2 ** math.ceil(math.log2(window))          # a power of two makes the fast Fourier transform fast
+        self.hop, self.size = (
+            hop,
+            2 ** math.ceil(math.log2(window)),
+        )  # a power of two makes the fast Fourier transform fast
         self.register_buffer("window", torch.hann_window(window), persistent=False)
-        self.register_buffer("filters", mel_filters(sample_rate, self.size // 2 + 1, mels), persistent=False)
+        self.register_buffer(
+            "filters", mel_filters(sample_rate, self.size // 2 + 1, mels), persistent=False
+        )
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
-        """Mel power spectrogram (B, mels, L // hop + 1), as torchaudio's MelSpectrogram(center=True, pad_mode="constant")."""
+        """Mel power spectrogram (B, mels, L // hop + 1), as torchaudio's
+        MelSpectrogram(center=True, pad_mode="constant").
+        """
         with torch.autocast(waveform.device.type, enabled=False):
-            spectrum = torch.stft(waveform.float(), self.size, self.hop, len(self.window), self.window,
-                                  center=True, pad_mode="constant", return_complex=True)          # (B, bins, frames)
+            spectrum = torch.stft(
+                waveform.float(),
+                self.size,
+                self.hop,
+                len(self.window),
+                self.window,
+                center=True,
+                pad_mode="constant",
+                return_complex=True,
+            )  # (B, bins, frames)
             power = torch.view_as_real(spectrum).square().sum(dim=-1)
-            return (power.transpose(1, 2) @ self.filters).transpose(1, 2)     # (B, mels, frames)
+            return (power.transpose(1, 2) @ self.filters).transpose(1, 2)  # (B, mels, frames)
 
     def forward(self, waveform: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        waveform, mask = waveform.masked_fill(~mask, 0), mask[:, ::self.hop]  # (B, L), (B, T)
-        real = mask[:, None]                                                  # (B, 1, T)
-        x = self.spectrogram(waveform)[..., :mask.shape[1]].masked_fill(~real, 0)
+        waveform, mask = waveform.masked_fill(~mask, 0), mask[:, :: self.hop]  # (B, L), (B, T)
+        real = mask[:, None]  # (B, 1, T)
+        x = self.spectrogram(waveform)[..., : mask.shape[1]].masked_fill(~real, 0)
         x = torch.log(x / x.amax(dim=(1, 2), keepdim=True).clamp(min=1e-10) + self.floor)
         count = (real.sum(dim=(1, 2), keepdim=True) * x.shape[1]).clamp(min=1)
         x = (x - (x * real).sum(dim=(1, 2), keepdim=True) / count) * real
@@ -56,12 +86,21 @@ class LogMel(nn.Module):
 
 
 class AudioConvEncoder(nn.Module):
-    """Convolutions over (mel band, time) of the log-mel spectrogram; one token per 2 ** stages frames (80 ms).
+    """Convolutions over (mel band, time) of the log-mel spectrogram; one token per 2 ** stages
+    frames (80 ms).
 
     A token is real when the first of its frames is.
     """
 
-    def __init__(self, dim: int, sample_rate: int = 16_000, mels: int = 64, width: int = 32, stages: int = 3, dropout: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        sample_rate: int = 16_000,
+        mels: int = 64,
+        width: int = 32,
+        stages: int = 3,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.mel = LogMel(sample_rate, mels)
         self.stack = ConvStack(1, width, stages, dropout)
@@ -70,27 +109,42 @@ class AudioConvEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
         x, mask = self.mel(x, mask)
-        x, mask = self.stack(x[:, None], mask)                                # (B, C, F', T)
-        x = self.project(x.flatten(1, 2).transpose(1, 2))                     # (B, T, D); no mean over F': pitch is not position-free
+        x, mask = self.stack(x[:, None], mask)  # (B, C, F', T)
+        x = self.project(
+            x.flatten(1, 2).transpose(1, 2)
+        )  # (B, T, D); no mean over F': pitch is not position-free
         return from_tokens(self.norm(x), mask)
 
 
 class AudioRecurrentEncoder(nn.Module):
-    """A bidirectional recurrent network over the log-mel spectrogram, ``stack`` frames (40 ms) a token.
+    """A bidirectional recurrent network over the log-mel spectrogram, ``stack`` frames (40 ms) a
+    token.
 
-    A token is real when the first of its frames is; frames of it that are not are zero. ``dim`` is even.
+    A token is real when the first of its frames is; frames of it that are not are zero. ``dim`` is
+    even.
     """
 
-    def __init__(self, dim: int, sample_rate: int = 16_000, mels: int = 64, stack: int = 4, cell: str = "lstm", depth: int = 1,
-                 dropout: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        sample_rate: int = 16_000,
+        mels: int = 64,
+        stack: int = 4,
+        cell: str = "lstm",
+        depth: int = 1,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.mel, self.stack = LogMel(sample_rate, mels), stack
-        self.project, self.recurrent = nn.Linear(mels * stack, dim), Recurrent(dim, cell, depth, dropout)
+        self.project, self.recurrent = (
+            nn.Linear(mels * stack, dim),
+            Recurrent(dim, cell, depth, dropout),
+        )
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
         x, mask = self.mel(x, mask)
-        x = F.pad(x, (0, -x.shape[2] % self.stack)).transpose(1, 2)           # (B, frames, F)
-        x = self.project(x.unflatten(1, (-1, self.stack)).flatten(2))         # (B, T, D)
-        mask = mask[:, ::self.stack]
+        x = F.pad(x, (0, -x.shape[2] % self.stack)).transpose(1, 2)  # (B, frames, F)
+        x = self.project(x.unflatten(1, (-1, self.stack)).flatten(2))  # (B, T, D)
+        mask = mask[:, :: self.stack]
         return from_tokens(self.norm(self.recurrent(x, mask)), mask)

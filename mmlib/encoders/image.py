@@ -1,4 +1,7 @@
-"""Images -> Features: x (B, C, H, W), mask (B, W) of columns -> a grid of tokens in reading order, row by row."""
+"""Images -> Features: x (B, C, H, W), mask (B, W) of columns -> a grid of tokens in reading
+order, row by row.
+"""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,60 +13,85 @@ from mmlib.layers.transformer import Transformer, sine_positions
 
 
 class ConvEncoder(nn.Module):
-    """A small convolutional network. Photos and, as the mask may end anywhere, lines of text padded in width.
+    """A small convolutional network.
 
-    A token per cell of 2 ** stages pixels square; cells at the right and bottom edge may be partly empty.
+    Photos and, as the mask may end anywhere, lines of text padded in width. A token per cell of 2
+    ** stages pixels square; cells at the right and bottom edge may be partly empty.
     """
 
-    def __init__(self, dim: int, channels: int = 3, width: int = 32, stages: int = 3, dropout: float = 0.0):
+    def __init__(
+        self, dim: int, channels: int = 3, width: int = 32, stages: int = 3, dropout: float = 0.0
+    ):
         super().__init__()
         self.stack = ConvStack(channels, width, stages, dropout)
         self.project, self.norm = nn.Linear(self.stack.out_channels, dim), nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
         x, mask = self.stack(x, mask)
-        mask = mask[:, None].expand(-1, x.shape[2], -1).flatten(1)            # (B, H' * W')
-        x = self.project(x.flatten(2).transpose(1, 2))                        # (B, H' * W', D)
+        mask = mask[:, None].expand(-1, x.shape[2], -1).flatten(1)  # (B, H' * W')
+        x = self.project(x.flatten(2).transpose(1, 2))  # (B, H' * W', D)
         return from_tokens(self.norm(x), mask)
 
 
 def grid_positions(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """Fixed 2-D positions (height * width, dim): half of the vector tells the row, half the column. ``dim`` is divisible by 4."""
+    """Fixed 2-D positions (height * width, dim): half of the vector tells the row, half the column.
+
+    ``dim`` is divisible by 4.
+    """
     rows = sine_positions(height, dim // 2, device)[:, None].expand(-1, width, -1)
     columns = sine_positions(width, dim // 2, device).expand(height, -1, -1)
-    return torch.cat([rows, columns], dim=-1).flatten(0, 1)                   # (height * width, dim)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)  # (height * width, dim)
 
 
 class ViTEncoder(nn.Module):
-    """A small vision transformer (Dosovitskiy et al., 2021) with sine positions, so a image may be of any size.
+    """A small vision transformer (Dosovitskiy et al., 2021) with sine positions, so an image may be
+    of any size.
 
-    A token per ``patch`` x ``patch`` pixels; a size that the patch does not divide is padded with zeros on the right and at the bottom.
-    A patch is real when it covers at least one real column. ``dim`` is divisible by 4.
+    A token per ``patch`` x ``patch`` pixels; a size that the patch does not divide is padded with
+    zeros on the right and at the bottom. A patch is real when it covers at least one real column.
+    ``dim`` is divisible by 4.
     """
 
-    def __init__(self, dim: int, channels: int = 3, patch: int = 8, depth: int = 3, heads: int = 4, dropout: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        channels: int = 3,
+        patch: int = 8,
+        depth: int = 3,
+        heads: int = 4,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         if dim % 4:
-            raise ValueError(f"dim is {dim}, expected a multiple of 4: sine and cosine of the row and of the column")
+            raise ValueError(
+                f"dim is {dim}, expected a multiple of 4: sine and cosine of the row and of the "
+                "column"
+            )
         self.patch = patch
         self.project = nn.Conv2d(channels, dim, patch, stride=patch)
         self.transformer = Transformer(dim, depth, heads, dropout=dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
         right, bottom = -x.shape[3] % self.patch, -x.shape[2] % self.patch
-        x = self.project(F.pad(x.masked_fill(~mask[:, None, None], 0), (0, right, 0, bottom)))     # (B, D, H', W')
-        mask = mask[:, None, ::self.patch].expand(-1, x.shape[2], -1).flatten(1)                   # (B, H' * W')
+        x = self.project(
+            F.pad(x.masked_fill(~mask[:, None, None], 0), (0, right, 0, bottom))
+        )  # (B, D, H', W')
+        mask = mask[:, None, :: self.patch].expand(-1, x.shape[2], -1).flatten(1)  # (B, H' * W')
         positions = grid_positions(*x.shape[2:], x.shape[1], x.device)
-        x = self.transformer(x.flatten(2).transpose(1, 2) + positions, mask[:, None, None])       # (B, H' * W', D)
+        x = self.transformer(
+            x.flatten(2).transpose(1, 2) + positions, mask[:, None, None]
+        )  # (B, H' * W', D)
         return from_tokens(x, mask)
 
 
 class ResNetEncoder(nn.Module):
-    """A torchvision ResNet (He et al., 2016) trained from nothing, with GroupNorm: BatchNorm would mix the samples of a batch.
+    """A torchvision ResNet (He et al., 2016) trained from nothing, with GroupNorm: BatchNorm would
+    mix the samples of a batch.
 
-    A token per cell of the last stage. The first convolution has stride 1 and no pool follows it, as is usual for small
-    images: a cell is 8 pixels square. For photos, whose mask rows are full or empty; a row that is partly real counts as
-    a image with black columns, and all of its cells as real (lines of text belong in ``ConvEncoder``).
+    A token per cell of the last stage. The first convolution has stride 1 and no pool follows it,
+    as is usual for small images: a cell is 8 pixels square. For photos, whose mask rows are full or
+    empty; a row that is partly real counts as an image with black columns, and all of its cells as
+    real (lines of text belong in ``ConvEncoder``).
     """
 
     def __init__(self, dim: int, channels: int = 3, name: str = "resnet18"):
@@ -71,10 +99,14 @@ class ResNetEncoder(nn.Module):
         torchvision = import_optional("torchvision", "'mmlib[torchvision]'")
         trunk = torchvision.models.get_model(name, norm_layer=lambda width: nn.GroupNorm(8, width))
         stem = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        self.trunk = nn.Sequential(stem, trunk.bn1, trunk.relu, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
+        self.trunk = nn.Sequential(
+            stem, trunk.bn1, trunk.relu, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4
+        )
         self.project, self.norm = nn.Linear(trunk.fc.in_features, dim), nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
-        x = self.trunk(x.masked_fill(~mask[:, None, None], 0)).flatten(2).transpose(1, 2)         # (B, H' * W', width)
+        x = (
+            self.trunk(x.masked_fill(~mask[:, None, None], 0)).flatten(2).transpose(1, 2)
+        )  # (B, H' * W', width)
         mask = mask.any(dim=1, keepdim=True).expand(-1, x.shape[1])
         return from_tokens(self.norm(self.project(x)), mask)

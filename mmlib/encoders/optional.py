@@ -1,4 +1,5 @@
 """Libraries that are not always installed: import them, or say in words how to install them."""
+
 import importlib
 from types import ModuleType
 
@@ -10,5 +11,7 @@ def import_optional(package: str, install: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
-        raise ImportError(f"this encoder needs the package {package}, which is not installed: "
-                          f"pip install {install}") from error
+        raise ImportError(
+            f"this encoder needs the package {package}, which is not installed: "
+            f"pip install {install}"
+        ) from error

@@ -1,4 +1,7 @@
-"""What every fusion does first: modalities' names sorted and checked, their pooled vectors stacked, their tokens lined up."""
+"""What every fusion does first: modalities' names sorted and checked, their pooled vectors
+stacked, their tokens lined up.
+"""
+
 from collections.abc import Iterable
 
 import torch
@@ -8,12 +11,16 @@ from mmlib.core import Features, masked_mean
 
 
 def sort_names(names: Iterable[str], query: str | None = None) -> list[str]:
-    """The names of the modalities, sorted; ValueError when there is none, one comes twice, or ``query`` is not among them."""
+    """The names of the modalities, sorted; ValueError when there is none, one comes twice, or
+    ``query`` is not among them.
+    """
     names = sorted(names)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"names is {names}, expected at least one modality and each of them once")
     if query is not None and query not in names:
-        raise ValueError(f"query is {query!r}, expected one of {names}, or None for a learned vector")
+        raise ValueError(
+            f"query is {query!r}, expected one of {names}, or None for a learned vector"
+        )
     return names
 
 
@@ -21,15 +28,19 @@ def check_features(features: dict[str, Features], names: list[str]) -> None:
     """Raise ValueError unless ``features`` holds exactly the modalities of ``names``."""
     missing, unknown = sorted(set(names) - set(features)), sorted(set(features) - set(names))
     if missing or unknown:
-        raise ValueError(f"this fusion was built for {names}: missing {missing}, unknown {unknown}; "
-                         f"an absent modality is a mask of False, not a missing key")
+        raise ValueError(
+            f"this fusion was built for {names}: missing {missing}, unknown {unknown}; "
+            f"an absent modality is a mask of False, not a missing key"
+        )
 
 
 def stack(features: dict[str, Features], names: list[str]) -> tuple[Tensor, Tensor]:
-    """The pooled vectors (B, M, D), zero where absent, and which are present (B, M); M in the order of ``names``."""
+    """The pooled vectors (B, M, D), zero where absent, and which are present (B, M); M in the
+    order of ``names``.
+    """
     check_features(features, names)
-    present = torch.stack([features[name].present for name in names], dim=1)              # (B, M)
-    pooled = torch.stack([features[name].pooled for name in names], dim=1)                # (B, M, D)
+    present = torch.stack([features[name].present for name in names], dim=1)  # (B, M)
+    pooled = torch.stack([features[name].pooled for name in names], dim=1)  # (B, M, D)
     return pooled.masked_fill(~present[..., None], 0), present
 
 
@@ -42,15 +53,22 @@ def apply_each(layers: nn.ModuleDict, pooled: Tensor) -> Tensor:
 def line_up(parts: list[Features]) -> Features:
     """The tokens of several Features in one line: (B, sum of T, D).
 
-    ``pooled`` is the mean over the present ones of their pooled vectors, so that one with many tokens counts no more than one with few.
+    ``pooled`` is the mean over the present ones of their pooled vectors, so that one with many
+    tokens counts no more than one with few.
     """
-    tokens, mask = (torch.cat(part, dim=1) for part in list(zip(*parts))[:2])             # (B, sum of T, D), (B, sum of T)
-    present = torch.stack([part.present for part in parts], dim=1)                        # (B, M)
-    return Features(tokens, mask, masked_mean(torch.stack([part.pooled for part in parts], dim=1), present))
+    tokens, mask = (
+        torch.cat(part, dim=1) for part in list(zip(*parts))[:2]
+    )  # (B, sum of T, D), (B, sum of T)
+    present = torch.stack([part.present for part in parts], dim=1)  # (B, M)
+    return Features(
+        tokens, mask, masked_mean(torch.stack([part.pooled for part in parts], dim=1), present)
+    )
 
 
 class Tags(nn.Module):
-    """A learned vector per modality, added to its tokens, so that a reader of the line can tell the modalities apart."""
+    """A learned vector per modality, added to its tokens, so that a reader of the line can tell
+    the modalities apart.
+    """
 
     def __init__(self, dim: int, names: list[str]):
         super().__init__()
@@ -58,7 +76,9 @@ class Tags(nn.Module):
         self.tag = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(dim)) for name in names})
 
     def forward(self, features: dict[str, Features]) -> tuple[Tensor, Tensor]:
-        """All tokens in one line: (B, sum of T, D) and (B, sum of T); zero where the mask is False."""
+        """All tokens in one line: (B, sum of T, D) and (B, sum of T); zero where the mask is
+        False.
+        """
         mask = torch.cat([features[name].mask for name in self.names], dim=1)
         tokens = torch.cat([features[name].tokens + self.tag[name] for name in self.names], dim=1)
         return tokens.masked_fill(~mask[..., None], 0), mask

@@ -1,4 +1,7 @@
-"""dict of Features -> Features: fusions of one vector per modality, in which modalities add up or are weighed."""
+"""dict of Features -> Features: fusions of one vector per modality, in which modalities add up
+or are weighed.
+"""
+
 from collections.abc import Iterable
 
 import torch
@@ -14,7 +17,8 @@ def _mlp(width: int, dim: int) -> nn.Sequential:
 
 
 class ConcatFusion(nn.Module):
-    """The pooled vectors side by side, with a flag each (1 = present), through an MLP back to ``dim``.
+    """The pooled vectors side by side, with a flag each (1 = present), through an MLP back to
+    ``dim``.
 
     The flag lets an absent modality differ from one whose vector happens to be zero.
     """
@@ -26,14 +30,15 @@ class ConcatFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        flagged = torch.cat([pooled, present[..., None].to(pooled.dtype)], dim=-1)        # (B, M, D + 1)
+        flagged = torch.cat([pooled, present[..., None].to(pooled.dtype)], dim=-1)  # (B, M, D + 1)
         return from_pooled(self.mlp(flagged.flatten(1)), present.any(dim=1))
 
 
 class SumFusion(nn.Module):
     """A linear map per modality, then their sum over the modalities present.
 
-    A sum and not a mean: where modalities are independent, their evidence (log-likelihoods) adds up.
+    A sum and not a mean: where modalities are independent, their evidence (log-likelihoods) adds
+    up.
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -43,12 +48,15 @@ class SumFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        parts = apply_each(self.project, pooled)                                         # (B, M, D)
+        parts = apply_each(self.project, pooled)  # (B, M, D)
         return from_pooled(parts.masked_fill(~present[..., None], 0).sum(dim=1), present.any(dim=1))
 
 
 class LateFusion(nn.Module):
-    """An MLP per modality, then the mean over the modalities present. Under a linear head that is averaging their logits."""
+    """An MLP per modality, then the mean over the modalities present.
+
+    Under a linear head that is averaging their logits.
+    """
 
     def __init__(self, dim: int, names: Iterable[str]):
         super().__init__()
@@ -57,15 +65,17 @@ class LateFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        parts = apply_each(self.mlp, pooled)                                             # (B, M, D)
+        parts = apply_each(self.mlp, pooled)  # (B, M, D)
         return from_pooled(masked_mean(parts, present), present.any(dim=1))
 
 
 class DeepSetFusion(nn.Module):
-    """rho(sum over the modalities present of phi(x_m + tag_m)): the modalities as a set (Deep Sets; Zaheer et al., 2017, arXiv:1703.06114).
+    """rho(sum over the modalities present of phi(x_m + tag_m)): the modalities as a set (Deep Sets;
+    Zaheer et al., 2017, arXiv:1703.06114).
 
-    Two MLPs, phi and rho, that all modalities share, and a learned vector per modality, its tag, that tells them apart; without the tags nothing
-    would. A further modality costs ``dim`` parameters. Unlike in SumFusion the modalities interact, in rho.
+    Two MLPs, phi and rho, that all modalities share, and a learned vector per modality, its tag,
+    that tells them apart; without the tags nothing would. A further modality costs ``dim``
+    parameters. Unlike in SumFusion the modalities interact, in rho.
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -76,16 +86,20 @@ class DeepSetFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        parts = self.phi(pooled + torch.stack([self.tag[name] for name in self.names]))   # (B, M, D)
-        return from_pooled(self.rho(parts.masked_fill(~present[..., None], 0).sum(dim=1)), present.any(dim=1))
+        parts = self.phi(pooled + torch.stack([self.tag[name] for name in self.names]))  # (B, M, D)
+        return from_pooled(
+            self.rho(parts.masked_fill(~present[..., None], 0).sum(dim=1)), present.any(dim=1)
+        )
 
 
 class GatedFusion(nn.Module):
-    """A gate per modality, computed from all of them, weighs ``tanh`` of each modality's linear map.
+    """A gate per modality, computed from all of them, weighs ``tanh`` of each modality's linear
+    map.
 
-    The gated multimodal unit (Arevalo et al., 2017, arXiv:1702.01992), with one gate per modality and sample, and a softmax
-    over the modalities present in place of independent sigmoids: weights sum to 1 and can be read. ``.weights`` (B, M), in
-    the order of ``.names``, holds those of the last forward pass; exactly 0 where a modality is absent.
+    The gated multimodal unit (Arevalo et al., 2017, arXiv:1702.01992), with one gate per modality
+    and sample, and a softmax over the modalities present in place of independent sigmoids: weights
+    sum to 1 and can be read. ``.weights`` (B, M), in the order of ``.names``, holds those of the
+    last forward pass; exactly 0 where a modality is absent.
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -96,18 +110,20 @@ class GatedFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        weights = masked_softmax(self.gate(pooled.flatten(1)), present)                  # (B, M)
+        weights = masked_softmax(self.gate(pooled.flatten(1)), present)  # (B, M)
         keep_weights(self, weights)
-        parts = apply_each(self.project, pooled)                                         # (B, M, D)
+        parts = apply_each(self.project, pooled)  # (B, M, D)
         return from_pooled((weights[..., None] * parts.tanh()).sum(dim=1), present.any(dim=1))
 
 
 class AttentionFusion(nn.Module):
-    """Bilinear attention over the modalities of one sample: score h_i' W q / sqrt(D), softmax, weighted sum of the h_i.
+    """Bilinear attention over the modalities of one sample: score h_i' W q / sqrt(D), softmax,
+    weighted sum of the h_i.
 
-    q is a learned vector; or, when ``query`` names a modality, that modality's pooled vector (the learned one where it is
-    absent). The softmax runs over the modalities *within* a sample, never over samples (Luong et al., 2015,
-    arXiv:1508.04025, "general" score; scaled as in Vaswani et al., 2017). ``.weights`` (B, M) as in GatedFusion.
+    q is a learned vector; or, when ``query`` names a modality, that modality's pooled vector (the
+    learned one where it is absent). The softmax runs over the modalities *within* a sample, never
+    over samples (Luong et al., 2015, arXiv:1508.04025, "general" score; scaled as in Vaswani et
+    al., 2017). ``.weights`` (B, M) as in GatedFusion.
     """
 
     def __init__(self, dim: int, names: Iterable[str], query: str | None = None):
@@ -118,11 +134,11 @@ class AttentionFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack(features, self.names)
-        q = self.learned.expand_as(pooled[:, 0])                                          # (B, D)
+        q = self.learned.expand_as(pooled[:, 0])  # (B, D)
         if self.query is not None:
             i = self.names.index(self.query)
             q = torch.where(present[:, i, None], pooled[:, i], q)
         scores = torch.einsum("bmd,bd->bm", pooled, self.bilinear(q)) * pooled.shape[-1] ** -0.5
-        weights = masked_softmax(scores, present)                                        # (B, M)
+        weights = masked_softmax(scores, present)  # (B, M)
         keep_weights(self, weights)
         return from_pooled((weights[..., None] * pooled).sum(dim=1), present.any(dim=1))

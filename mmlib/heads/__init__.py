@@ -1,4 +1,5 @@
 """Heads: Features and a batch -> Output(logits, loss, count). Only heads read ``target``."""
+
 from mmlib.heads.classify import ClassifyHead
 from mmlib.heads.ctc import CTCHead
 from mmlib.heads.language import LanguageHead

@@ -1,4 +1,5 @@
 """Features and batch -> class logits and a cross-entropy loss."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +23,9 @@ class ClassifyHead(nn.Module):
 
     kind = "classes"
 
-    def __init__(self, dim: int, classes: int, prior: Tensor | None = None, weight: Tensor | None = None):
+    def __init__(
+        self, dim: int, classes: int, prior: Tensor | None = None, weight: Tensor | None = None
+    ):
         super().__init__()
         shares, weight = _per_class("prior", prior, classes), _per_class("weight", weight, classes)
         self.classes, self.linear = classes, nn.Linear(dim, classes)
@@ -47,11 +50,17 @@ class ClassifyHead(nn.Module):
 def _per_class(name: str, value: Tensor | None, classes: int) -> Tensor:
     value = torch.ones(classes) if value is None else torch.as_tensor(value, dtype=torch.float32)
     if tuple(value.shape) != (classes,) or not bool((value > 0).all() & value.isfinite().all()):
-        raise ValueError(f"{name} is {value.tolist()}, expected {classes} numbers above zero, one per class")
+        raise ValueError(
+            f"{name} is {value.tolist()}, expected {classes} numbers above zero, one per class"
+        )
     return value
 
 
 def one_per_sample(target: Tensor, logits: Tensor) -> Tensor:
-    if target.shape != logits.shape[:1]:   # (B, 1) against (B,) would broadcast to (B, B) and train on nonsense
-        raise ValueError(f"batch['target'] is {tuple(target.shape)}, expected {(len(logits),)}: one per sample")
+    if (
+        target.shape != logits.shape[:1]
+    ):  # (B, 1) against (B,) would broadcast to (B, B) and train on nonsense
+        raise ValueError(
+            f"batch['target'] is {tuple(target.shape)}, expected {(len(logits),)}: one per sample"
+        )
     return target

@@ -1,4 +1,5 @@
 """Features and batch -> one number per sample and a squared loss."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -8,11 +9,12 @@ from mmlib.heads.classify import one_per_sample
 
 
 class RegressHead(nn.Module):
-    """A number per sample, logits (B,) in the units of the target (B,); the loss is the squared error in units of ``std``.
+    """A number per sample, logits (B,) in the units of the target (B,); the loss is the squared
+    error in units of ``std``.
 
-    ``mean`` and ``std`` are those of the training targets. A row with no modality gets ``mean``. The
-    last product runs in float32, also under autocast. A target that is not finite makes the loss
-    so: correct such a row, or leave it out.
+    ``mean`` and ``std`` are those of the training targets. A row with no modality gets ``mean``.
+    The last product runs in float32, also under autocast. A target that is not finite makes the
+    loss so: correct such a row, or leave it out.
     """
 
     kind = "number"
@@ -20,7 +22,10 @@ class RegressHead(nn.Module):
     def __init__(self, dim: int, mean: float = 0.0, std: float = 1.0):
         super().__init__()
         if not std > 0:
-            raise ValueError(f"std is {std}, expected a number above zero; when all targets are equal there is nothing to learn")
+            raise ValueError(
+                f"std is {std}, expected a number above zero; when all targets are equal there is "
+                "nothing to learn"
+            )
         self.linear = nn.Linear(dim, 1)
         self.register_buffer("mean", torch.tensor([float(mean)]))
         self.register_buffer("std", torch.tensor([float(std)]))

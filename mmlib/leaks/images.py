@@ -1,9 +1,10 @@
 """Are two image files one image? Compared whole, and held against how alike other images are.
 
-Two straight strokes of a pen are nearly the same at 28 pixels, and no copies. So a pair is named only
-where one image, resized and encoded as the other one was, gives the other; or where it is so much
-closer than its neighbours that chance would not bring it so near in a thousand such splits.
+Two straight strokes of a pen are nearly the same at 28 pixels, and no copies. So a pair is named
+only where one image, resized and encoded as the other one was, gives the other; or where it is so
+much closer than its neighbours that chance would not bring it so near in a thousand such splits.
 """
+
 import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -15,17 +16,19 @@ import numpy as np
 from mmlib.data.image import image_size, read_image
 from mmlib.leaks.files import crop, upright_size
 
-LARGE, REDUCED = 256, 128   # pixels: a image longer than LARGE is compared at REDUCED
-SAME = 0.01    # rest of a copy that was made as we think: 0.008 at most; strokes 0.06 at least
-OTHER = 0.5    # a pair with more is not looked at further: JPEG at quality 50 leaves 0.35 at most
-ALIKE = 0.3    # rest up to which a pair can be a copy because all others are so much farther
-FEWEST = 5     # neighbours from which on the chance is estimated
-ROUNDING = 0.25   # squared grey levels: what rounding to whole ones leaves, twice
+LARGE, REDUCED = 256, 128  # pixels: an image longer than LARGE is compared at REDUCED
+SAME = 0.01  # rest of a copy that was made as we think: 0.008 at most; strokes 0.06 at least
+OTHER = 0.5  # a pair with more is not looked at further: JPEG at quality 50 leaves 0.35 at most
+ALIKE = 0.3  # rest up to which a pair can be a copy because all others are so much farther
+FEWEST = 5  # neighbours from which on the chance is estimated
+ROUNDING = 0.25  # squared grey levels: what rounding to whole ones leaves, twice
 
 
 class _Picture(NamedTuple):
-    pixels: Any                            # PIL, RGB, upright, without padding
-    encode: Callable[[Any], Any] | None    # an equally large one -> what this one's encoder makes of it
+    pixels: Any  # PIL, RGB, upright, without padding
+    encode: (
+        Callable[[Any], Any] | None
+    )  # an equally large one -> what this one's encoder makes of it
 
 
 def find_original(new: Path, old: Sequence[Path], close: int) -> tuple[int, float]:
@@ -49,7 +52,7 @@ def find_original(new: Path, old: Sequence[Path], close: int) -> tuple[int, floa
         if best > ALIKE or len(old) <= FEWEST:
             return -1, 1.0
         rests += [_rest_between(one, _read(path)) for path in old[close:]]
-    except (ValueError, OSError):   # gone or broken since it was looked at
+    except (ValueError, OSError):  # gone or broken since it was looked at
         return -1, 1.0
     return place, _chance(best, np.delete(rests, place))
 
@@ -68,17 +71,21 @@ def _chance(nearest: float, others: np.ndarray) -> float:
 @lru_cache(maxsize=256)
 def _read(path: Path) -> _Picture:
     from PIL import Image
+
     with Image.open(path) as image:
         width, height = upright_size(image)
     longer = max(image_size(path))
     pixels = read_image(path, longer if longer <= LARGE else REDUCED)
-    return _Picture(Image.fromarray(crop(pixels, width, height)), _encoder(path) if longer <= LARGE else None)
+    return _Picture(
+        Image.fromarray(crop(pixels, width, height)), _encoder(path) if longer <= LARGE else None
+    )
 
 
 def _encoder(path: Path) -> Callable[[Any], Any] | None:
-    """What JPEG with this file's tables makes of a image; None where the file is no JPEG."""
+    """What JPEG with this file's tables makes of an image; None where the file is no JPEG."""
     from PIL import Image
     from PIL.JpegImagePlugin import get_sampling
+
     with Image.open(path) as image:
         if image.format != "JPEG" or image.mode not in ("L", "RGB"):
             return None
@@ -88,16 +95,18 @@ def _encoder(path: Path) -> Callable[[Any], Any] | None:
         file = io.BytesIO()
         picture.convert(mode).save(file, "JPEG", qtables=tables, subsampling=sampling)
         return Image.open(file).convert("RGB")
+
     return encode
 
 
 def _rests_as_made(one: _Picture, other: _Picture) -> Iterator[float]:
     """What is left of each when the other is resized and encoded as it may have been, lazily."""
     from PIL.Image import Resampling
+
     for source, copy in ((one, other), (other, one)):
         equal = source.pixels.size == copy.pixels.size
         if equal and copy.encode is None:
-            continue                       # compared as they are already
+            continue  # compared as they are already
         filters = (Resampling.BICUBIC, Resampling.BILINEAR, Resampling.LANCZOS, Resampling.BOX)
         for resampling in filters[:1] if equal else filters:
             made = source.pixels.resize(copy.pixels.size, resampling)
@@ -111,6 +120,7 @@ def _rests_as_made(one: _Picture, other: _Picture) -> Iterator[float]:
 def _rest_between(one: _Picture, other: _Picture) -> float:
     """What is left of one image when the other explains it, both at the size of the smaller one."""
     from PIL.Image import Resampling
+
     size = min(one.pixels.size, other.pixels.size)
     a, b = (picture.pixels.resize(size, Resampling.BILINEAR) for picture in (one, other))
     return min(_rest(a, b), _rest(b, a))
@@ -120,6 +130,7 @@ def _rest(source: Any, copy: Any) -> float:
     """0 to 1: the part of ``copy``'s contrast that ``source``, sharper or softer, brighter or of
     another contrast, does not explain. Both of one size."""
     from scipy.ndimage import uniform_filter
+
     x, y = (np.asarray(picture, np.float32) for picture in (source, copy))
     soft = uniform_filter(x, (3, 3, 0), mode="nearest")
     basis = np.linalg.qr(np.stack([(part - part.mean()).ravel() for part in (x, soft)], axis=1))[0]

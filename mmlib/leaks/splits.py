@@ -1,35 +1,55 @@
 """Which split comes first, and what stands in several: what all checks across splits ask."""
+
 from collections.abc import Sequence
 
 import numpy as np
 
 
 def crossing(values: Sequence[str], splits: np.ndarray) -> tuple[np.ndarray, int]:
-    """(rows,) bool: rows whose value also stands in an earlier split; and how many values stand in several. Empty cells do not count."""
+    """(rows,) bool: rows whose value also stands in an earlier split; and how many values stand
+    in several. Empty cells do not count.
+    """
     order = {name: place for place, name in enumerate(split_order(splits))}
     first: dict[str, int] = {}
     for value, name in zip(values, splits):
         first[value] = min(first.get(value, len(order)), order[name])
-    rows = np.array([bool(value) and order[name] > first[value] for value, name in zip(values, splits)])
+    rows = np.array(
+        [bool(value) and order[name] > first[value] for value, name in zip(values, splits)]
+    )
     return rows, len({value for value, row in zip(values, rows) if row})
 
 
 def split_order(splits: np.ndarray) -> list[str]:
     """Split names in the order of their use: train, val, test, others."""
     usual = ["train", "val", "test"]
-    return sorted(set(splits.tolist()), key=lambda name: (usual.index(name) if name in usual else len(usual), name))
+    return sorted(
+        set(splits.tolist()),
+        key=lambda name: (usual.index(name) if name in usual else len(usual), name),
+    )
 
 
 def tell_crossing(values: Sequence[str], splits: np.ndarray, rows: Sequence[str], what: str) -> str:
-    """'454 of 900 scenes stand in both train and test (1,362 rows of test, first line 9 as line 3)'."""
+    """'454 of 900 scenes stand in both train and test (1,362 rows of test, first line 9 as line
+    3)'.
+    """
     order, (repeats, several) = split_order(splits), crossing(values, splits)
     later = np.flatnonzero(repeats)
     torn = {values[row] for row in later}
     homes = {str(name) for value, name in zip(values, splits) if value in torn}
     names = [name for name in order if name in homes]
-    parts = [f"{(splits[later] == name).sum():,} rows of {name}" for name in names if name in set(splits[later])]
-    where = f"both {names[0]} and {names[1]}" if len(names) == 2 else "several of " + ", ".join(names)
-    first = min((row for row, value in enumerate(values) if value == values[later[0]]),
-                key=lambda row: order.index(splits[row]))
-    return (f"{several:,} of {len(set(values) - {''}):,} {what} stand in {where} ({', '.join(parts)}; "
-            f"first {rows[later[0]]} as {rows[first]})")
+    parts = [
+        f"{(splits[later] == name).sum():,} rows of {name}"
+        for name in names
+        if name in set(splits[later])
+    ]
+    where = (
+        f"both {names[0]} and {names[1]}" if len(names) == 2 else "several of " + ", ".join(names)
+    )
+    first = min(
+        (row for row, value in enumerate(values) if value == values[later[0]]),
+        key=lambda row: order.index(splits[row]),
+    )
+    return (
+        f"{several:,} of {len(set(values) - {''}):,} {what} stand in {where} ({', '.join(parts)}; "
+        f"first {rows[later[0]]} as {rows[first]})"
+    )

@@ -1,8 +1,29 @@
 """Scores: f(logits, target) -> float, over a whole set; thin over scikit-learn.
 
-Classification: logits (N, K), target (N,) int64. Regression: logits (N,), target (N,), in the units of the target.
+Classification: logits (N, K), target (N,) int64. Regression: logits (N,), target (N,), in the units
+of the target.
 """
-from mmlib.metrics.scores import accuracy, auroc, balanced_accuracy, confusion, log_loss, macro_f1, mean_absolute_error, r2
-from mmlib.metrics.calibration import calibration_error
 
-__all__ = ["accuracy", "auroc", "balanced_accuracy", "calibration_error", "confusion", "log_loss", "macro_f1", "mean_absolute_error", "r2"]
+from mmlib.metrics.calibration import calibration_error
+from mmlib.metrics.scores import (
+    accuracy,
+    auroc,
+    balanced_accuracy,
+    confusion,
+    log_loss,
+    macro_f1,
+    mean_absolute_error,
+    r2,
+)
+
+__all__ = [
+    "accuracy",
+    "auroc",
+    "balanced_accuracy",
+    "calibration_error",
+    "confusion",
+    "log_loss",
+    "macro_f1",
+    "mean_absolute_error",
+    "r2",
+]

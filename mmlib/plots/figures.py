@@ -1,61 +1,102 @@
-"""Figures of the course and of the command line: numbers and raw samples in, a matplotlib Figure out. Labels are English.
+"""Figures of the course and of the command line: numbers and raw samples in, a matplotlib Figure
+out. Labels are English.
 
-Colours are those of Okabe and Ito, which colour-blind people can tell apart; the ground is white, so that figures read in dark themes too.
-A notebook shows a figure where a cell ends with it; ``save`` writes it to a file.
+Colours are those of Okabe and Ito, which colour-blind people can tell apart; the ground is white,
+so that figures read in dark themes too. A notebook shows a figure where a cell ends with it;
+``save`` writes it to a file.
 """
+
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mmlib.plots.style import COLOURS, GREY, INK, families, empty_figure, styled
+from mmlib.plots.style import COLOURS, GREY, INK, empty_figure, families, styled
 
 
 @styled
 def confusion(matrix: Any, names: Sequence[str]) -> Any:
-    """Counts (K, K), true class by predicted class. Shade = share of the true class; the counts stand in the cells up to 20 classes.
+    """Counts (K, K), true class by predicted class.
 
+    Shade = share of the true class; the counts stand in the cells up to 20 classes.
     Raises ValueError where the matrix is not square or the names do not fit it.
     """
     matrix = np.asarray(matrix)
     if matrix.shape != (len(names), len(names)):
-        raise ValueError(f"the confusion matrix has shape {matrix.shape}, expected {(len(names), len(names))} for {len(names)} class names")
+        raise ValueError(
+            f"the confusion matrix has shape {matrix.shape}, expected {(len(names), len(names))} "
+            f"for {len(names)} class names"
+        )
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(10.0, 2.4 + 0.42 * len(names))
     figure = empty_figure(side + 0.8, side)
     axes = figure.add_subplot()
     shades = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    places = range(0, len(names), max(1, len(names) // 40))  # names of every class, of every second, ...
+    places = range(
+        0, len(names), max(1, len(names) // 40)
+    )  # names of every class, of every second, ...
     labels = [textwrap.shorten(str(names[i]), 24, placeholder="...") for i in places]
     as_written = {} if all(map(str.isascii, labels)) else {"fontfamily": families()}
-    as_written["parse_math"] = False                        # '$5_$10' is a name, not a formula
+    as_written["parse_math"] = False  # '$5_$10' is a name, not a formula
     turned = max(map(len, labels)) > 3 and len(labels) > 3
     axes.set_xticks(places, labels, rotation=90 if turned else 0, **as_written)
     axes.set_yticks(places, labels, **as_written)
     axes.set(xlabel="predicted", ylabel="true")
     if len(names) <= 20:
         for (row, column), count in np.ndenumerate(matrix):
-            axes.text(column, row, f"{count:g}", ha="center", va="center", color="white" if share[row, column] > 0.5 else INK)
+            axes.text(
+                column,
+                row,
+                f"{count:g}",
+                ha="center",
+                va="center",
+                color="white" if share[row, column] > 0.5 else INK,
+            )
     figure.colorbar(shades, ax=axes, label="share of the true class", shrink=0.9)
     return figure
 
 
 @styled
-def bars(scores: Mapping[str, float], best: Mapping[str, float] | None = None, chance: float | None = None, label: str = "accuracy") -> Any:
-    """One bar per score (0..1), with its number. ``best`` marks the best that is possible, by the same names; ``chance`` a blind guess."""
+def bars(
+    scores: Mapping[str, float],
+    best: Mapping[str, float] | None = None,
+    chance: float | None = None,
+    label: str = "accuracy",
+) -> Any:
+    """One bar per score (0..1), with its number.
+
+    ``best`` marks the best that is possible, by the same names; ``chance`` a blind guess.
+    """
     unknown = set(best or {}) - set(scores)
     if unknown:
-        raise ValueError(f"best has {sorted(unknown)}, which no bar has; the bars are {list(scores)}")
+        raise ValueError(
+            f"best has {sorted(unknown)}, which no bar has; the bars are {list(scores)}"
+        )
     figure = empty_figure(max(4.5, 1.3 * len(scores) + 1.8), 3.4)
     axes = figure.add_subplot()
     for place, (name, score) in enumerate(scores.items()):
         axes.bar(place, score, 0.62, color=COLOURS.get(name, COLOURS["all"]))
-        axes.text(place, 0.1, f"{score:.2f}", ha="center", va="center", fontsize=11, weight="bold",
-                  bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none"})
+        axes.text(
+            place,
+            0.1,
+            f"{score:.2f}",
+            ha="center",
+            va="center",
+            fontsize=11,
+            weight="bold",
+            bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none"},
+        )
     if best:
         places = np.array([list(scores).index(name) for name in best])
-        axes.hlines(list(best.values()), places - 0.38, places + 0.38, color=INK, linewidth=2.5, label="best possible")
+        axes.hlines(
+            list(best.values()),
+            places - 0.38,
+            places + 0.38,
+            color=INK,
+            linewidth=2.5,
+            label="best possible",
+        )
     if chance is not None:
         axes.axhline(chance, color=INK, linestyle=":", linewidth=1.5, label="chance")
     axes.set_xticks(range(len(scores)), [textwrap.fill(name, 14) for name in scores])
@@ -66,17 +107,28 @@ def bars(scores: Mapping[str, float], best: Mapping[str, float] | None = None, c
 
 
 @styled
-def samples(images: Sequence[Any], texts: Sequence[str], sounds: Sequence[Any], titles: Sequence[str] | None = None,
-            rate: int = 16_000) -> Any:
-    """A column per sample: image, caption, waveform, spectrogram (dark = soft, bright = loud). None or empty: that modality is missing.
+def samples(
+    images: Sequence[Any],
+    texts: Sequence[str],
+    sounds: Sequence[Any],
+    titles: Sequence[str] | None = None,
+    rate: int = 16_000,
+) -> Any:
+    """A column per sample: image, caption, waveform, spectrogram (dark = soft, bright = loud).
 
+    None or empty: that modality is missing.
     Images (H, W, 3) or (3, H, W), of 0..255 or 0..1; sounds (L,) at ``rate`` samples a second.
     """
     if not len(images) == len(texts) == len(sounds):
-        raise ValueError(f"got {len(images)} images, {len(texts)} captions and {len(sounds)} sounds, expected as many of each; "
-                         "give None where one is missing")
+        raise ValueError(
+            f"got {len(images)} images, {len(texts)} captions and {len(sounds)} sounds, expected "
+            "as many of each; "
+            "give None where one is missing"
+        )
     figure = empty_figure(2.25 * len(images), 5)
-    grid = figure.subplots(4, len(images), squeeze=False, gridspec_kw={"height_ratios": [2.3, 0.85, 0.7, 1]})
+    grid = figure.subplots(
+        4, len(images), squeeze=False, gridspec_kw={"height_ratios": [2.3, 0.85, 0.7, 1]}
+    )
     longest = max([len(sound) for sound in sounds if sound is not None] + [1]) / rate
     for column, (image, text, sound) in enumerate(zip(images, texts, sounds)):
         picture, caption, wave, spectrum = grid[:, column]
@@ -85,7 +137,9 @@ def samples(images: Sequence[Any], texts: Sequence[str], sounds: Sequence[Any], 
         _show_picture(picture, image)
         caption.axis("off")
         lines = textwrap.fill(text or "(no words)", 27, max_lines=5, placeholder=" ...")
-        caption.text(0.5, 1, lines, ha="center", va="top", fontsize=8.5, transform=caption.transAxes)
+        caption.text(
+            0.5, 1, lines, ha="center", va="top", fontsize=8.5, transform=caption.transAxes
+        )
         _show_sound(wave, spectrum, sound, rate, longest)
         if column:
             wave.set_yticklabels([]), spectrum.set_yticklabels([])
@@ -116,31 +170,63 @@ def _show_sound(wave: Any, spectrum: Any, sound: Any, rate: int, longest: float)
     spectrum.set_xlabel("seconds", fontsize=8, labelpad=1)
     sound = np.zeros(0, np.float32) if sound is None else np.asarray(sound, dtype=np.float32)
     if not len(sound):
-        wave.text(0.5, 0.5, "(no sound)", ha="center", va="center", fontsize=8.5, transform=wave.transAxes)
+        wave.text(
+            0.5, 0.5, "(no sound)", ha="center", va="center", fontsize=8.5, transform=wave.transAxes
+        )
         return
     wave.plot(np.arange(len(sound)) / rate, sound, color=COLOURS["audio"], linewidth=0.5)
     size, step = 400, 80  # 25 ms seen at once, every 5 ms
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(sound, size // 2), size)[::step] * np.hanning(size)  # (frames, size)
-    loudness = 10 * np.log10(np.abs(np.fft.rfft(frames, axis=1)) ** 2 + 1e-10).T                                  # (bins, frames)
-    spectrum.imshow(loudness, origin="lower", aspect="auto", cmap="magma", vmin=loudness.max() - 70,
-                    extent=(0, len(sound) / rate, 0, rate / 2000))
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(sound, size // 2), size)[
+        ::step
+    ] * np.hanning(size)  # (frames, size)
+    loudness = 10 * np.log10(np.abs(np.fft.rfft(frames, axis=1)) ** 2 + 1e-10).T  # (bins, frames)
+    spectrum.imshow(
+        loudness,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=loudness.max() - 70,
+        extent=(0, len(sound) / rate, 0, rate / 2000),
+    )
 
 
 @styled
 def robustness(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """What ``robust.curves`` returns: a panel per fault and modality, a line per model, accuracy against the level of the fault."""
-    faults, modalities, models = (list(dict.fromkeys(row[key] for row in rows)) for key in ("fault", "modality", "model"))
+    """What ``robust.curves`` returns: a panel per fault and modality, a line per model, accuracy
+    against the level of the fault.
+    """
+    faults, modalities, models = (
+        list(dict.fromkeys(row[key] for row in rows)) for key in ("fault", "modality", "model")
+    )
     figure = empty_figure(1.2 + 2.6 * len(modalities), 0.8 + 2 * len(faults))
     grid = figure.subplots(len(faults), len(modalities), squeeze=False, sharey=True)
     for (i, j), axes in np.ndenumerate(grid):
-        for model, colour, style in zip(models, [*COLOURS.values(), GREY] * len(models), ["-", "--", ":", "-."] * len(models)):
+        for model, colour, style in zip(
+            models, [*COLOURS.values(), GREY] * len(models), ["-", "--", ":", "-."] * len(models)
+        ):
             here = (faults[i], modalities[j], model)
-            points = [(row["level"], row["accuracy"]) for row in rows if (row["fault"], row["modality"], row["model"]) == here]
-            axes.plot(*zip(*points), color=colour, linestyle=style, marker="o", markersize=3.5, label=model)
+            points = [
+                (row["level"], row["accuracy"])
+                for row in rows
+                if (row["fault"], row["modality"], row["model"]) == here
+            ]
+            axes.plot(
+                *zip(*points),
+                color=colour,
+                linestyle=style,
+                marker="o",
+                markersize=3.5,
+                label=model,
+            )
         axes.set(title=f"{modalities[j]}: {faults[i]}", ylim=(0, 1.02))
         axes.title.set_fontsize(10)
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy")
     figure.supxlabel("level", fontsize=10)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(models), frameon=False)
+    figure.legend(
+        *grid[0, 0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=len(models),
+        frameon=False,
+    )
     return figure

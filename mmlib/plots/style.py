@@ -1,4 +1,7 @@
-"""One style for all figures, colours that colour-blind people can tell apart; figures are saved byte for byte alike."""
+"""One style for all figures, colours that colour-blind people can tell apart; figures are saved
+byte for byte alike.
+"""
+
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,20 +12,46 @@ from typing import Any
 from mmlib.plots.alt_text import speaking
 
 COLOURS = {"image": "#0072B2", "text": "#E69F00", "audio": "#009E73", "all": "#CC79A7"}
-CJK = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei",
-       "WenQuanYi Micro Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB",
-       "Microsoft YaHei", "SimHei", "Noto Sans CJK JP", "Malgun Gothic", "Arial Unicode MS")
+CJK = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Microsoft YaHei",
+    "SimHei",
+    "Noto Sans CJK JP",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+)
 GREY, INK, DPI = "#8A8A8A", "#222222", 100
-STYLE = {"figure.facecolor": "white", "axes.facecolor": "white", "font.size": 10, "font.family": "DejaVu Sans", "text.color": INK,
-         "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
-         "axes.spines.right": False}
+STYLE = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def save(figure: Any, path: str | Path) -> None:
     """Write the figure; the same figure gives the same bytes."""
     with _no_word_on_missing_glyphs():
-        figure.savefig(path, dpi=DPI, bbox_inches="tight",
-                       metadata={"Software": None} if str(path).endswith(".png") else None)
+        figure.savefig(
+            path,
+            dpi=DPI,
+            bbox_inches="tight",
+            metadata={"Software": None} if str(path).endswith(".png") else None,
+        )
 
 
 @contextmanager
@@ -43,7 +72,10 @@ def families() -> list[str]:
 
 
 def empty_figure(width: float, height: float) -> Any:
-    """An empty figure, ``width`` and ``height`` in inches. It is closed at once, or a notebook would show it twice."""
+    """An empty figure, ``width`` and ``height`` in inches.
+
+    It is closed at once, or a notebook would show it twice.
+    """
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(width, height), dpi=DPI, layout="constrained")
@@ -52,9 +84,11 @@ def empty_figure(width: float, height: float) -> Any:
 
 
 def panels(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Any, Any]:
-    """An empty figure, ``width`` and ``height`` in inches, and its axes, as ``Figure.subplots`` with ``options`` makes them.
+    """An empty figure, ``width`` and ``height`` in inches, and its axes, as ``Figure.subplots``
+    with ``options`` makes them.
 
-    For what a notebook draws itself: unlike pyplot's, the figure is shown where a cell ends with it, and says in words what it shows.
+    For what a notebook draws itself: unlike pyplot's, the figure is shown where a cell ends with
+    it, and says in words what it shows.
     """
     figure = empty_figure(width, height)
     return figure, figure.subplots(rows, columns, **options)
@@ -73,6 +107,8 @@ def styled(draw: Any) -> Any:
             mpl.rcParams.update(STYLE)
             figure = draw(*arguments, **options)
             with _no_word_on_missing_glyphs():
-                figure.draw_without_rendering()  # ticks are made when first drawn, in the style of that moment
+                # ticks are made when first drawn, in the style of that moment
+                figure.draw_without_rendering()
             return figure
+
     return styled

@@ -1,7 +1,25 @@
-"""One plain function per task: a Recipe in, a trained model, its data and its metrics out; ``load`` brings a saved one back."""
+"""One plain function per task: a Recipe in, a trained model, its data and its metrics out;
+``load`` brings a saved one back.
+"""
+
 from mmlib.recipes.plan import DIM, DROPOUT, FUSIONS, LR, build, plan
 from mmlib.recipes.predictor import Predictor, load
 from mmlib.recipes.recipe import Recipe
 from mmlib.recipes.train import Run, classify, regress, settings, train
 
-__all__ = ["DIM", "DROPOUT", "FUSIONS", "LR", "Predictor", "Recipe", "Run", "build", "classify", "load", "plan", "regress", "settings", "train"]
+__all__ = [
+    "DIM",
+    "DROPOUT",
+    "FUSIONS",
+    "LR",
+    "Predictor",
+    "Recipe",
+    "Run",
+    "build",
+    "classify",
+    "load",
+    "plan",
+    "regress",
+    "settings",
+    "train",
+]

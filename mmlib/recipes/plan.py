@@ -1,4 +1,7 @@
-"""From the data to a model: ``plan`` decides on sizes, in plain numbers that a checkpoint can hold; ``build`` makes the model."""
+"""From the data to a model: ``plan`` decides on sizes, in plain numbers that a checkpoint can
+hold; ``build`` makes the model.
+"""
+
 import math
 from typing import Any
 
@@ -15,31 +18,55 @@ from mmlib.models import Backbone, Model
 FUSIONS = {name.removesuffix("Fusion").lower(): getattr(fusions, name) for name in fusions.__all__}
 DIM, DROPOUT, LR = 64, 0.1, 2e-3
 WIDTHS = {32: 32, 64: 16, 96: 12, 128: 8}  # channels of the first convolution by image size
-BUDGET = 7.5e11                            # multiplications of all forward passes of a training
+BUDGET = 7.5e11  # multiplications of all forward passes of a training
 LEAST_EPOCHS, MOST_EPOCHS = 5, 60
 
 
-def plan(data: Data, fusion: str = "sum", dim: int = DIM, lr: float = LR, dropout: float = DROPOUT, budget: float = 1.0) -> dict[str, Any]:
-    """The size of the model and the number of epochs, from rows and modalities: plain numbers from which ``build`` makes the model.
+def plan(
+    data: Data,
+    fusion: str = "sum",
+    dim: int = DIM,
+    lr: float = LR,
+    dropout: float = DROPOUT,
+    budget: float = 1.0,
+) -> dict[str, Any]:
+    """The size of the model and the number of epochs, from rows and modalities: plain numbers from
+    which ``build`` makes the model.
 
-    Larger images get fewer channels and more stages. The epochs share out a fixed amount of arithmetic, ``BUDGET``
-    multiplications of forward passes times ``budget``: about three minutes of one core where it is 1.
+    Larger images get fewer channels and more stages. The epochs share out a fixed amount of
+    arithmetic, ``BUDGET`` multiplications of forward passes times ``budget``: about three minutes
+    of one core where it is 1.
     """
     train, fitted = data.loaders["train"], data.preprocessing
     encoders = {}
     for name, modality in fitted.modalities.items():
         if modality.kind == "image":
             size = fitted.sizes[name]
-            encoders[name] = {"kind": "image", "width": WIDTHS[size], "stages": int(math.log2(size / 4))}
+            encoders[name] = {
+                "kind": "image",
+                "width": WIDTHS[size],
+                "stages": int(math.log2(size / 4)),
+            }
         elif modality.kind == "audio":
             encoders[name] = {"kind": "audio", "width": 16, "stages": 3}
         else:
             encoders[name] = {"kind": "text", "vocab_size": len(fitted.vocabularies[name])}
     work = sum(multiplications(data, name, dim) for name in fitted.modalities)
     epochs = affordable(work * max(1, train.samples), budget)
-    why = (f"{epochs} epochs over {train.samples:,} rows of {work / 1e6:.0f} million multiplications each "
-           f"(about {3 * budget:.2g} minutes of one core, but 5 to {MOST_EPOCHS} epochs)")
-    spec = {"encoders": encoders, "fusion": fusion, "dim": dim, "dropout": dropout, "epochs": epochs, "lr": lr, "why": why}
+    why = (
+        f"{epochs} epochs over {train.samples:,} rows of {work / 1e6:.0f} million multiplications "
+        "each "
+        f"(about {3 * budget:.2g} minutes of one core, but 5 to {MOST_EPOCHS} epochs)"
+    )
+    spec = {
+        "encoders": encoders,
+        "fusion": fusion,
+        "dim": dim,
+        "dropout": dropout,
+        "epochs": epochs,
+        "lr": lr,
+        "why": why,
+    }
     if data.counts is None:
         target = fitted.target
         return spec | {"task": "numbers", "mean": target.mean - target.centre, "std": target.std}
@@ -82,9 +109,13 @@ def build(spec: dict[str, Any]) -> Model:
     dim, dropout, encoders = spec["dim"], spec["dropout"], {}
     for name, part in spec["encoders"].items():
         if part["kind"] == "image":
-            encoders[name] = ConvEncoder(dim, width=part["width"], stages=part["stages"], dropout=dropout)
+            encoders[name] = ConvEncoder(
+                dim, width=part["width"], stages=part["stages"], dropout=dropout
+            )
         elif part["kind"] == "audio":
-            encoders[name] = AudioConvEncoder(dim, width=part["width"], stages=part["stages"], dropout=dropout)
+            encoders[name] = AudioConvEncoder(
+                dim, width=part["width"], stages=part["stages"], dropout=dropout
+            )
         else:
             encoders[name] = RecurrentEncoder(dim, part["vocab_size"], dropout=dropout)
     backbone = Backbone(encoders, FUSIONS[spec["fusion"]](dim, list(encoders)))

@@ -1,4 +1,7 @@
-"""A trained model and the preprocessing it was trained with: from files, arrays or a manifest to answers and scores."""
+"""A trained model and the preprocessing it was trained with: from files, arrays or a manifest to
+answers and scores.
+"""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,38 +40,64 @@ class Predictor:
     with them ``evaluate`` refuses to score these rows. None: they are not known.
     """
 
-    def __init__(self, model: Model, preprocessing: Preprocessing, device: str = "auto",
-                 precision: str = "auto", trained: dict[str, str] | None = None):
+    def __init__(
+        self,
+        model: Model,
+        preprocessing: Preprocessing,
+        device: str = "auto",
+        precision: str = "auto",
+        trained: dict[str, str] | None = None,
+    ):
         self.model, self.preprocessing = model.to(distributed.join(device)), preprocessing
         self.device, self.precision, self.trained = device, precision, trained
         self.classes = preprocessing.target.classes
 
     def predict(self, **modalities: Any) -> dict[str, Any] | list[dict[str, Any]]:
-        """One sample, or a list per modality for many: predict(image="cat.png"), predict(image=[a, b], text=["it purrs", None]).
+        """One sample, or a list per modality for many: predict(image="cat.png"), predict(image=[a,
+        b], text=["it purrs", None]).
 
-        Images: path, PIL image or array. Sound: path, samples at 16 kHz, or (samples, rate). A modality left out, None or a
-        blank text is missing. A modality also goes by the name of its column in the training manifest.
-        -> a dict per sample: "class" and "probabilities" by class name, or "value"; "modalities" that were
-        there. Without any modality, the shares of the training rows answer. Raises ValueError naming sample and modality.
+        Images: path, PIL image or array. Sound: path, samples at 16 kHz, or (samples, rate). A
+        modality left out, None or a blank text is missing. A modality also goes by the name of its
+        column in the training manifest. -> a dict per sample: "class" and "probabilities" by class
+        name, or "value"; "modalities" that were there. Without any modality, the shares of the
+        training rows answer. Raises ValueError naming sample and modality.
         """
         lengths = {len(value) for value in modalities.values() if isinstance(value, list)}
         if not lengths:
             return self._answer([modalities])[0]
-        if len(lengths) > 1 or not all(isinstance(value, list) or value is None for value in modalities.values()):
-            given = {name: f"list of {len(v)}" if isinstance(v, list) else type(v).__name__ for name, v in modalities.items()}
-            raise ValueError(f"got {given}: give either one sample, or for every modality a list, all of one length, with None where it "
-                             "is missing")
-        samples = [{name: value[i] for name, value in modalities.items() if value is not None} for i in range(lengths.pop())]
-        return [answer for start in range(0, len(samples), BATCH) for answer in self._answer(samples[start:start + BATCH])]
+        if len(lengths) > 1 or not all(
+            isinstance(value, list) or value is None for value in modalities.values()
+        ):
+            given = {
+                name: f"list of {len(v)}" if isinstance(v, list) else type(v).__name__
+                for name, v in modalities.items()
+            }
+            raise ValueError(
+                f"got {given}: give either one sample, or for every modality a list, all of one "
+                "length, with None where it "
+                "is missing"
+            )
+        samples = [
+            {name: value[i] for name, value in modalities.items() if value is not None}
+            for i in range(lengths.pop())
+        ]
+        return [
+            answer
+            for start in range(0, len(samples), BATCH)
+            for answer in self._answer(samples[start : start + BATCH])
+        ]
 
-    def predict_manifest(self, manifest: Any, allow_outside: bool = False,
-                         on_error: str = "raise") -> list[dict[str, Any]]:
+    def predict_manifest(
+        self, manifest: Any, allow_outside: bool = False, on_error: str = "raise"
+    ) -> list[dict[str, Any]]:
         """Every row of a manifest (CSV or DataFrame), in order; its target and split are not read.
 
         ``on_error`` "raise" reports all bad files in one ManifestErrors; "skip" answers such a row
         with {"error": reason}, so that there is an answer for each row.
         """
-        rows = read_manifest(manifest, None, self._columns(), allow_outside=allow_outside, partial=True)
+        rows = read_manifest(
+            manifest, None, self._columns(), allow_outside=allow_outside, partial=True
+        )
         rows = replace(rows, split=["all"] * len(rows))
         data = load_data(rows, self.preprocessing, batch_size=BATCH, on_error=on_error)
         reasons: dict[str, list[str]] = {}
@@ -76,8 +105,10 @@ class Predictor:
             reasons.setdefault(problem.row, []).append(str(problem))
         good = [row for row, name in enumerate(rows.rows) if name not in reasons]
         answers = iter(self._answer_rows(data.loaders["all"], np.array(good)) if good else [])
-        return [{"error": "; ".join(reasons[name])} if name in reasons else next(answers)
-                for name in rows.rows]
+        return [
+            {"error": "; ".join(reasons[name])} if name in reasons else next(answers)
+            for name in rows.rows
+        ]
 
     def _answer_rows(self, loader: Loader, rows: np.ndarray) -> list[dict[str, Any]]:
         logits = collect(self.model, loader, self.device, self.precision)[0]
@@ -88,9 +119,22 @@ class Predictor:
     def _columns(self) -> dict[str, str]:
         """The columns of training, by kind."""
         kinds = {modality.kind for modality in self.preprocessing.modalities.values()}
-        return {kind: ",".join(modality.column for modality in self.preprocessing.modalities.values() if modality.kind == kind) for kind in kinds}
+        return {
+            kind: ",".join(
+                modality.column
+                for modality in self.preprocessing.modalities.values()
+                if modality.kind == kind
+            )
+            for kind in kinds
+        }
 
-    def evaluate(self, manifest: Any, split: str = "test", on_error: str = "raise", allow_outside: bool = False) -> dict[str, Any]:
+    def evaluate(
+        self,
+        manifest: Any,
+        split: str = "test",
+        on_error: str = "raise",
+        allow_outside: bool = False,
+    ) -> dict[str, Any]:
         """Scores on one split of a manifest that has this model's columns; "all" is every row.
 
         Where the manifest does not name the split, it is drawn as in training: the file of training
@@ -98,14 +142,23 @@ class Predictor:
         row's split. Raises ValueError, naming rows, where some were trained on; where the split is
         drawn, but the file is not that of training; and where it is drawn, but ``trained`` is None.
         """
-        rows = read_manifest(manifest, self.preprocessing.target_name, self._columns(), allow_outside=allow_outside)
+        rows = read_manifest(
+            manifest, self.preprocessing.target_name, self._columns(), allow_outside=allow_outside
+        )
         if split == "all" and "all" not in (rows.split or ()):
             rows = replace(rows, split=["all"] * len(rows))
         rows = self._draw_as_trained(rows, split)
         if self.trained is not None:
             names = choose_splits(rows)
             check_untrained(rows, self.preprocessing.modalities, names, self.trained, split)
-        data = load_data(rows, self.preprocessing, splits=[split], batch_size=BATCH, on_error=on_error, augment=None)
+        data = load_data(
+            rows,
+            self.preprocessing,
+            splits=[split],
+            batch_size=BATCH,
+            on_error=on_error,
+            augment=None,
+        )
         return self.score(data.loaders[split])
 
     def _draw_as_trained(self, rows: Manifest, split: str) -> Manifest:
@@ -116,7 +169,8 @@ class Predictor:
                 f"{rows.name} does not say which rows are {split!r}, and this model has no "
                 "checksums of the rows that it was trained on (an older mmlib saved it, or it was "
                 "made by hand), so a drawn split could hold some of them. Give the file a column "
-                "'split', or train the model again")
+                "'split', or train the model again"
+            )
         try:
             group = None if fitted.group is None else rows.column(fitted.group)
             for modality in fitted.split_columns if drawn and group is None else ():
@@ -125,13 +179,17 @@ class Predictor:
             if drawn:
                 raise ValueError(
                     f"{error}. In training, splits were drawn from this column. Add it, or a "
-                    "column 'split', or score every row with split='all' (--split all)") from error
+                    "column 'split', or score every row with split='all' (--split all)"
+                ) from error
             group = None
-        return replace(rows, group=group, group_name=fitted.group,
-                       split_columns=fitted.split_columns)
+        return replace(
+            rows, group=group, group_name=fitted.group, split_columns=fitted.split_columns
+        )
 
     def score(self, loader: Loader) -> dict[str, Any]:
-        """Loss, scores and how many rows there were, and how many of them without any modality (they get the training prior)."""
+        """Loss, scores and how many rows there were, and how many of them without any modality
+        (they get the training prior).
+        """
         return self.judge(loader)[0]
 
     def judge(self, loader: Loader) -> tuple[dict[str, Any], Tensor | None]:
@@ -142,8 +200,9 @@ class Predictor:
             tables.append(None if task == "numbers" else metrics.confusion(logits, target))
             return 0.0
 
-        scores = evaluate(self.model, loader, SCORES[task] | {"table": count}, self.device,
-                          self.precision)
+        scores = evaluate(
+            self.model, loader, SCORES[task] | {"table": count}, self.device, self.precision
+        )
         del scores["table"]
         rows = np.unique(loader.batches.rows)
         absent = int((~has_modality(loader.batches.stores, rows)).sum())
@@ -151,24 +210,35 @@ class Predictor:
 
     def _answer(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         batch = self.preprocessing.batch(samples)
-        first = torch.cat([torch.tensor([True]), batch["row"].diff() > 0])          # of the windows of each row
-        there = {name: batch[f"{name}_mask"].any(dim=1)[first].numpy() for name in self.preprocessing.modalities}
+        first = torch.cat(
+            [torch.tensor([True]), batch["row"].diff() > 0]
+        )  # of the windows of each row
+        there = {
+            name: batch[f"{name}_mask"].any(dim=1)[first].numpy()
+            for name in self.preprocessing.modalities
+        }
         return self._answers(collect(self.model, [batch], self.device, self.precision)[0], there)
 
     def _answers(self, logits: Tensor, there: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Logits (N, K) or (N,) and, by modality, in which samples it is there (N,) -> a dict per sample."""
+        """Logits (N, K) or (N,) and, by modality, in which samples it is there (N,) -> a dict
+        per sample.
+        """
         found = []
         for i, row in enumerate(logits):
             if self.classes is None:
                 answer: dict[str, Any] = {"value": self.preprocessing.target.centre + float(row)}
             else:
-                answer = {"class": self.classes[int(row.argmax())], "probabilities": dict(zip(self.classes, row.softmax(dim=-1).tolist()))}
+                answer = {
+                    "class": self.classes[int(row.argmax())],
+                    "probabilities": dict(zip(self.classes, row.softmax(dim=-1).tolist())),
+                }
             found.append(answer | {"modalities": [name for name in there if there[name][i]]})
         return found
 
 
 def load(folder: str | Path, device: str = "auto") -> Predictor:
-    """The model that ``train`` saved in ``folder``, with its best weights and its preprocessing, ready to predict.
+    """The model that ``train`` saved in ``folder``, with its best weights and its preprocessing,
+    ready to predict.
 
     Raises ValueError when the folder has no checkpoint, or one that is damaged or of another kind.
     """
@@ -176,21 +246,27 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     extra = state["extra"]
     broken = [name for name, value in state["best"].items() if not value.isfinite().all()]
     if broken:
-        raise ValueError(f"{folder}: weight {broken[0]!r} is not finite, so the answers mean nothing: "
-                         "train again")
+        raise ValueError(
+            f"{folder}: weight {broken[0]!r} is not finite, so the answers mean nothing: "
+            "train again"
+        )
     if not {"spec", "preprocessing"} <= set(extra):
-        raise ValueError(f"{folder} was made by fit(..., out=), which keeps the weights, not what the model is built of: build the model "
-                         "as it was, and use mmlib.load_weights(model, folder)")
+        raise ValueError(
+            f"{folder} was made by fit(..., out=), which keeps the weights, not what the model is "
+            "built of: build the model "
+            "as it was, and use mmlib.load_weights(model, folder)"
+        )
     try:
         _check_fit(extra["spec"], fitted := Preprocessing.from_state(extra["preprocessing"]))
         checkpoint.set_weights(model := build(extra["spec"]), state["best"])
         precision = state["config"].get("precision", "auto")
         predictor = Predictor(model.eval(), fitted, device, precision, extra.get("trained"))
         _try_out(predictor)
-    except Exception as error:      # what something else wrote may fail in any way
+    except Exception as error:  # what something else wrote may fail in any way
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{folder}: the model cannot be built from its checkpoint ({reason}): "
-                         "train again") from error
+        raise ValueError(
+            f"{folder}: the model cannot be built from its checkpoint ({reason}): train again"
+        ) from error
     return predictor
 
 
@@ -199,8 +275,14 @@ def _few(value: Any) -> bool:
     return whole(value) and value <= 10_000
 
 
-SPEC = {"encoders": {str: {"kind": str, str: _few}}, "fusion": str, "dim": _few, "task": str,
-        "dropout": finite, str: object}
+SPEC = {
+    "encoders": {str: {"kind": str, str: _few}},
+    "fusion": str,
+    "dim": _few,
+    "task": str,
+    "dropout": finite,
+    str: object,
+}
 
 
 def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
@@ -208,14 +290,22 @@ def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
     if found := misfit(spec, SPEC, "spec"):
         raise ValueError(found)
     kinds = {name: part["kind"] for name, part in spec["encoders"].items()}
-    sizes = {name: part.get("vocab_size") for name, part in spec["encoders"].items()
-             if part["kind"] == "text"}
+    sizes = {
+        name: part.get("vocab_size")
+        for name, part in spec["encoders"].items()
+        if part["kind"] == "text"
+    }
     classes = len(spec["prior"]) if spec["task"] == "classes" else None
     names, words = fitted.target.classes, fitted.vocabularies
     for what, of_model, of_data in (
-            ("modalities", kinds, {name: modality.kind for name, modality in fitted.modalities.items()}),
-            ("vocabulary sizes", sizes, {name: len(vocabulary) for name, vocabulary in words.items()}),
-            ("number of classes", classes, None if names is None else len(set(names)))):
+        (
+            "modalities",
+            kinds,
+            {name: modality.kind for name, modality in fitted.modalities.items()},
+        ),
+        ("vocabulary sizes", sizes, {name: len(vocabulary) for name, vocabulary in words.items()}),
+        ("number of classes", classes, None if names is None else len(set(names))),
+    ):
         if of_model != of_data:
             raise ValueError(f"the model has the {what} {of_model}, its preprocessing {of_data}")
 
@@ -224,7 +314,9 @@ def _try_out(predictor: Predictor) -> None:
     """Ask about a sample that has every modality: what is wrong shows now, not at the first use."""
     values = {"image": np.zeros((2, 2), np.uint8), "text": "a", "audio": np.zeros(160)}
     modalities = predictor.preprocessing.modalities
-    answer = predictor.predict(**{name: values[modality.kind] for name, modality in modalities.items()})
+    answer = predictor.predict(
+        **{name: values[modality.kind] for name, modality in modalities.items()}
+    )
     numbers = [answer["value"]] if predictor.classes is None else answer["probabilities"].values()
     if not all(map(finite, numbers)):
         raise ValueError("its answers are not finite")

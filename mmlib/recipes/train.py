@@ -1,4 +1,5 @@
 """A Recipe -> a trained model, its data, its history and its scores."""
+
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,10 @@ from mmlib.train.loop import fit
 
 @dataclass(frozen=True)
 class Run:
-    """What training returns. ``metrics``: scores by split, seconds, parameters. ``confusion``: (K, K) counts, true by predicted."""
+    """What training returns. ``metrics``: scores by split, seconds, parameters.
+
+    ``confusion``: (K, K) counts, true by predicted.
+    """
 
     predictor: Predictor
     data: Data
@@ -41,14 +45,15 @@ def regress(recipe: Recipe) -> Run:
 def train(recipe: Recipe) -> Run:
     """Train a classifier or a regressor, as the target column says (or ``recipe.task``).
 
-    Raises ValueError, naming file, row and column, for anything wrong with the manifest; see ``load_data`` and ``fit``.
-    Without ``resume`` the folder ``out`` must be new, or empty: nothing there is overwritten.
+    Raises ValueError, naming file, row and column, for anything wrong with the manifest; see
+    ``load_data`` and ``fit``. Without ``resume`` the folder ``out`` must be new, or empty: nothing
+    there is overwritten.
     """
     if recipe.fusion not in FUSIONS:
         raise ValueError(f"fusion is {recipe.fusion!r}, expected one of {sorted(FUSIONS)}")
     distributed.join(recipe.device)
     out = recipe.out if distributed.rank() == 0 else None
-    with checkpoint.locked(out):        # from this look at the folder until the last checkpoint
+    with checkpoint.locked(out):  # from this look at the folder until the last checkpoint
         if out is not None and not (recipe.resume and checkpoint.exists(out)):
             checkpoint.check_free(out)
         return _train(recipe)
@@ -56,8 +61,22 @@ def train(recipe: Recipe) -> Run:
 
 def _train(recipe: Recipe) -> Run:
     log = recipe.log if distributed.rank() == 0 else lambda line: None
-    manifest = read_manifest(recipe.manifest, recipe.target, recipe.columns, recipe.group, recipe.use, recipe.allow_outside)
-    data = load_data(manifest, batch_size=recipe.batch_size, seed=recipe.seed, augment=recipe.augment, task=recipe.task, on_error=recipe.on_error)
+    manifest = read_manifest(
+        recipe.manifest,
+        recipe.target,
+        recipe.columns,
+        recipe.group,
+        recipe.use,
+        recipe.allow_outside,
+    )
+    data = load_data(
+        manifest,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        augment=recipe.augment,
+        task=recipe.task,
+        on_error=recipe.on_error,
+    )
     for line in data.summary + [f"skipped: {problem}" for problem in data.skipped]:
         log(line)
     spec = plan(data, recipe.fusion, recipe.dim, recipe.lr, recipe.dropout, recipe.budget)
@@ -66,23 +85,55 @@ def _train(recipe: Recipe) -> Run:
     torch.manual_seed(recipe.seed)
     model = build(spec)
     config = settings(recipe, epochs)
-    rows = {name: np.unique(data.loaders[name].batches.rows).tolist() for name in ("train", "val") if name in data.loaders}
-    extra = {"spec": spec, "preprocessing": data.preprocessing.state(),     # what a resumed run must find as it was; test rows may change
-             "manifest": {f"{name} rows": manifest.checksums(places) for name, places in rows.items()},
-             "trained": remember(manifest, manifest.modalities, choose_splits(manifest), rows)}
+    rows = {
+        name: np.unique(data.loaders[name].batches.rows).tolist()
+        for name in ("train", "val")
+        if name in data.loaders
+    }
+    extra = {
+        "spec": spec,
+        # what a resumed run must find as it was; test rows may change
+        "preprocessing": data.preprocessing.state(),
+        "manifest": {f"{name} rows": manifest.checksums(places) for name, places in rows.items()},
+        "trained": remember(manifest, manifest.modalities, choose_splits(manifest), rows),
+    }
     task = "numbers" if data.counts is None else "classes"
-    history = fit(model, data.loaders["train"], data.loaders.get("val"), config, SCORES[task], recipe.out, recipe.resume, extra)
-    predictor = Predictor(model, data.preprocessing, recipe.device, recipe.precision,
-                          extra["trained"])
+    history = fit(
+        model,
+        data.loaders["train"],
+        data.loaders.get("val"),
+        config,
+        SCORES[task],
+        recipe.out,
+        recipe.resume,
+        extra,
+    )
+    predictor = Predictor(
+        model, data.preprocessing, recipe.device, recipe.precision, extra["trained"]
+    )
     judged = {name: predictor.judge(part) for name, part in data.loaders.items() if name != "train"}
     scores = {name: score for name, (score, _) in judged.items()}
     seconds = sum(row["seconds"] for row in history)
     parameters = sum(p.numel() for p in model.parameters())
     table = (judged.get("test") or judged.get("val") or (None, None))[1]
-    return Run(predictor, data, history, scores | {"seconds": round(seconds, 1), "parameters": parameters}, table)
+    return Run(
+        predictor,
+        data,
+        history,
+        scores | {"seconds": round(seconds, 1), "parameters": parameters},
+        table,
+    )
 
 
 def settings(recipe: Recipe, epochs: int) -> TrainConfig:
     """How a recipe is trained for so many epochs."""
-    return TrainConfig(epochs=epochs, lr=recipe.lr, patience=max(8, epochs // 3), seed=recipe.seed, device=recipe.device,
-                       precision=recipe.precision, distributed=recipe.distributed, tensorboard=recipe.tensorboard)
+    return TrainConfig(
+        epochs=epochs,
+        lr=recipe.lr,
+        patience=max(8, epochs // 3),
+        seed=recipe.seed,
+        device=recipe.device,
+        precision=recipe.precision,
+        distributed=recipe.distributed,
+        tensorboard=recipe.tensorboard,
+    )

@@ -1,4 +1,5 @@
 """What a report measures: additive part, answers to exchanged modalities, average, reliability."""
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,26 +16,33 @@ from mmlib.train.windows import one_per_row
 EVALUATIONS = 500_000  # of fusion and head for one projection; more change the third digit at most
 SHUFFLES = 10
 CHUNK = 1024
-BINS = 10               # of the reliability curves
+BINS = 10  # of the reliability curves
 
 
 class Projection(NamedTuple):
     """The additive part of a model."""
 
-    logits: Tensor       # (rows, K)
-    combinations: int    # of the other modalities, with which each modality of each sample was put together
+    logits: Tensor  # (rows, K)
+    combinations: (
+        int  # of the other modalities, with which each modality of each sample was put together
+    )
 
 
 class Encoded(NamedTuple):
-    """A split after the encoders: N samples (the windows of a long clip are samples of their own)."""
+    """A split after the encoders: N samples (the windows of a long clip are samples of their
+    own).
+    """
 
     features: dict[str, Features]
-    row: Tensor                     # (N,) place in the manifest
+    row: Tensor  # (N,) place in the manifest
 
 
 @torch.no_grad()
 def encode(model: Model, loader: Loader) -> Encoded:
-    """Each modality of every sample, encoded once; tokens padded to the longest. Where the fusion reads ``pooled`` only, one token each."""
+    """Each modality of every sample, encoded once; tokens padded to the longest.
+
+    Where the fusion reads ``pooled`` only, one token each.
+    """
     backbone, device = model.backbone, next(model.parameters()).device
     parts: dict[str, list[Features]] = {name: [] for name in backbone.encoders}
     rows = []
@@ -44,7 +52,10 @@ def encode(model: Model, loader: Loader) -> Encoded:
         for name, encoder in backbone.encoders.items():
             parts[name].append(encoder(batch[name], batch[f"{name}_mask"]))
     first = {name: found[0] for name, found in parts.items()}
-    if torch.equal(backbone.fusion(first).pooled, backbone.fusion({name: _short(part) for name, part in first.items()}).pooled):
+    if torch.equal(
+        backbone.fusion(first).pooled,
+        backbone.fusion({name: _short(part) for name, part in first.items()}).pooled,
+    ):
         parts = {name: [_short(part) for part in found] for name, found in parts.items()}
     return Encoded({name: _joined(found) for name, found in parts.items()}, torch.cat(rows))
 
@@ -56,7 +67,10 @@ def _short(features: Features) -> Features:
 def _joined(parts: list[Features]) -> Features:
     """Batches of Features below one another, their tokens padded on the right to the longest."""
     longest = max(part.mask.shape[1] for part in parts)
-    tokens = [torch.nn.functional.pad(part.tokens, (0, 0, 0, longest - part.mask.shape[1])) for part in parts]
+    tokens = [
+        torch.nn.functional.pad(part.tokens, (0, 0, 0, longest - part.mask.shape[1]))
+        for part in parts
+    ]
     mask = [torch.nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in parts]
     return Features(torch.cat(tokens), torch.cat(mask), torch.cat([part.pooled for part in parts]))
 
@@ -66,47 +80,68 @@ def fuse(model: Model, features: dict[str, Features]) -> Tensor:
     """Fusion and head alone: Features of N samples by modality -> logits (N, K)."""
     count, logits = len(next(iter(features.values())).mask), []
     for start in range(0, count, CHUNK):
-        part = {name: Features(*(x[start:start + CHUNK] for x in found)) for name, found in features.items()}
+        part = {
+            name: Features(*(x[start : start + CHUNK] for x in found))
+            for name, found in features.items()
+        }
         logits.append(model.head(model.backbone.fusion(part), {}).logits.float())
     return torch.cat(logits)
 
 
-def project(model: Model, encoded: Encoded, seed: int = 0, evaluations: int = EVALUATIONS) -> Projection:
-    """The best additive approximation of a model: EMAP (Hessel & Lee, 2020, "Does my multimodal model learn cross-modal interactions?").
+def project(
+    model: Model, encoded: Encoded, seed: int = 0, evaluations: int = EVALUATIONS
+) -> Projection:
+    """The best additive approximation of a model: EMAP (Hessel & Lee, 2020, "Does my multimodal
+    model learn cross-modal interactions?").
 
     With f the logits,
 
-        f_additive(x) = sum over the M modalities of E[f(x_m, the others drawn independently)] - (M - 1) E[f(all drawn independently)]
+        f_additive(x) = sum over the M modalities of E[f(x_m, the others drawn independently)] - (M
+        - 1) E[f(all drawn independently)]
 
-    so what the model gains over it comes from the modalities' interplay. With two modalities and N * 2N evaluations or more all combinations
-    are used; else each other modality is drawn from the samples without repetition. A model that adds up is its own projection, whatever
-    was drawn, except that a combination in which every modality is missing is answered by the head's prior. The model is in eval mode.
+    so what the model gains over it comes from the modalities' interplay. With two modalities and N
+    * 2N evaluations or more all combinations are used; else each other modality is drawn from the
+    samples without repetition. A model that adds up is its own projection, whatever was drawn,
+    except that a combination in which every modality is missing is answered by the head's prior.
+    The model is in eval mode.
     """
     features, names = encoded.features, sorted(encoded.features)
     size = len(encoded.row)
     count = max(1, min(size, evaluations // (len(names) * size)))
     random = np.random.default_rng(seed)
-    drawn = {name: random.permutation(size)[:count] for name in names}                       # (R,) each
+    drawn = {name: random.permutation(size)[:count] for name in names}  # (R,) each
     means = {}
     for name in names:
         total = 0
         for r in range(count):
-            others = {other: Features(*(x[drawn[other][r]].expand_as(x) for x in features[other])) for other in names}
-            total = total + fuse(model, others | {name: features[name]}).double()            # (N, K)
+            others = {
+                other: Features(*(x[drawn[other][r]].expand_as(x) for x in features[other]))
+                for other in names
+            }
+            total = total + fuse(model, others | {name: features[name]}).double()  # (N, K)
         means[name] = total / count
-    # The mean over the same drawn samples on all sides: then the constant terms of an additive model cancel exactly.
-    overall = torch.stack([means[name][torch.from_numpy(drawn[name])].mean(dim=0) for name in names]).mean(dim=0)   # (K,)
+    # The mean over the same drawn samples on all sides: then the constant terms of an additive
+    # model cancel exactly.
+    overall = torch.stack(
+        [means[name][torch.from_numpy(drawn[name])].mean(dim=0) for name in names]
+    ).mean(dim=0)  # (K,)
     logits = sum(means.values()) - (len(names) - 1) * overall
     return Projection(one_per_row(logits.float().cpu(), None, encoded.row, model.kind)[0], count)
 
 
 def shuffle(model: Model, encoded: Encoded, name: str, seed: int = 0) -> Tensor:
-    """Logits (SHUFFLES, rows, K) where the modality ``name`` comes from another sample each time, the other modalities from the sample itself."""
+    """Logits (SHUFFLES, rows, K) where the modality ``name`` comes from another sample each
+    time, the other modalities from the sample itself.
+    """
     random, answers = np.random.default_rng(seed), []
     for _ in range(SHUFFLES):
         order = torch.from_numpy(random.permutation(len(encoded.row)))
-        donor = torch.empty_like(order).index_copy(0, order, order.roll(1))                  # a ring: nobody is his own donor
-        mixed = encoded.features | {name: Features(*(x[donor.to(x.device)] for x in encoded.features[name]))}
+        donor = torch.empty_like(order).index_copy(
+            0, order, order.roll(1)
+        )  # a ring: nobody is his own donor
+        mixed = encoded.features | {
+            name: Features(*(x[donor.to(x.device)] for x in encoded.features[name]))
+        }
         answers.append(one_per_row(fuse(model, mixed).cpu(), None, encoded.row, model.kind)[0])
     return torch.stack(answers)
 
@@ -124,7 +159,8 @@ def average(logits: Sequence[Tensor], there: Tensor, prior: Tensor) -> Tensor:
 
 
 def reliability(logits: Tensor, target: Tensor, bins: int = BINS) -> list[tuple[float, float, int]]:
-    """The reliability curve (Guo et al., 2017, arXiv:1706.04599) of logits (S, N, K): confidence, accuracy and count of each bin in use.
+    """The reliability curve (Guo et al., 2017, arXiv:1706.04599) of logits (S, N, K): confidence,
+    accuracy and count of each bin in use.
 
     ``bins`` equal bins of the probability of the answer given, the answers of all seeds together.
     """

@@ -1,4 +1,5 @@
 """A report in plain numbers and words -> one HTML page that needs nothing else, light and dark."""
+
 import base64
 import io
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any
 from mmlib.data import read_audio
 from mmlib.data.audio import RATE
 
-PICTURE, SECONDS = 320, 10   # pixels of the longer side, and of sound, that an example shows at most
+PICTURE, SECONDS = 320, 10  # pixels of the longer side, and of sound, that an example shows at most
 SIGNS = {
     "helps": "Yes",
     "does not help": "No",
@@ -78,14 +79,19 @@ def page(found: dict[str, Any]) -> str:
     matters, chosen, blind = verdict["matters"], found["model"], rows[found["blind"]]
     column = score.replace(" ", "_")
     notes = "".join(f'<p class="soft">{escape(note)}</p>' for note in found["notes"])
-    gains = [(name, row["gain"]["points"], row["gain"]["error"])
-             for name, row in rows.items() if row["gain"]]
+    gains = [
+        (name, row["gain"]["points"], row["gain"]["error"])
+        for name, row in rows.items()
+        if row["gain"]
+    ]
     scores = [(name, row[column], row["spread"]) for name, row in rows.items() if row is not blind]
     whole = ("nothing exchanged", rows[chosen][column], 0)
     exchanged = [whole, *((name, value, 0) for name, value in found["shuffled"].items())]
-    curves = "".join(f"<figure>{reliability_curve(points)}<figcaption>{escape(name)}, calibration "
-                     f"error {rows[name]['calibration_error']:.3f}</figcaption></figure>"
-                     for name, points in found["reliability"].items())
+    curves = "".join(
+        f"<figure>{reliability_curve(points)}<figcaption>{escape(name)}, calibration "
+        f"error {rows[name]['calibration_error']:.3f}</figcaption></figure>"
+        for name, points in found["reliability"].items()
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -149,22 +155,30 @@ def intervals(rows: Sequence[tuple[str, float, float]], chosen: str, matters: fl
     def at(points: float) -> float:
         return round(left + width / 2 * (1 + points / reach), 1)
 
-    parts = [f'<rect class="band" x="{at(-matters)}" y="0" '
-             f'width="{at(matters) - at(-matters):.1f}" height="{bottom}"/>']
+    parts = [
+        f'<rect class="band" x="{at(-matters)}" y="0" '
+        f'width="{at(matters) - at(-matters):.1f}" height="{bottom}"/>'
+    ]
     most = int(reach // tick) * tick
     for mark in range(-most, most + 1, tick):
         kind, label = ("grid", f"{mark:+d}") if mark else ("blind", "0")
-        parts.append(f'<path class="{kind}" d="M{at(mark)} 0V{bottom}"/><text class="minor" '
-                     f'x="{at(mark)}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
+        parts.append(
+            f'<path class="{kind}" d="M{at(mark)} 0V{bottom}"/><text class="minor" '
+            f'x="{at(mark)}" y="{bottom + 16}" text-anchor="middle">{label}</text>'
+        )
     for i, (name, points, error) in enumerate(rows):
         y, kind = i * step + 16, "range" if name == chosen else "mark"
-        parts.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(_short(name))}'
-                     f'</text><path class="{kind}" '
-                     f'd="M{at(points - 2 * error)} {y}H{at(points + 2 * error)}"/>'
-                     f'<circle class="dot" cx="{at(points)}" cy="{y}" r="5"/>'
-                     f'<text x="{left + width + 12}" y="{y + 4}">{points:+.1f}</text>')
-    return (f'<div class="wide"><svg viewBox="0 0 {left + width + 60} {bottom + 22}" role="img" '
-            f'aria-label="gains">{"".join(parts)}</svg></div>')
+        parts.append(
+            f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(_short(name))}'
+            f'</text><path class="{kind}" '
+            f'd="M{at(points - 2 * error)} {y}H{at(points + 2 * error)}"/>'
+            f'<circle class="dot" cx="{at(points)}" cy="{y}" r="5"/>'
+            f'<text x="{left + width + 12}" y="{y + 4}">{points:+.1f}</text>'
+        )
+    return (
+        f'<div class="wide"><svg viewBox="0 0 {left + width + 60} {bottom + 22}" role="img" '
+        f'aria-label="gains">{"".join(parts)}</svg></div>'
+    )
 
 
 def _short(name: str) -> str:
@@ -172,14 +186,18 @@ def _short(name: str) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float, float]], chosen: str, blind: float) -> str:
-    """An SVG of horizontal bars from 0 to 1: name, mean, spread; ``chosen`` is coloured, ``blind`` a dashed line."""
+    """An SVG of horizontal bars from 0 to 1: name, mean, spread; ``chosen`` is coloured,
+    ``blind`` a dashed line.
+    """
     left, width, step = 250, 600, 30
     bottom = step * len(rows) + 4
     parts = []
     for tick in range(0, 101, 20):
         x = left + width * tick / 100
-        parts.append(f'<path class="grid" d="M{x} 0V{bottom}"/>'
-                     f'<text class="minor" x="{x}" y="{bottom + 16}" text-anchor="middle">{tick}%</text>')
+        parts.append(
+            f'<path class="grid" d="M{x} 0V{bottom}"/>'
+            f'<text class="minor" x="{x}" y="{bottom + 16}" text-anchor="middle">{tick}%</text>'
+        )
     for i, (name, mean, spread) in enumerate(rows):
         y, low, high = i * step, max(0.0, mean - spread), min(1.0, mean + spread)
         parts.append(
@@ -191,32 +209,54 @@ def bars(rows: Sequence[tuple[str, float, float]], chosen: str, blind: float) ->
         )
     x = left + width * blind
     parts.append(f'<path class="blind" d="M{x:.1f} 0V{bottom}"/>')
-    return (f'<div class="wide"><svg viewBox="0 0 {left + width + 60} {bottom + 22}" role="img" aria-label="accuracies">'
-            f'{"".join(parts)}</svg></div>')
+    return (
+        f'<div class="wide"><svg viewBox="0 0 {left + width + 60} {bottom + 22}" role="img" '
+        'aria-label="accuracies">'
+        f"{''.join(parts)}</svg></div>"
+    )
 
 
 def reliability_curve(points: Sequence[tuple[float, float, int]]) -> str:
-    """An SVG of the reliability curve: confidence to the right, accuracy upwards; the area of a dot is its share of the answers."""
+    """An SVG of the reliability curve: confidence to the right, accuracy upwards; the area of a
+    dot is its share of the answers.
+    """
     size, edge = 220, 34
     total, grid = sum(count for _, _, count in points), []
     for tick in (0, 50, 100):
         at = size * tick / 100
-        grid.append(f'<path class="grid" d="M{edge} {size - at + 8}h{size}M{edge + at} 8v{size}"/>'
-                    f'<text class="minor" x="{edge - 6}" y="{size - at + 12}" text-anchor="end">{tick}</text>'
-                    f'<text class="minor" x="{edge + at}" y="{size + 24}" text-anchor="middle">{tick}</text>')
-    dots = "".join(f'<circle class="dot" cx="{edge + size * x:.1f}" cy="{8 + size * (1 - y):.1f}" '
-                   f'r="{max(2.5, 16 * (count / total) ** 0.5):.1f}"/>' for x, y, count in points)
-    return (f'<svg viewBox="0 0 {size + edge + 22} {size + 30}" role="img" aria-label="reliability curve">{"".join(grid)}'
-            f'<path class="blind" d="M{edge} {size + 8}L{edge + size} 8"/>{dots}</svg>')
+        grid.append(
+            f'<path class="grid" d="M{edge} {size - at + 8}h{size}M{edge + at} 8v{size}"/>'
+            f'<text class="minor" x="{edge - 6}" y="{size - at + 12}" '
+            f'text-anchor="end">{tick}</text>'
+            f'<text class="minor" x="{edge + at}" y="{size + 24}" '
+            f'text-anchor="middle">{tick}</text>'
+        )
+    dots = "".join(
+        f'<circle class="dot" cx="{edge + size * x:.1f}" cy="{8 + size * (1 - y):.1f}" '
+        f'r="{max(2.5, 16 * (count / total) ** 0.5):.1f}"/>'
+        for x, y, count in points
+    )
+    return (
+        f'<svg viewBox="0 0 {size + edge + 22} {size + 30}" role="img" aria-label="reliability '
+        f'curve">{"".join(grid)}'
+        f'<path class="blind" d="M{edge} {size + 8}L{edge + size} 8"/>{dots}</svg>'
+    )
 
 
 def _examples(mistakes: Sequence[dict[str, Any]]) -> str:
     if not mistakes:
         return '<p class="soft">None: every row is answered rightly.</p>'
-    cards = "".join(f'<div class="card">{"".join(_modality(name, *value) for name, value in m["modalities"].items())}'
-                    f'<p>It is <b>{escape(m["true"])}</b>; <span class="wrong">{escape(m["given"])}</span> was given with '
-                    f'{100 * m["probability"]:.0f}%.</p><div class="soft">{escape(m["row"])}</div></div>' for m in mistakes)
-    return f'<p class="soft">Rows of the manifest, the seeds\' answers averaged.</p><div class="cards">{cards}</div>'
+    cards = "".join(
+        f'<div class="card">{"".join(_modality(name, *value) for name, value in m["modalities"].items())}'
+        f'<p>It is <b>{escape(m["true"])}</b>; <span class="wrong">{escape(m["given"])}</span> '
+        "was given with "
+        f'{100 * m["probability"]:.0f}%.</p><div class="soft">{escape(m["row"])}</div></div>'
+        for m in mistakes
+    )
+    return (
+        '<p class="soft">Rows of the manifest, the seeds\' answers averaged.</p><div '
+        f'class="cards">{cards}</div>'
+    )
 
 
 def _modality(name: str, kind: str, value: str) -> str:
@@ -225,11 +265,15 @@ def _modality(name: str, kind: str, value: str) -> str:
         return f"<blockquote>{escape(value)}</blockquote>"
     if kind == "image":
         return f'<img alt="{escape(name)}" src="data:image/png;base64,{_picture(value)}">'
-    return f'<audio controls aria-label="{escape(name)}" src="data:audio/flac;base64,{_sound(value)}"></audio>'
+    return (
+        f'<audio controls aria-label="{escape(name)}" '
+        f'src="data:audio/flac;base64,{_sound(value)}"></audio>'
+    )
 
 
 def _picture(path: str) -> str:
     from PIL import Image, ImageOps
+
     with Image.open(path) as image:
         image = ImageOps.exif_transpose(image).convert("RGB")
     image.thumbnail((PICTURE, PICTURE))
@@ -240,6 +284,9 @@ def _picture(path: str) -> str:
 
 def _sound(path: str) -> str:
     import soundfile
+
     file = io.BytesIO()
-    soundfile.write(file, read_audio(path)[:SECONDS * RATE].numpy(), RATE, format="FLAC", subtype="PCM_16")
+    soundfile.write(
+        file, read_audio(path)[: SECONDS * RATE].numpy(), RATE, format="FLAC", subtype="PCM_16"
+    )
     return base64.b64encode(file.getvalue()).decode()

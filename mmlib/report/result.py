@@ -1,4 +1,5 @@
 """What a report holds: answers, scores and a verdict; how it prints and is written."""
+
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from mmlib.report.verdict import MATTERS, Gap, Scale, Verdict, judge
 BLIND, AVERAGE = "most frequent class", "average of the answers"
 SCORES = ("accuracy", "log_loss", "macro_f1", "auroc", "calibration_error")
 MISTAKES = 12
-FEW = 10     # rows of a class: with fewer, balanced accuracy depends on each single one
+FEW = 10  # rows of a class: with fewer, balanced accuracy depends on each single one
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Answers:
 
     name: str
     modalities: tuple[str, ...]
-    logits: Tensor                                             # (S, N, K) of the rows compared
-    validation: Tensor | None = None                           # (S, rows, K) of the validation rows
-    additive: Tensor | None = None                             # (S, N, K) the additive part, of models of all modalities,
-    combinations: int = 0                                      # from so many combinations
-    shuffled: dict[str, Tensor] = field(default_factory=dict)  # by modality: (S * SHUFFLES, N, K) when it comes from another sample
+    logits: Tensor  # (S, N, K) of the rows compared
+    validation: Tensor | None = None  # (S, rows, K) of the validation rows
+    additive: Tensor | None = None  # (S, N, K) the additive part, of models of all modalities,
+    combinations: int = 0  # from so many combinations
+    shuffled: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # by modality: (S * SHUFFLES, N, K) when it comes from another sample
     unfinished: int = 0  # of the S trainings: those that were still improving at the end
 
 
@@ -47,26 +50,37 @@ class Report:
 
     verdict: Verdict
     table: list[dict[str, Any]]
-    shuffled: dict[str, float]         # score of that model when this modality is another sample's
+    shuffled: dict[str, float]  # score of that model when this modality is another sample's
     notes: list[str]
     classes: list[str]
-    rows: list[str]                    # (N,) where each of the rows compared stands in the manifest
-    target: Tensor                     # (N,) their classes
+    rows: list[str]  # (N,) where each of the rows compared stands in the manifest
+    target: Tensor  # (N,) their classes
     answers: list[Answers]
-    chosen: str                        # the name of the model of all modalities
-    mistakes: list[dict[str, Any]]     # row, true, given, probability, modalities: name -> (kind, path or words)
+    chosen: str  # the name of the model of all modalities
+    mistakes: list[
+        dict[str, Any]
+    ]  # row, true, given, probability, modalities: name -> (kind, path or words)
 
     def __str__(self) -> str:
         head = ("accuracy", "spread", "balanced", "log loss", "macro-F1", "AUROC", "calibration")
-        names = ("accuracy", "spread", "balanced_accuracy", "log_loss", "macro_f1", "auroc",
-                 "calibration_error")
+        names = (
+            "accuracy",
+            "spread",
+            "balanced_accuracy",
+            "log_loss",
+            "macro_f1",
+            "auroc",
+            "calibration_error",
+        )
         lines = [f"{'':38}{''.join(f'{name:>12}' for name in head)}  gain over {self.verdict.best}"]
         for row in self.table:
             gain = "" if row["gain"] is None else str(Gap(**row["gain"]))
             scores = "".join(f"{row[name]:12.3f}" for name in names)
             lines.append(f"{row['model']:38}{scores}  {gain}".rstrip())
-        lines += [f"{f'all, {modality} of another sample':38}{value:12.3f}"
-                  for modality, value in self.shuffled.items()]
+        lines += [
+            f"{f'all, {modality} of another sample':38}{value:12.3f}"
+            for modality, value in self.shuffled.items()
+        ]
         return "\n".join([*lines, "", *self.notes, "", self.verdict.text])
 
     def plain(self) -> dict[str, Any]:
@@ -78,13 +92,24 @@ class Report:
         found, logits = self.verdict, {answers.name: answers.logits for answers in self.answers}
         names = ("kind", "text", "score", "best", "fusion", "use", "smallest", "interacts")
         verdict = {name: getattr(found, name) for name in names} | {"matters": MATTERS}
-        verdict |= {name: getattr(found, name)._asdict() for name in ("gain", "loss", "interaction")}
+        verdict |= {
+            name: getattr(found, name)._asdict() for name in ("gain", "loss", "interaction")
+        }
         shown = dict.fromkeys((self.chosen, found.best, AVERAGE))
-        return {"verdict": verdict, "model": self.chosen, "blind": BLIND, "table": self.table,
-                "shuffled": self.shuffled, "notes": self.notes, "classes": self.classes,
-                "reliability": {name: reliability(logits[name], self.target) for name in shown},
-                "mistakes": self.mistakes, "rows": self.rows, "target": self.target.tolist(),
-                "answers": {name: _given(found, self.target) for name, found in logits.items()}}
+        return {
+            "verdict": verdict,
+            "model": self.chosen,
+            "blind": BLIND,
+            "table": self.table,
+            "shuffled": self.shuffled,
+            "notes": self.notes,
+            "classes": self.classes,
+            "reliability": {name: reliability(logits[name], self.target) for name in shown},
+            "mistakes": self.mistakes,
+            "rows": self.rows,
+            "target": self.target.tolist(),
+            "answers": {name: _given(found, self.target) for name, found in logits.items()},
+        }
 
     def write(self, folder: str | Path) -> Path:
         """Write report.html, which needs nothing else, and report.json -> the path of the page.
@@ -92,8 +117,10 @@ class Report:
         Each of them is written at once or not at all.
         """
         found, folder = self.plain(), Path(folder)
-        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
-                           for key, value in found.items())
+        lines = ",\n".join(
+            f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+            for key, value in found.items()
+        )
         texts = {"report.json": f"{{\n{lines}\n}}\n", "report.html": page(found)}
         for name, text in texts.items():
             write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))
@@ -102,15 +129,28 @@ class Report:
 
 def _given(logits: Tensor, target: Tensor) -> dict[str, Any]:
     """The class given to each row, and the probability of its true class."""
-    shares = logits.double().softmax(dim=-1)                                            # (S, N, K)
-    true = shares.gather(-1, target.expand(logits.shape[:-1])[..., None]).squeeze(-1)   # (S, N)
-    return {"given": logits.argmax(dim=-1).tolist(),
-            "probability": [[round(p, 5) for p in seed] for seed in true.tolist()]}
+    shares = logits.double().softmax(dim=-1)  # (S, N, K)
+    true = shares.gather(-1, target.expand(logits.shape[:-1])[..., None]).squeeze(-1)  # (S, N)
+    return {
+        "given": logits.argmax(dim=-1).tolist(),
+        "probability": [[round(p, 5) for p in seed] for seed in true.tolist()],
+    }
 
 
-def conclude(alone: list[Answers], pairs: list[Answers], summed: Answers, other: Answers,
-             chosen: Answers, averaged: Answers, scale: Scale, checked: Scale, classes: list[str],
-             manifest: Manifest, rows: np.ndarray, split: str) -> Report:
+def conclude(
+    alone: list[Answers],
+    pairs: list[Answers],
+    summed: Answers,
+    other: Answers,
+    chosen: Answers,
+    averaged: Answers,
+    scale: Scale,
+    checked: Scale,
+    classes: list[str],
+    manifest: Manifest,
+    rows: np.ndarray,
+    split: str,
+) -> Report:
     """The answers of all models -> the table, the verdict, the notes and the mistakes.
 
     ``summed`` and ``other`` are the two models of all modalities, ``chosen`` is one of them;
@@ -120,42 +160,78 @@ def conclude(alone: list[Answers], pairs: list[Answers], summed: Answers, other:
     blind = Answers(BLIND, (), scale.prior.expand(1, len(rows), -1))
     additive = Answers(f"additive part of {chosen.name}", averaged.modalities, chosen.additive)
     every = [blind, *alone, *pairs, summed, other, averaged, additive]
-    validation = {answers.name: checked.score(answers.validation)
-                  for answers in every if answers.validation is not None}
-    verdict = judge({answers.name: answers.logits for answers in alone}, chosen.logits,
-                    averaged.logits, chosen.additive, summed.logits, scale, validation,
-                    (chosen.name, AVERAGE))
+    validation = {
+        answers.name: checked.score(answers.validation)
+        for answers in every
+        if answers.validation is not None
+    }
+    verdict = judge(
+        {answers.name: answers.logits for answers in alone},
+        chosen.logits,
+        averaged.logits,
+        chosen.additive,
+        summed.logits,
+        scale,
+        validation,
+        (chosen.name, AVERAGE),
+    )
     best = next(answers for answers in alone if answers.name == verdict.best)
     unused = other if chosen is summed else summed
-    return Report(verdict, [_row(answers, scale, best, validation) for answers in every],
-                  {modality: scale.score(logits) for modality, logits in chosen.shuffled.items()},
-                  [*_choices(verdict, scale, best, chosen, unused, averaged, validation, split),
-                   *_caveats(verdict, scale, classes, len(chosen.logits))],
-                  classes, [manifest.rows[row] for row in rows], scale.target, every, chosen.name,
-                  _mistakes(manifest, rows, chosen, scale.target, classes))
+    return Report(
+        verdict,
+        [_row(answers, scale, best, validation) for answers in every],
+        {modality: scale.score(logits) for modality, logits in chosen.shuffled.items()},
+        [
+            *_choices(verdict, scale, best, chosen, unused, averaged, validation, split),
+            *_caveats(verdict, scale, classes, len(chosen.logits)),
+        ],
+        classes,
+        [manifest.rows[row] for row in rows],
+        scale.target,
+        every,
+        chosen.name,
+        _mistakes(manifest, rows, chosen, scale.target, classes),
+    )
 
 
-def _choices(verdict: Verdict, scale: Scale, best: Answers, chosen: Answers, unused: Answers,
-             averaged: Answers, validation: dict[str, float], split: str) -> list[str]:
+def _choices(
+    verdict: Verdict,
+    scale: Scale,
+    best: Answers,
+    chosen: Answers,
+    unused: Answers,
+    averaged: Answers,
+    validation: dict[str, float],
+    split: str,
+) -> list[str]:
     """In words: by which score the models were compared, and what was chosen on validation rows."""
     judged, rival = (chosen, averaged) if verdict.fusion == chosen.name else (averaged, chosen)
-    why = ("" if verdict.score == "accuracy" else ", in which each class counts alike, as some "
-           "classes have far more training rows than others")
-    notes = [f"Compared on {len(scale.target):,} {split} rows, {len(chosen.logits)} seeds, by "
-             f"{verdict.score}{why}.",
-             f"Chosen on validation rows: the fusion {judged.name!r}, "
-             f"{validation[judged.name]:.3f} ({rival.name!r} {validation[rival.name]:.3f}), and as the model of all modalities "
-             f"{chosen.name!r}, {validation[chosen.name]:.3f} ({unused.name!r} "
-             f"{validation[unused.name]:.3f}). On the rows compared {unused.name!r} is "
-             f"{scale.gain(unused.logits, chosen.logits)} points from {chosen.name!r}.",
-             f"Log loss, lower is better: {judged.name!r} is {verdict.loss.points / 100:+.3f} "
-             f"± {verdict.loss.error / 100:.3f} from {best.name!r}.",
-             f"The additive part (EMAP): each modality of each sample with {chosen.combinations:,} "
-             "combinations of the other modalities."]
+    why = (
+        ""
+        if verdict.score == "accuracy"
+        else ", in which each class counts alike, as some "
+        "classes have far more training rows than others"
+    )
+    notes = [
+        f"Compared on {len(scale.target):,} {split} rows, {len(chosen.logits)} seeds, by "
+        f"{verdict.score}{why}.",
+        f"Chosen on validation rows: the fusion {judged.name!r}, "
+        f"{validation[judged.name]:.3f} ({rival.name!r} {validation[rival.name]:.3f}), and as the "
+        "model of all modalities "
+        f"{chosen.name!r}, {validation[chosen.name]:.3f} ({unused.name!r} "
+        f"{validation[unused.name]:.3f}). On the rows compared {unused.name!r} is "
+        f"{scale.gain(unused.logits, chosen.logits)} points from {chosen.name!r}.",
+        f"Log loss, lower is better: {judged.name!r} is {verdict.loss.points / 100:+.3f} "
+        f"± {verdict.loss.error / 100:.3f} from {best.name!r}.",
+        f"The additive part (EMAP): each modality of each sample with {chosen.combinations:,} "
+        "combinations of the other modalities.",
+    ]
     missed = scale.gain(rival.logits, best.logits)
     if verdict.kind != "helps" and missed.clear:
-        notes.append(f"Not chosen on validation rows, yet better on the rows compared: "
-                     f"{rival.name!r}, {missed} points over {best.name!r}.")
+        notes.append(
+            f"Not chosen on validation rows, yet better on the rows compared: "
+            f"{rival.name!r}, {missed} points over {best.name!r}."
+        )
     return notes
 
 
@@ -165,34 +241,61 @@ def _caveats(verdict: Verdict, scale: Scale, classes: list[str], seeds: int) -> 
     few = [f"{name} {count}" for name, count in zip(classes, counts) if 0 < count < FEW]
     notes = []
     if verdict.score != "accuracy" and few:
-        notes.append("Few rows to compare on, so balanced accuracy depends on each single one: "
-                     f"{', '.join(few)}.")
+        notes.append(
+            "Few rows to compare on, so balanced accuracy depends on each single one: "
+            f"{', '.join(few)}."
+        )
     if seeds == 1:
-        notes.append("One seed: how much the scores vary from training to training is not known, "
-                     "so every ± is too small.")
+        notes.append(
+            "One seed: how much the scores vary from training to training is not known, "
+            "so every ± is too small."
+        )
     return notes
 
 
-def _row(answers: Answers, scale: Scale, best: Answers,
-         validation: dict[str, float]) -> dict[str, Any]:
+def _row(
+    answers: Answers, scale: Scale, best: Answers, validation: dict[str, float]
+) -> dict[str, Any]:
     """The scores of one kind of model, see ``Report``."""
-    scores = {key: [getattr(metrics, key)(one, scale.target) for one in answers.logits]
-              for key in SCORES}
-    scores["balanced_accuracy"] = [metrics.balanced_accuracy(scale.answers(one), scale.target)
-                                   for one in answers.logits]
+    scores = {
+        key: [getattr(metrics, key)(one, scale.target) for one in answers.logits] for key in SCORES
+    }
+    scores["balanced_accuracy"] = [
+        metrics.balanced_accuracy(scale.answers(one), scale.target) for one in answers.logits
+    ]
     by_seed = [scale.score(one[None]) for one in answers.logits]
     compared = answers.name not in (best.name, BLIND)
-    return {"model": answers.name, "modalities": list(answers.modalities),
-            **{key: float(np.mean(values)) for key, values in scores.items()}, "scores": by_seed,
-            "spread": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else 0.0,
-            "validation": validation.get(answers.name),
-            "gain": scale.gain(answers.logits, best.logits)._asdict() if compared else None}
+    return {
+        "model": answers.name,
+        "modalities": list(answers.modalities),
+        **{key: float(np.mean(values)) for key, values in scores.items()},
+        "scores": by_seed,
+        "spread": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else 0.0,
+        "validation": validation.get(answers.name),
+        "gain": scale.gain(answers.logits, best.logits)._asdict() if compared else None,
+    }
 
 
-def _mistakes(manifest: Manifest, rows: np.ndarray, chosen: Answers, target: Tensor, classes: list[str]) -> list[dict[str, Any]]:
+def _mistakes(
+    manifest: Manifest, rows: np.ndarray, chosen: Answers, target: Tensor, classes: list[str]
+) -> list[dict[str, Any]]:
     """The rows that the seeds together, their probabilities averaged, get most surely wrong."""
-    sure, given = chosen.logits.double().softmax(dim=-1).mean(dim=0).max(dim=-1)                                     # (N,), (N,)
+    sure, given = chosen.logits.double().softmax(dim=-1).mean(dim=0).max(dim=-1)  # (N,), (N,)
     order = [i for i in sure.argsort(descending=True).tolist() if given[i] != target[i]]
-    return [{"row": manifest.rows[rows[i]], "true": classes[target[i]], "given": classes[given[i]], "probability": float(sure[i]),
-             "modalities": {name: (modality.kind, str(resolve(manifest, cell)) if modality.kind != "text" else cell)
-                        for name, modality in manifest.modalities.items() if (cell := manifest.cells[name][rows[i]])}} for i in order[:MISTAKES]]
+    return [
+        {
+            "row": manifest.rows[rows[i]],
+            "true": classes[target[i]],
+            "given": classes[given[i]],
+            "probability": float(sure[i]),
+            "modalities": {
+                name: (
+                    modality.kind,
+                    str(resolve(manifest, cell)) if modality.kind != "text" else cell,
+                )
+                for name, modality in manifest.modalities.items()
+                if (cell := manifest.cells[name][rows[i]])
+            },
+        }
+        for i in order[:MISTAKES]
+    ]

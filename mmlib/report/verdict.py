@@ -1,4 +1,5 @@
 """Answers, row by row and seed by seed -> a difference with its error, and the verdict in words."""
+
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -6,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-EVEN = 1.5      # the largest class has at most so many times the rows of the smallest: accuracy
-MATTERS = 2.0   # points: a smaller gain is not worth a second modality
-POWER = 2.8     # standard errors: 1.96 + 0.84, seen in 80% of tests at 5%, two-sided (Cohen, 1988)
+EVEN = 1.5  # the largest class has at most so many times the rows of the smallest: accuracy
+MATTERS = 2.0  # points: a smaller gain is not worth a second modality
+POWER = 2.8  # standard errors: 1.96 + 0.84, seen in 80% of tests at 5%, two-sided (Cohen, 1988)
 
 
 class Gap(NamedTuple):
@@ -35,11 +36,11 @@ def gap(first: Tensor, second: Tensor, groups: np.ndarray | None = None) -> Gap:
     averaged over the seeds; and of the training (another seed), from the differences averaged over
     the rows. With one seed that one is unknown, left out.
     """
-    difference = (first.double() - second.double()).numpy()                                # (S, N)
+    difference = (first.double() - second.double()).numpy()  # (S, N)
     mean, by_row, by_seed = difference.mean(), difference.mean(axis=0), difference.mean(axis=1)
     labels = np.arange(len(by_row)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    sums = np.bincount(labels, weights=by_row - mean)                                      # (groups,)
-    rows = (sums ** 2).sum() / len(by_row) ** 2 * len(sums) / max(1, len(sums) - 1)
+    sums = np.bincount(labels, weights=by_row - mean)  # (groups,)
+    rows = (sums**2).sum() / len(by_row) ** 2 * len(sums) / max(1, len(sums) - 1)
     seeds = by_seed.var(ddof=1) / len(by_seed) if len(by_seed) > 1 else 0.0
     return Gap(100 * float(mean), 100 * float(rows + seeds) ** 0.5)
 
@@ -49,8 +50,9 @@ def worth_it(simple: Tensor, other: Tensor, groups: np.ndarray | None = None) ->
 
     Both (S, N) as in ``gap``.
 
-    The one-standard-error rule of Breiman, Friedman, Olshen and Stone (Classification and Regression Trees, 1984): the best score among
-    several is partly luck, so the simplest model within one error of it is taken. One and not two: this chooses, it proves nothing.
+    The one-standard-error rule of Breiman, Friedman, Olshen and Stone (Classification and
+    Regression Trees, 1984): the best score among several is partly luck, so the simplest model
+    within one error of it is taken. One and not two: this chooses, it proves nothing.
     """
     found = gap(other, simple, groups)
     return found.points > found.error
@@ -135,22 +137,29 @@ class Scale:
 class Verdict:
     """What ``judge`` found. All gaps are of ``score``, in points, with their standard errors."""
 
-    kind: str          # "helps", "does not help", "hurts", "cannot tell", "nothing learned"
-    text: str          # the same in words
-    score: str         # "accuracy" or "balanced accuracy"
-    best: str          # the best single modality, chosen on validation rows
-    fusion: str        # the fusion that is judged, chosen on validation rows
-    use: str           # which of those two to use
-    gain: Gap          # the fusion over that modality
-    smallest: float    # points: the smallest gain that would have shown, with a probability of 80%
-    loss: Gap          # log loss of the fusion minus that of that modality, in hundredths of a nat
-    interaction: Gap   # the model of all modalities over its own additive part
-    interacts: bool    # fusion helps, and part of that clearly comes from interaction
+    kind: str  # "helps", "does not help", "hurts", "cannot tell", "nothing learned"
+    text: str  # the same in words
+    score: str  # "accuracy" or "balanced accuracy"
+    best: str  # the best single modality, chosen on validation rows
+    fusion: str  # the fusion that is judged, chosen on validation rows
+    use: str  # which of those two to use
+    gain: Gap  # the fusion over that modality
+    smallest: float  # points: the smallest gain that would have shown, with a probability of 80%
+    loss: Gap  # log loss of the fusion minus that of that modality, in hundredths of a nat
+    interaction: Gap  # the model of all modalities over its own additive part
+    interacts: bool  # fusion helps, and part of that clearly comes from interaction
 
 
-def judge(alone: dict[str, Tensor], together: Tensor, average: Tensor, additive: Tensor,
-          summed: Tensor, scale: Scale, validation: dict[str, float],
-          names: tuple[str, str] = ("all together", "average")) -> Verdict:
+def judge(
+    alone: dict[str, Tensor],
+    together: Tensor,
+    average: Tensor,
+    additive: Tensor,
+    summed: Tensor,
+    scale: Scale,
+    validation: dict[str, float],
+    names: tuple[str, str] = ("all together", "average"),
+) -> Verdict:
     """The verdict, from logits (S, N, K) of S seeds on N test rows, scored by ``scale``.
 
     ``alone``: the models of one modality; ``together``: that of all modalities; ``average``: the
@@ -185,8 +194,12 @@ def judge(alone: dict[str, Tensor], together: Tensor, average: Tensor, additive:
     fusion = max(names, key=validation.__getitem__)
     judged = {names[0]: together, names[1]: average}
     gain, interaction = scale.gain(judged[fusion], alone[best]), scale.gain(together, additive)
-    interacts = (fusion == names[0] and gain.clear and interaction.clear
-                 and worth_it(scale.rows(summed), scale.rows(together), scale.groups))
+    interacts = (
+        fusion == names[0]
+        and gain.clear
+        and interaction.clear
+        and worth_it(scale.rows(summed), scale.rows(together), scale.groups)
+    )
     error = max(gain.error, scale.finest)
     if not any(scale.learned(logits) for logits in (alone[best], together, average)):
         kind = "nothing learned"
@@ -198,8 +211,19 @@ def judge(alone: dict[str, Tensor], together: Tensor, average: Tensor, additive:
         kind = "does not help" if gain.points + 2 * error < MATTERS else "cannot tell"
     use = fusion if kind == "helps" else best
     loss = gap(scale.losses(judged[fusion]), scale.losses(alone[best]), scale.groups)
-    verdict = Verdict(kind, "", scale.name, best, fusion, use, gain, POWER * error, loss,
-                      interaction, interacts and kind == "helps")
+    verdict = Verdict(
+        kind,
+        "",
+        scale.name,
+        best,
+        fusion,
+        use,
+        gain,
+        POWER * error,
+        loss,
+        interaction,
+        interacts and kind == "helps",
+    )
     text = _text(verdict, fusion == names[1], sorted(alone), len(scale.target))
     return replace(verdict, text=text + _probabilities(verdict))
 
@@ -212,22 +236,31 @@ def _text(found: Verdict, averaged: bool, modalities: list[str], rows: int) -> s
     what = f"averaging the answers of {first} and {last}" if averaged else "fusion"
     start = what[0].upper() + what[1:]
     if found.kind == "nothing learned":
-        return (f"Nothing was learned that shows on these {rows:,} rows: neither {best} nor any "
-                "fusion is clearly better than the shares of the classes alone, on log loss or on "
-                f"{found.score}. Train longer, or look at the data.")
+        return (
+            f"Nothing was learned that shows on these {rows:,} rows: neither {best} nor any "
+            "fusion is clearly better than the shares of the classes alone, on log loss or on "
+            f"{found.score}. Train longer, or look at the data."
+        )
     if found.kind == "helps":
-        how = ("none of it clearly by interaction: the evidence of the modalities adds up."
-               if not found.interacts else f"of that, {found.interaction.points:.1f} ± "
-               f"{found.interaction.error:.1f} by interaction between the modalities.")
+        how = (
+            "none of it clearly by interaction: the evidence of the modalities adds up."
+            if not found.interacts
+            else f"of that, {found.interaction.points:.1f} ± "
+            f"{found.interaction.error:.1f} by interaction between the modalities."
+        )
         return f"{start} helps: {points} over {best}; {how}"
     if found.kind == "hurts":
         return f"{start} hurts here: {points} against {best}. Use {found.best} alone."
     if found.kind == "does not help":
-        return (f"{start} does not help here, use {found.best}: the difference is {points}, and a "
-                f"gain of {MATTERS:g} points or more is excluded.")
-    return (f"Cannot tell whether {what} helps: {points} against {best}. With these {rows:,} rows "
-            f"only a gain above {found.smallest:.1f} points would probably have shown. More test "
-            f"rows or more seeds would tell; until then use {found.best}, which is simpler.")
+        return (
+            f"{start} does not help here, use {found.best}: the difference is {points}, and a "
+            f"gain of {MATTERS:g} points or more is excluded."
+        )
+    return (
+        f"Cannot tell whether {what} helps: {points} against {best}. With these {rows:,} rows "
+        f"only a gain above {found.smallest:.1f} points would probably have shown. More test "
+        f"rows or more seeds would tell; until then use {found.best}, which is simpler."
+    )
 
 
 def _probabilities(found: Verdict) -> str:

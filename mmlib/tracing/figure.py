@@ -1,16 +1,25 @@
 """The figure of a Trace: a box per stage, an arrow from whom it reads."""
+
 from typing import Any
 
 from mmlib.plots.alt_text import speaking
 
 INK, GREY, LINE = "#222222", "#8A8A8A", 1.5
-COLOURS = {"image": "#0072B2", "text": "#E69F00", "audio": "#009E73", "all": "#CC79A7"}   # of Okabe and Ito, as in mmlib.plots
-OTHERS = ("#56B4E9", "#D55E00", "#F0E442")                                     # of modalities with other names
-WIDTH, HEIGHT, GAP = 2.6, 0.95, 0.45                                           # of a box, in inches
+COLOURS = {
+    "image": "#0072B2",
+    "text": "#E69F00",
+    "audio": "#009E73",
+    "all": "#CC79A7",
+}  # of Okabe and Ito, as in mmlib.plots
+OTHERS = ("#56B4E9", "#D55E00", "#F0E442")  # of modalities with other names
+WIDTH, HEIGHT, GAP = 2.6, 0.95, 0.45  # of a box, in inches
 
 
 def draw(rows: list[Any]) -> Any:
-    """Rows of a Trace, all of level 0, numbered as their ``reads`` do -> a matplotlib Figure. Time runs from left to right."""
+    """Rows of a Trace, all of level 0, numbered as their ``reads`` do -> a matplotlib Figure.
+
+    Time runs from left to right.
+    """
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
@@ -19,31 +28,57 @@ def draw(rows: list[Any]) -> Any:
     wide, high = (max(place[axis] for place in places.values()) + 1 for axis in (0, 1))
     with mpl.rc_context():
         mpl.rcdefaults()
-        figure = plt.figure(figsize=(wide * (WIDTH + GAP) + GAP, high * (HEIGHT + GAP) + GAP), layout="constrained", facecolor="white")
-        plt.close(figure)                                                      # or a notebook would show it twice
+        figure = plt.figure(
+            figsize=(wide * (WIDTH + GAP) + GAP, high * (HEIGHT + GAP) + GAP),
+            layout="constrained",
+            facecolor="white",
+        )
+        plt.close(figure)  # or a notebook would show it twice
         axes = figure.add_subplot()
         axes.axis("off")
         axes.set(xlim=(-GAP, wide * (WIDTH + GAP)), ylim=(high * (HEIGHT + GAP), -GAP))
         for node, (column, line) in places.items():
             x, y = column * (WIDTH + GAP), line * (HEIGHT + GAP)
-            _box(axes, x, y, node.split(" ", 1) if isinstance(node, str) else _lines(rows[node]), colours[node])
+            _box(
+                axes,
+                x,
+                y,
+                node.split(" ", 1) if isinstance(node, str) else _lines(rows[node]),
+                colours[node],
+            )
             for source in rows[node].reads if isinstance(node, int) else []:
                 start, end = places[source], (x, y + HEIGHT / 2)
-                axes.annotate("", end, (start[0] * (WIDTH + GAP) + WIDTH, start[1] * (HEIGHT + GAP) + HEIGHT / 2),
-                              arrowprops={"arrowstyle": "-|>", "color": GREY, "linewidth": LINE, "shrinkA": 2, "shrinkB": 2})
+                axes.annotate(
+                    "",
+                    end,
+                    (start[0] * (WIDTH + GAP) + WIDTH, start[1] * (HEIGHT + GAP) + HEIGHT / 2),
+                    arrowprops={
+                        "arrowstyle": "-|>",
+                        "color": GREY,
+                        "linewidth": LINE,
+                        "shrinkA": 2,
+                        "shrinkB": 2,
+                    },
+                )
         figure.draw_without_rendering()
     return speaking(figure)
 
 
 def _places(rows: list[Any]) -> dict[int | str, tuple[int, float]]:
-    """Column and line of each key of the batch and each stage: right of all that it reads, and level with their middle."""
+    """Column and line of each key of the batch and each stage: right of all that it reads, and
+    level with their middle.
+    """
     keys = list(dict.fromkeys(key for row in rows for key in row.reads if isinstance(key, str)))
-    places: dict[int | str, tuple[int, float]] = {key: (0, float(line)) for line, key in enumerate(keys)}
-    below: dict[int, float] = {}                                               # the first free line of each column
+    places: dict[int | str, tuple[int, float]] = {
+        key: (0, float(line)) for line, key in enumerate(keys)
+    }
+    below: dict[int, float] = {}  # the first free line of each column
     for number, row in enumerate(rows):
         sources = [places[source] for source in row.reads]
         column = 1 + max((place[0] for place in sources), default=-1)
-        line = max(below.get(column, 0.0), sum(place[1] for place in sources) / max(1, len(sources)))
+        line = max(
+            below.get(column, 0.0), sum(place[1] for place in sources) / max(1, len(sources))
+        )
         places[number], below[column] = (column, line), line + 1
     return places
 
@@ -51,22 +86,46 @@ def _places(rows: list[Any]) -> dict[int | str, tuple[int, float]]:
 def _colours(rows: list[Any]) -> dict[int | str, str]:
     """A colour per key of the batch, handed on to who reads nothing else."""
     keys = dict.fromkeys(key for row in rows for key in row.reads if isinstance(key, str))
-    colours: dict[int | str, str] = {key: COLOURS.get(key.split(" ")[0], OTHERS[i % len(OTHERS)]) for i, key in enumerate(keys)}
+    colours: dict[int | str, str] = {
+        key: COLOURS.get(key.split(" ")[0], OTHERS[i % len(OTHERS)]) for i, key in enumerate(keys)
+    }
     for number, row in enumerate(rows):
         colours[number] = colours[row.reads[0]] if len(row.reads) == 1 else COLOURS["all"]
     return colours
 
 
 def _lines(row: Any) -> list[str]:
-    return [row.name.split(".")[-1], row.kind, row.output, f"{row.parameters:,} parameters, {row.flops:,} FLOPs"]
+    return [
+        row.name.split(".")[-1],
+        row.kind,
+        row.output,
+        f"{row.parameters:,} parameters, {row.flops:,} FLOPs",
+    ]
 
 
 def _box(axes: Any, x: float, y: float, lines: list[str], colour: str) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    axes.add_patch(FancyBboxPatch((x, y), WIDTH, HEIGHT, boxstyle="round,pad=0,rounding_size=0.12", facecolor=f"{colour}2E",
-                                  edgecolor=colour, linewidth=1.8))
+    axes.add_patch(
+        FancyBboxPatch(
+            (x, y),
+            WIDTH,
+            HEIGHT,
+            boxstyle="round,pad=0,rounding_size=0.12",
+            facecolor=f"{colour}2E",
+            edgecolor=colour,
+            linewidth=1.8,
+        )
+    )
     for i, line in enumerate(lines):
         numbers = i > 0 and (line.startswith("(") or line.endswith("FLOPs"))
-        axes.text(x + WIDTH / 2, y + HEIGHT * (i + 0.7) / (len(lines) + 0.4), line, ha="center", va="center", color=INK,
-                  fontsize=7.5 if numbers else 9.5, weight="bold" if i == 0 else "normal")
+        axes.text(
+            x + WIDTH / 2,
+            y + HEIGHT * (i + 0.7) / (len(lines) + 0.4),
+            line,
+            ha="center",
+            va="center",
+            color=INK,
+            fontsize=7.5 if numbers else 9.5,
+            weight="bold" if i == 0 else "normal",
+        )

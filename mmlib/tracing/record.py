@@ -1,4 +1,5 @@
 """What a forward pass did, call by call: a Stage per module that was called."""
+
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,18 +14,23 @@ FAILED = "failed here"
 
 @dataclass(eq=False)
 class Stage:
-    """One row: a module that was called. Shapes are text, ``tokens`` and ``real`` count those of all samples together."""
+    """One row: a module that was called.
 
-    name: str                    # as model.get_submodule(name) takes it
-    kind: str                    # its class
-    level: int = 0               # 0: a stage; 1: a layer called by it; 2: one called by that ...
+    Shapes are text, ``tokens`` and ``real`` count those of all samples together.
+    """
+
+    name: str  # as model.get_submodule(name) takes it
+    kind: str  # its class
+    level: int = 0  # 0: a stage; 1: a layer called by it; 2: one called by that ...
     input: str = ""
     output: str = FAILED
-    tokens: int | None = None    # B * T; None where no Features come out
-    real: int | None = None      # how many of them the mask says are real
+    tokens: int | None = None  # B * T; None where no Features come out
+    real: int | None = None  # how many of them the mask says are real
     parameters: int = 0
     flops: int = 0
-    reads: list[int | str] = field(default_factory=list)   # what a stage was given: stages by number, of the batch key and shape
+    reads: list[int | str] = field(
+        default_factory=list
+    )  # what a stage was given: stages by number, of the batch key and shape
 
 
 class Recorder:
@@ -34,10 +40,16 @@ class Recorder:
         self.batch, self.depth, self.flops = batch, depth, flops
         self.flat = isinstance(batch, dict)
         self.rows: list[Stage] = []
-        self.calls: list[tuple[nn.Module, str, Stage | None, int]] = []  # not yet returned, FLOPs before; no Stage: opened, or too deep
-        self.made: list[tuple[Tensor, int]] = []                        # outputs, and of which stage; kept, so that no other has their id
-        self.counted: list[set[Tensor]] = [set() for _ in range(depth)] # parameters, by level
-        self.names: dict[nn.Module, list[str]] = {}                     # a module may hang in several places: the first call is the first
+        self.calls: list[
+            tuple[nn.Module, str, Stage | None, int]
+        ] = []  # not yet returned, FLOPs before; no Stage: opened, or too deep
+        self.made: list[
+            tuple[Tensor, int]
+        ] = []  # outputs, and of which stage; kept, so that no other has their id
+        self.counted: list[set[Tensor]] = [set() for _ in range(depth)]  # parameters, by level
+        self.names: dict[
+            nn.Module, list[str]
+        ] = {}  # a module may hang in several places: the first call is the first
         for name, module in model.named_modules(remove_duplicate=False):
             self.names.setdefault(module, []).append(name)
 
@@ -70,7 +82,7 @@ class Recorder:
         self.calls.append((module, name, row, self.flops()))
 
     def after(self, module: nn.Module, positional: tuple, output: Any) -> None:
-        while self.calls[-1][0] is not module:                    # a module failed, and its caller went on without it
+        while self.calls[-1][0] is not module:  # a module failed, and its caller went on without it
             self.calls.pop()
         _, _, row, before = self.calls.pop()
         if row is None:
@@ -86,11 +98,21 @@ class Recorder:
             self.made += [(tensor, number) for tensor in _tensors(output)]
 
     def sources(self, given: list[Any]) -> list[int | str]:
-        """Whose tensors these are. Where an operation lies in between they are nobody's: then all outputs that nobody was given yet."""
+        """Whose tensors these are.
+
+        Where an operation lies in between they are nobody's: then all outputs that nobody was given
+        yet.
+        """
         ids = {id(tensor) for tensor in _tensors(given)}
         data = self.batch.items() if self.flat else []
-        data = [f"{key} {shape(value)}" for key, value in data if id(value) in ids and not key.endswith("_mask")]
-        return data + sorted({number for tensor, number in self.made if id(tensor) in ids}) or unread(self.rows)
+        data = [
+            f"{key} {shape(value)}"
+            for key, value in data
+            if id(value) in ids and not key.endswith("_mask")
+        ]
+        return data + sorted(
+            {number for tensor, number in self.made if id(tensor) in ids}
+        ) or unread(self.rows)
 
 
 def unread(rows: list[Stage]) -> list[int]:
@@ -100,7 +122,9 @@ def unread(rows: list[Stage]) -> list[int]:
 
 
 def shape(value: Any) -> str:
-    """The shapes of all tensors in ``value``; of Features its tokens, with mask and pooled where they do not fit; of Output its logits."""
+    """The shapes of all tensors in ``value``; of Features its tokens, with mask and pooled where
+    they do not fit; of Output its logits.
+    """
     if isinstance(value, Tensor):
         return str(tuple(value.shape))
     if isinstance(value, Output):

@@ -1,4 +1,8 @@
-"""model and batch -> Trace: a row per stage of one forward pass: shapes, tokens, parameters, FLOPs. And the body of shape errors."""
+"""model and batch -> Trace: a row per stage of one forward pass: shapes, tokens, parameters, FLOPs.
+
+And the body of shape errors.
+"""
+
 import html
 import math
 from collections.abc import Iterator, Mapping
@@ -12,13 +16,22 @@ from torch import Tensor, nn
 from mmlib.core import Batch
 from mmlib.tracing.record import FAILED, Recorder, Stage, shape, unread
 
-ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)   # what a wrong shape leads to
+ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)  # what a wrong shape leads to
 COLUMNS = ("stage", "class", "input", "output", "tokens", "real", "parameters", "FLOPs")
 
 
 @dataclass
 class Trace:
-    """What ``trace`` returns: ``rows`` in the order of the calls; ``parameters`` and ``flops`` of the whole. It prints as a table."""
+    """What ``trace`` returns: ``rows`` in the order of the calls; ``parameters`` and ``flops``
+    of the whole. It prints as a table.
+    """
 
     rows: list[Stage]
 
@@ -36,34 +49,58 @@ class Trace:
         """The table as aligned text."""
         cells = [list(COLUMNS), *self._cells()]
         widths = [max(map(len, column)) for column in zip(*cells)]
-        return "\n".join("  ".join(cell.ljust(width) if i < 4 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths)))
-                         .rstrip() for line in cells)
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i < 4 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths))
+            ).rstrip()
+            for line in cells
+        )
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """The table for a notebook."""
+
         def line(cells: list[str], tag: str) -> str:
             sides = ["left"] * 4 + ["right"] * 4
-            return "<tr>" + "".join(f'<{tag} style="text-align: {side}; white-space: pre">{html.escape(cell)}</{tag}>'
-                                    for cell, side in zip(cells, sides)) + "</tr>"
+            return (
+                "<tr>"
+                + "".join(
+                    f'<{tag} style="text-align: {side}; white-space: '
+                    f'pre">{html.escape(cell)}</{tag}>'
+                    for cell, side in zip(cells, sides)
+                )
+                + "</tr>"
+            )
+
         body = "".join(line(cells, "td") for cells in self._cells())
         return f"<table><thead>{line(list(COLUMNS), 'th')}</thead><tbody>{body}</tbody></table>"
 
     def _cells(self) -> list[list[str]]:
-        lines, path = [], []                                      # path: the rows that the present one lies in
+        lines, path = [], []  # path: the rows that the present one lies in
         for row in self.rows:
-            path = path[:row.level]
+            path = path[: row.level]
             name = row.name.removeprefix(f"{path[-1]}.") if path else row.name
             path.append(row.name)
-            numbers = [row.tokens, row.real, row.parameters, row.flops] if row.output != FAILED else [None] * 4
-            lines.append(["  " * row.level + name, row.kind, row.input, row.output] + [_number(value) for value in numbers])
+            numbers = (
+                [row.tokens, row.real, row.parameters, row.flops]
+                if row.output != FAILED
+                else [None] * 4
+            )
+            lines.append(
+                ["  " * row.level + name, row.kind, row.input, row.output]
+                + [_number(value) for value in numbers]
+            )
         total = ["whole", "", "", "", "", "", _number(self.parameters), _number(self.flops)]
         return lines + [total] * all(row.output != FAILED for row in self.rows)
 
     def plot(self) -> Any:
-        """A matplotlib Figure: the stages as boxes, from the batch on the left to the answer on the right; arrows tell who reads whom."""
+        """A matplotlib Figure: the stages as boxes, from the batch on the left to the answer on
+        the right; arrows tell who reads whom.
+        """
         from mmlib.tracing.figure import draw
+
         return draw([row for row in self.rows if row.level == 0])
 
 
@@ -72,20 +109,23 @@ def _number(value: int | None) -> str:
 
 
 def trace(model: nn.Module, batch: Batch, depth: int = 1) -> Trace:
-    """Run ``model(batch)`` once, in evaluation mode and without gradients, and tell what each stage did.
+    """Run ``model(batch)`` once, in evaluation mode and without gradients, and tell what each stage
+    did.
 
-    The stages are the encoders, the fusion and the head: what is given the batch as a whole (Model, Backbone, TwoTower, or a module of
-    one's own) is opened, what it calls is a stage. ``depth`` 2 also shows the layers that a stage calls, 3 those below, indented.
-    What the model itself does between its stages, and parameters of no stage, stand in a last row, "(itself)"; a parameter that
-    several rows share counts in the first. So the rows of level 0 add up to the whole.
+    The stages are the encoders, the fusion and the head: what is given the batch as a whole (Model,
+    Backbone, TwoTower, or a module of one's own) is opened, what it calls is a stage. ``depth`` 2
+    also shows the layers that a stage calls, 3 those below, indented. What the model itself does
+    between its stages, and parameters of no stage, stand in a last row, "(itself)"; a parameter
+    that several rows share counts in the first. So the rows of level 0 add up to the whole.
 
-    FLOPs are those of ``torch.utils.flop_counter``, two per multiply-add, of matrix products, convolutions and attention, padding
-    included; added are the fused LSTM and attention that it overlooks on a CPU, and recurrent layers of cuDNN. Norms, activations,
-    sums and Fourier transforms are not counted.
+    FLOPs are those of ``torch.utils.flop_counter``, two per multiply-add, of matrix products,
+    convolutions and attention, padding included; added are the fused LSTM and attention that it
+    overlooks on a CPU, and recurrent layers of cuDNN. Norms, activations, sums and Fourier
+    transforms are not counted.
 
-    The model is as it was before: mode, buffers, hooks, random numbers. (``.weights`` that a layer keeps to be looked at are those
-    of the last forward pass, as always: here, of this one.)
-    Raises ValueError where a stage fails, with the table up to there.
+    The model is as it was before: mode, buffers, hooks, random numbers. (``.weights`` that a layer
+    keeps to be looked at are those of the last forward pass, as always: here, of this one.) Raises
+    ValueError where a stage fails, with the table up to there.
     """
     from torch.utils.flop_counter import FlopCounterMode  # 0.2 s to import
 
@@ -100,10 +140,16 @@ def trace(model: nn.Module, batch: Batch, depth: int = 1) -> Trace:
             with counter:
                 output = model(batch)
         except ERRORS as error:
-            if not recorder.rows or isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-                raise                                             # nothing has been run that could be shown, or shapes are not to blame
+            if (
+                not recorder.rows
+                or isinstance(error, torch.OutOfMemoryError)
+                or "allocate memory" in str(error)
+            ):
+                raise  # nothing has been run that could be shown, or shapes are not to blame
             raise ValueError(_describe(recorder, error)) from error
-    return Trace(recorder.rows + _rest(model, output, Trace(recorder.rows), counter.get_total_flops()))
+    return Trace(
+        recorder.rows + _rest(model, output, Trace(recorder.rows), counter.get_total_flops())
+    )
 
 
 def _rest(model: nn.Module, output: Any, stages: Trace, flops: int) -> list[Stage]:
@@ -111,8 +157,16 @@ def _rest(model: nn.Module, output: Any, stages: Trace, flops: int) -> list[Stag
     parameters = sum(p.numel() for p in model.parameters()) - stages.parameters
     if not (parameters or flops > stages.flops):
         return []
-    return [Stage("(itself)", type(model).__name__, output=shape(output), parameters=parameters, flops=flops - stages.flops,
-                  reads=unread(stages.rows))]
+    return [
+        Stage(
+            "(itself)",
+            type(model).__name__,
+            output=shape(output),
+            parameters=parameters,
+            flops=flops - stages.flops,
+            reads=unread(stages.rows),
+        )
+    ]
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
@@ -136,15 +190,21 @@ def _describe(recorder: Recorder, error: Exception) -> str:
 
 @contextmanager
 def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside this block the model evaluates, without gradients; after it mode, buffers and random numbers are what they were."""
+    """Inside this block the model evaluates, without gradients; after it mode, buffers and
+    random numbers are what they were.
+    """
     training = {module: module.training for module in model.modules()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     learning = [p for p in model.parameters() if p.requires_grad]
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)                # torch's own transformer layers then run as operations that count
+    torch.backends.mha.set_fastpath_enabled(
+        False
+    )  # torch's own transformer layers then run as operations that count
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            model.eval().requires_grad_(False)                    # torch's counter stumbles over a view of a parameter that learns
+            model.eval().requires_grad_(
+                False
+            )  # torch's counter stumbles over a view of a parameter that learns
             yield
     finally:
         for parameter in learning:
@@ -169,5 +229,8 @@ def _attention(q: tuple, k: tuple, v: tuple, *_: Any, **__: Any) -> int:
     return 2 * math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 
-FORMULAS = {torch.ops.aten.mkldnn_rnn_layer: _lstm, torch.ops.aten._cudnn_rnn: _recurrent,
-            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+FORMULAS = {
+    torch.ops.aten.mkldnn_rnn_layer: _lstm,
+    torch.ops.aten._cudnn_rnn: _recurrent,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}

@@ -1,4 +1,7 @@
-"""The training loop and all that it needs: settings, optimizer, evaluation, checkpoints, several processes."""
+"""The training loop and all that it needs: settings, optimizer, evaluation, checkpoints, several
+processes.
+"""
+
 from mmlib.train.config import TrainConfig
 from mmlib.train.evaluate import collect, evaluate
 from mmlib.train.history import History

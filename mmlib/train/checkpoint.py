@@ -1,4 +1,7 @@
-"""One file per run, complete and atomic: saved, read, checked; weights, optimizer and generators in and out."""
+"""One file per run, complete and atomic: saved, read, checked; weights, optimizer and generators
+in and out.
+"""
+
 import os
 import pickle
 import socket
@@ -19,13 +22,15 @@ from mmlib.train.content import FORM, misfit, plain, tensor, whole
 FORMAT = 1
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 HISTORY, LOCK = "history.jsonl", ".lock"
-_held: set[tuple[str, int, int]] = set()     # folder, process and thread of each lock held here
+_held: set[tuple[str, int, int]] = set()  # folder, process and thread of each lock held here
 
 
 def save(folder: str | Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to checkpoint.pt in ``folder``, atomically. It may hold tensors, numbers, strings, lists, tuples and dicts.
+    """Write ``state`` to checkpoint.pt in ``folder``, atomically.
 
-    The one before it stays as checkpoint.previous.pt, in case this one is damaged later. Raises OSError, see ``write_atomically``.
+    It may hold tensors, numbers, strings, lists, tuples and dicts. The one before it stays as
+    checkpoint.previous.pt, in case this one is damaged later. Raises OSError, see
+    ``write_atomically``.
     """
     folder, state = Path(folder), {"format": FORMAT, "torch": str(torch.__version__)} | state
     write_atomically(folder / NAME, lambda file: torch.save(state, file), keep=folder / PREVIOUS)
@@ -37,30 +42,39 @@ def locked(folder: str | Path | None) -> Iterator[None]:
 
     The thread that holds the lock may ask for it again. None: nothing is locked.
 
-    The lock is the system's (flock): it ends with its process, however that ends. Windows has no such call: there nothing is locked.
-    Raises OSError, saying what to do, where the folder cannot be made or written to: now, rather than after the first epoch.
-    A folder that it made and that is still empty at the end is taken away.
+    The lock is the system's (flock): it ends with its process, however that ends. Windows has no
+    such call: there nothing is locked. Raises OSError, saying what to do, where the folder cannot
+    be made or written to: now, rather than after the first epoch. A folder that it made and that is
+    still empty at the end is taken away.
     """
     mine = (os.path.realpath(folder or ""), os.getpid(), threading.get_ident())
     if folder is None or os.name != "posix" or mine in _held:
         yield
         return
     import fcntl
+
     path = Path(folder) / LOCK
     new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")
     except OSError as error:
-        raise OSError(error.errno, f"a run cannot be written into {folder} ({error.strerror}): allow it there, or give another folder "
-                                   "(out=, --out)") from error
+        raise OSError(
+            error.errno,
+            f"a run cannot be written into {folder} ({error.strerror}): allow it there, or give "
+            "another folder "
+            "(out=, --out)",
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise ValueError(f"another run is writing into {folder} now ({file.read().strip() or 'just begun'}): "
-                             "wait for it, or give another folder (out=, --out)") from error
+            raise ValueError(
+                f"another run is writing into {folder} now "
+                f"({file.read().strip() or 'just begun'}): "
+                "wait for it, or give another folder (out=, --out)"
+            ) from error
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise ValueError(f"another run in {folder} has ended just now: start this one again")
         file.truncate(0)
@@ -95,12 +109,16 @@ def strangers(folder: str | Path) -> list[str]:
 def check_free(folder: str | Path) -> None:
     """Raise ValueError where a new run must not begin: over another run, or among other files."""
     if exists(folder):
-        raise ValueError(f"{folder} already holds a run: resume it (resume=True, --resume), or "
-                         "choose another folder")
+        raise ValueError(
+            f"{folder} already holds a run: resume it (resume=True, --resume), or "
+            "choose another folder"
+        )
     if found := strangers(folder):
         shown = ", ".join(found[:3] + ["..."] * (len(found) > 3))
-        raise ValueError(f"{folder} holds files that no run has made ({shown}): "
-                         "choose a new or an empty folder (out=, --out)")
+        raise ValueError(
+            f"{folder} holds files that no run has made ({shown}): "
+            "choose a new or an empty folder (out=, --out)"
+        )
 
 
 def clear(folder: str | Path) -> None:
@@ -109,24 +127,29 @@ def clear(folder: str | Path) -> None:
     Raises ValueError where there is a history that is of no run.
     """
     if HISTORY in strangers(folder):
-        raise ValueError(f"{Path(folder) / HISTORY} is there, and no checkpoint of its run: it would "
-                         "be overwritten; move it away, or choose another folder (out=, --out)")
+        raise ValueError(
+            f"{Path(folder) / HISTORY} is there, and no checkpoint of its run: it would "
+            "be overwritten; move it away, or choose another folder (out=, --out)"
+        )
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in (PREVIOUS, NAME, HISTORY):
         (Path(folder) / name).unlink(missing_ok=True)
 
 
 def load(folder: str | Path, needed: Iterable[str] = ()) -> dict[str, Any]:
-    """What ``save`` wrote, on the CPU. "best" holds the weights to use, "extra" what the caller of ``fit`` gave.
+    """What ``save`` wrote, on the CPU. "best" holds the weights to use, "extra" what the caller of
+    ``fit`` gave.
 
-    Reads data only: no code in the file is ever run. Raises ValueError naming the file when it is missing, damaged,
-    not one of mmlib's, of a newer format, without a key that is ``needed``, or with something in it
-    that no run writes (a weight that is NaN is named), and says whether the checkpoint before it
-    can be used instead.
+    Reads data only: no code in the file is ever run. Raises ValueError naming the file when it is
+    missing, damaged, not one of mmlib's, of a newer format, without a key that is ``needed``, or
+    with something in it that no run writes (a weight that is NaN is named), and says whether the
+    checkpoint before it can be used instead.
     """
     path = Path(folder) / NAME
     if not exists(folder):
-        raise ValueError(f"{path} does not exist: give the folder that a training run wrote (out=..., --out)")
+        raise ValueError(
+            f"{path} does not exist: give the folder that a training run wrote (out=..., --out)"
+        )
     try:
         return _read(path, needed)
     except ValueError as error:
@@ -138,26 +161,41 @@ def _instead(previous: Path) -> str:
     try:
         step = _read(previous).get("step")
     except ValueError:
-        return "take a copy of it, or train again" if not previous.exists() else f"nor can the one before it, {previous}: train again"
-    return f"the one before it is whole (step {step}): to go on from there, rename {previous.name} to {NAME}"
+        return (
+            "take a copy of it, or train again"
+            if not previous.exists()
+            else f"nor can the one before it, {previous}: train again"
+        )
+    return (
+        f"the one before it is whole (step {step}): to go on from there, rename "
+        f"{previous.name} to {NAME}"
+    )
 
 
 def _read(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:   # torch.load does not compare checksums
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare checksums
             damaged = archive.testzip()
         state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than plain data, so it is not read: mmlib writes no such file") from error
-    except Exception as error:      # zip, zlib, lzma, pickle and torch: their errors share no class
+        raise ValueError(
+            f"{path} holds more than plain data, so it is not read: mmlib writes no such file"
+        ) from error
+    except Exception as error:  # zip, zlib, lzma, pickle and torch: their errors share no class
         reason = str(error) or type(error).__name__
         raise ValueError(f"{path} is damaged, or not a checkpoint ({reason})") from error
     if damaged:
         raise ValueError(f"{path} is damaged (checksum of {damaged})")
     if not isinstance(state, dict) or "format" not in state:
-        raise ValueError(f"{path} was not written by mmlib: it has no format number; expected a file of mmlib.checkpoint.save")
+        raise ValueError(
+            f"{path} was not written by mmlib: it has no format number; expected a file of "
+            "mmlib.checkpoint.save"
+        )
     if not whole(state["format"]) or state["format"] != FORMAT:
-        raise ValueError(f"{path} has format {state['format']}, this mmlib reads format {FORMAT}: use the mmlib that wrote it")
+        raise ValueError(
+            f"{path} has format {state['format']}, this mmlib reads format {FORMAT}: use the "
+            "mmlib that wrote it"
+        )
     wanted = {*state, *needed, str}
     found = misfit(state, {key: form for key, form in FORM.items() if key in wanted}, "it")
     if found:
@@ -167,39 +205,55 @@ def _read(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """A copy on the CPU of all weights and buffers, whole also after ``fully_shard``."""
-    return {name: distributed.full(value).detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    return {
+        name: distributed.full(value).detach().to("cpu", copy=True)
+        for name, value in model.state_dict().items()
+    }
 
 
 @torch.no_grad()
 def set_weights(model: nn.Module, saved: dict[str, Tensor]) -> None:
-    """Copy ``saved`` into the model, in place. Raises ValueError naming the first weight that does not fit."""
+    """Copy ``saved`` into the model, in place.
+
+    Raises ValueError naming the first weight that does not fit.
+    """
     own = model.state_dict()
     for name in sorted(own.keys() | saved.keys()):
         have, got = (tuple(w[name].shape) if name in w else "nothing" for w in (own, saved))
         if have != got:
-            raise ValueError(f"the checkpoint is of another model: weight {name!r} is {got} there and {have} here; "
-                             "build the model as it was, or start a new run in another folder")
+            raise ValueError(
+                f"the checkpoint is of another model: weight {name!r} is {got} there and {have} "
+                "here; "
+                "build the model as it was, or start a new run in another folder"
+            )
     for name, value in own.items():
         value.copy_(distributed.like(saved[name], value))
 
 
 def load_weights(model: nn.Module, folder: str | Path, best: bool = True) -> None:
-    """Copy the weights of a run of ``fit`` (or of ``train``) into a model of your own, in place; its mode stays as it is.
+    """Copy the weights of a run of ``fit`` (or of ``train``) into a model of your own, in place;
+    its mode stays as it is.
 
-    ``best``: those of the best epoch, else the last ones, where training would go on. Raises ValueError where ``folder`` holds no
-    readable run, and where a weight of the model or of the run has no counterpart of its name and shape.
+    ``best``: those of the best epoch, else the last ones, where training would go on. Raises
+    ValueError where ``folder`` holds no readable run, and where a weight of the model or of the run
+    has no counterpart of its name and shape.
     """
     state = load(folder)
     try:
         set_weights(model, state["best" if best else "model"])
     except KeyError as error:
-        raise ValueError(f"{Path(folder) / NAME} has no weights ({error}): it was not written by fit") from error
+        raise ValueError(
+            f"{Path(folder) / NAME} has no weights ({error}): it was not written by fit"
+        ) from error
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimizer's state dict, whole also after ``fully_shard``."""
     state = optimizer.state_dict()
-    moments = {i: {key: distributed.full(value) for key, value in one.items()} for i, one in state["state"].items()}
+    moments = {
+        i: {key: distributed.full(value) for key, value in one.items()}
+        for i, one in state["state"].items()
+    }
     return state | {"state": moments}
 
 
@@ -217,29 +271,37 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) ->
     """``load_state_dict`` takes almost anything; the first step then fails, or does not."""
     groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
     if list(map(_settings, groups)) != list(map(_settings, own)):
-        raise ValueError("the checkpoint is of another optimizer: its groups of weights have other "
-                         "members or settings; build it as it was, or start a new run elsewhere")
+        raise ValueError(
+            "the checkpoint is of another optimizer: its groups of weights have other "
+            "members or settings; build it as it was, or start a new run elsewhere"
+        )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
-        return                  # only of these is it known here what they keep
+        return  # only of these is it known here what they keep
     for place, moments in saved["state"].items():
         shape = tuple(parameters[place].shape) if 0 <= place < len(parameters) else "unknown"
         fine = {key for key, one in moments.items() if tensor(one) and one.is_floating_point()}
         found = {key: tuple(moments[key].shape) if key in fine else None for key in moments}
         third = {"max_exp_avg_sq": shape} if own[0]["amsgrad"] else {}
         if found != {"step": (), "exp_avg": shape, "exp_avg_sq": shape} | third:
-            raise ValueError(f"the checkpoint's optimizer does not fit weight {place}, of shape "
-                             f"{shape}: it is of another model")
+            raise ValueError(
+                f"the checkpoint's optimizer does not fit weight {place}, of shape "
+                f"{shape}: it is of another model"
+            )
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     """What must be the same in a group of weights. Floats may differ: the learning rate changes."""
-    return {name: type(value) if isinstance(value, float) or not plain(value) else value
-            for name, value in group.items()}
+    return {
+        name: type(value) if isinstance(value, float) or not plain(value) else value
+        for name, value in group.items()
+    }
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of torch's generators of this process: CPU, and that of its GPU. mmlib draws from no other while it trains."""
+    """The state of torch's generators of this process: CPU, and that of its GPU. mmlib draws
+    from no other while it trains.
+    """
     state = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device).get_rng_state()
@@ -253,5 +315,6 @@ def set_random_state(device: torch.device, saved: dict[str, Tensor]) -> None:
         if device.type in saved and device.type != "cpu":
             torch.get_device_module(device).set_rng_state(saved[device.type])
     except (RuntimeError, TypeError, KeyError) as error:
-        raise ValueError(f"the checkpoint's state of torch's random generator is none ({error}): "
-                         "start a new run") from error
+        raise ValueError(
+            f"the checkpoint's state of torch's random generator is none ({error}): start a new run"
+        ) from error

@@ -1,4 +1,5 @@
 """What ``fit`` looks at before it trains: its arguments, and the target of each batch."""
+
 from typing import Any
 
 import torch
@@ -9,31 +10,53 @@ from mmlib.tracing.trace import ERRORS, trace
 from mmlib.train.evaluate import to_device
 
 
-def check_arguments(model: nn.Module, train: Any, val: Any, config: Any, metrics: Any, out: Any) -> None:
+def check_arguments(
+    model: nn.Module, train: Any, val: Any, config: Any, metrics: Any, out: Any
+) -> None:
     """Raise ValueError, saying what to do, for arguments of ``fit`` that cannot lead anywhere."""
     for name, loader in {"train": train, "val": val}.items():
         if loader is None or (name == "val" and not _has_length(loader)):
             continue
         if not _has_length(loader):
-            raise ValueError(f"the train loader, a {type(loader).__name__}, has no length, but the learning rate's schedule needs the number "
-                             "of batches (an IterableDataset? give it a method __len__: how many samples one epoch has)")
+            raise ValueError(
+                f"the train loader, a {type(loader).__name__}, has no length, but the learning "
+                "rate's schedule needs the number "
+                "of batches (an IterableDataset? give it a method __len__: how many samples one "
+                "epoch has)"
+            )
         if len(loader) == 0:
-            raise ValueError(f"the {name} loader is empty: no rows, or all of them were left out; look at the split column and the files")
+            raise ValueError(
+                f"the {name} loader is empty: no rows, or all of them were left out; look at the "
+                "split column and the files"
+            )
     if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError("no parameter of the model needs a gradient: there is nothing to train; unfreeze a part, or use evaluate")
+        raise ValueError(
+            "no parameter of the model needs a gradient: there is nothing to train; unfreeze a "
+            "part, or use evaluate"
+        )
     known = [f"val_{name}" for name in ("loss", *(metrics or ()))]
     if val is not None and config.monitor.split(" ")[1] not in known:
-        raise ValueError(f"TrainConfig: monitor is {config.monitor!r}, expected 'min' or 'max' and one of {known}")
+        raise ValueError(
+            f"TrainConfig: monitor is {config.monitor!r}, expected 'min' or 'max' and one of "
+            f"{known}"
+        )
     if val is None and metrics:
-        raise ValueError(f"the metrics {sorted(metrics)} are computed on val, and there is none: give val, or no metrics")
+        raise ValueError(
+            f"the metrics {sorted(metrics)} are computed on val, and there is none: give val, or "
+            "no metrics"
+        )
     if config.accumulate > 1 and getattr(model, "kind", None) == "contrast":
         raise ValueError(
-            f"TrainConfig: accumulate is {config.accumulate}, but this model compares samples with one "
-            "another, and the parts of a step would not see each other: the loss would be another one. "
+            f"TrainConfig: accumulate is {config.accumulate}, but this model compares samples "
+            "with one "
+            "another, and the parts of a step would not see each other: the loss would be another "
+            "one. "
             "Give larger batches, or more processes (torchrun), which do compare the whole step"
         )
     if config.tensorboard and out is None:
-        raise ValueError("TrainConfig: tensorboard=True needs a folder to write to: fit(..., out=FOLDER)")
+        raise ValueError(
+            "TrainConfig: tensorboard=True needs a folder to write to: fit(..., out=FOLDER)"
+        )
 
 
 def _has_length(loader: Any) -> bool:
@@ -88,12 +111,13 @@ def check_classes(model: nn.Module, kind: str, target: Tensor, mask: Tensor | No
         else ", or -100 to leave the row out"
     )
     low, high = torch.stack(target.aminmax()).tolist()
-    if low < 0 or high >= classes:      # the usual case costs one look
+    if low < 0 or high >= classes:  # the usual case costs one look
         bad = (target < 0) | (target >= classes)
         _refuse(
             target,
             bad if kind == "sequence" else bad & (target != -100),
-            f"a class from 0 to {classes - 1}{how}; give the head more classes, or number the targets "
+            f"a class from 0 to {classes - 1}{how}; give the head more classes, or number the "
+            "targets "
             "from 0, the same way in every split",
         )
 
@@ -110,17 +134,24 @@ def _refuse(target: Tensor, bad: Tensor, expected: str) -> None:
 def _ask_for_one(model: nn.Module, batch: Batch, device: torch.device) -> None:
     one = {key: value[:1] for key, value in batch.items()}
     if "target" in batch:
-        one["target"] = torch.zeros_like(one["target"])   # class 0 is there, whatever the real one is
+        one["target"] = torch.zeros_like(
+            one["target"]
+        )  # class 0 is there, whatever the real one is
     output = _answer(model.eval(), to_device(one, device))
     model.train()
     if output.loss is None:
-        raise ValueError(f"the model gave no loss for the batch; it has {sorted(batch)}: is 'target' missing?")
+        raise ValueError(
+            f"the model gave no loss for the batch; it has {sorted(batch)}: is 'target' missing?"
+        )
 
 
 def _answer(model: nn.Module, one: Batch) -> Output:
-    """The model's answer to one sample. Where that fails, on a shape most likely, ValueError shows the stages up to there."""
+    """The model's answer to one sample.
+
+    Where that fails, on a shape most likely, ValueError shows the stages up to there.
+    """
     try:
         return model(one)
     except ERRORS:
-        trace(model, one)   # fails in the same place, and says where
+        trace(model, one)  # fails in the same place, and says where
         raise

@@ -1,42 +1,66 @@
 """TrainConfig: how to train."""
+
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The defaults are meant to work; ``replace(config, lr=...)`` makes a changed copy."""
+    """How to train.
+
+    The defaults are meant to work; ``replace(config, lr=...)`` makes a changed copy.
+    """
 
     epochs: int = 10
-    lr: float = 1e-3                  # the highest learning rate, at the end of the warm-up (an optimizer of your own has its own)
-    weight_decay: float = 0.01        # of weights with two axes or more; biases and norms have none (likewise)
-    warmup: float = 0.05              # share of all steps in which the rate rises; then it falls along a cosine to zero
-    clip: float = 1.0                 # longest gradient; math.inf = as long as it likes
-    accumulate: int = 1               # batches per step
-    precision: str = "auto"           # "fp32", "bf16"; "auto": bf16 on GPUs that have it, fp32 elsewhere
-    compile: bool = False             # torch.compile: worth its minute on GPUs only
-    channels_last: bool = True        # images and convolutions pixel by pixel: same result, faster
-    patience: int = 0                 # stop after so many epochs without a better score; 0 = never
-    monitor: str = "min val_loss"     # which score is better: "min" or "max" and its name in the history
-    seed: int = 0                     # of dropout; the order of the data has its own, in the loader
-    device: str = "auto"              # "cuda", "mps", "cpu", "cuda:1"; "auto": the first there is
-    distributed: str = "ddp"          # under torchrun: "ddp", or "fsdp" for weights that do not fit on one GPU
-    checkpoint_every: int = 0         # steps; besides the one after each epoch
-    tensorboard: bool = False         # also write events to out/tensorboard
-    progress: bool = True             # a bar, in notebooks and terminals
-    keep_freed_memory: bool = True    # while fit runs on a CPU under Linux: see mmlib.memory; faster, and takes more memory
+    # the highest learning rate, at the end of the warm-up (an optimizer of your own has its own)
+    lr: float = 1e-3
+    weight_decay: float = (
+        0.01  # of weights with two axes or more; biases and norms have none (likewise)
+    )
+    warmup: float = (
+        0.05  # share of all steps in which the rate rises; then it falls along a cosine to zero
+    )
+    clip: float = 1.0  # longest gradient; math.inf = as long as it likes
+    accumulate: int = 1  # batches per step
+    precision: str = "auto"  # "fp32", "bf16"; "auto": bf16 on GPUs that have it, fp32 elsewhere
+    compile: bool = False  # torch.compile: worth its minute on GPUs only
+    channels_last: bool = True  # images and convolutions pixel by pixel: same result, faster
+    patience: int = 0  # stop after so many epochs without a better score; 0 = never
+    monitor: str = (
+        "min val_loss"  # which score is better: "min" or "max" and its name in the history
+    )
+    seed: int = 0  # of dropout; the order of the data has its own, in the loader
+    device: str = "auto"  # "cuda", "mps", "cpu", "cuda:1"; "auto": the first there is
+    distributed: str = (
+        "ddp"  # under torchrun: "ddp", or "fsdp" for weights that do not fit on one GPU
+    )
+    checkpoint_every: int = 0  # steps; besides the one after each epoch
+    tensorboard: bool = False  # also write events to out/tensorboard
+    progress: bool = True  # a bar, in notebooks and terminals
+    keep_freed_memory: bool = (
+        True  # while fit runs on a CPU under Linux: see mmlib.memory; faster, and takes more memory
+    )
 
     def __post_init__(self) -> None:
         direction, _, score = self.monitor.partition(" ")
         rules = [
-            ("epochs", self.epochs >= 1, "1 or more"), ("lr", self.lr > 0, "a number above 0"),
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("lr", self.lr > 0, "a number above 0"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("warmup", 0 <= self.warmup <= 1, "a share from 0 to 1"), ("clip", self.clip > 0, "a number above 0 (math.inf: no clipping)"),
-            ("accumulate", self.accumulate >= 1, "1 or more"), ("patience", self.patience >= 0, "0 (never stop early) or more"),
+            ("warmup", 0 <= self.warmup <= 1, "a share from 0 to 1"),
+            ("clip", self.clip > 0, "a number above 0 (math.inf: no clipping)"),
+            ("accumulate", self.accumulate >= 1, "1 or more"),
+            ("patience", self.patience >= 0, "0 (never stop early) or more"),
             ("precision", self.precision in ("auto", "fp32", "bf16"), "'auto', 'fp32' or 'bf16'"),
             ("distributed", self.distributed in ("ddp", "fsdp"), "'ddp' or 'fsdp'"),
             ("checkpoint_every", self.checkpoint_every >= 0, "0 (only after each epoch) or more"),
-            ("monitor", direction in ("min", "max") and score.startswith("val_"), "'min val_loss', 'max val_accuracy' or the like"),
+            (
+                "monitor",
+                direction in ("min", "max") and score.startswith("val_"),
+                "'min val_loss', 'max val_accuracy' or the like",
+            ),
         ]
         for name, fine, expected in rules:
             if not fine:
-                raise ValueError(f"TrainConfig: {name} is {getattr(self, name)!r}, expected {expected}")
+                raise ValueError(
+                    f"TrainConfig: {name} is {getattr(self, name)!r}, expected {expected}"
+                )

@@ -1,4 +1,5 @@
 """What a checkpoint must hold: a form that is written down, and what does not fit it, in words."""
+
 import math
 from typing import Any
 
@@ -42,14 +43,30 @@ def optional(value: Any) -> bool:
     return value is None or number(value)
 
 
-FORM = {    # of what a run writes, see ``misfit``; other keys are their writers' own
-    "model": {str: tensor}, "best": {str: tensor}, "random": [{str: tensor}],
-    "optimizer": {"state": {int: {str: object}}, "param_groups": [{"params": [whole], str: object}],
-                  str: object},
+FORM = {  # of what a run writes, see ``misfit``; other keys are their writers' own
+    "model": {str: tensor},
+    "best": {str: tensor},
+    "random": [{str: tensor}],
+    "optimizer": {
+        "state": {int: {str: object}},
+        "param_groups": [{"params": [whole], str: object}],
+        str: object,
+    },
     "history": [{"epoch": whole, "seconds": finite, str: number}],
-    "extra": plain, "config": plain, "batches": whole, "processes": whole,
-    "epoch": whole, "batch": whole, "step": whole, "best_epoch": whole, "best_value": optional,
-    "loss": finite, "count": finite, "seconds": finite, str: object}
+    "extra": plain,
+    "config": plain,
+    "batches": whole,
+    "processes": whole,
+    "epoch": whole,
+    "batch": whole,
+    "step": whole,
+    "best_epoch": whole,
+    "best_value": optional,
+    "loss": finite,
+    "count": finite,
+    "seconds": finite,
+    str: object,
+}
 
 
 def misfit(value: Any, form: Any, name: str) -> str | None:
@@ -81,8 +98,10 @@ def _form_at(key: Any, form: dict[Any, Any]) -> Any:
 
 def _fits(value: Any, form: Any) -> bool:
     try:
-        return isinstance(value, form) if isinstance(form, type) else form is not None and form(value)
-    except Exception:       # a test on something of a kind that it does not know
+        return (
+            isinstance(value, form) if isinstance(form, type) else form is not None and form(value)
+        )
+    except Exception:  # a test on something of a kind that it does not know
         return False
 
 

@@ -1,4 +1,7 @@
-"""Several processes as one: under torchrun they join, sum and gather; in a single process nothing happens."""
+"""Several processes as one: under torchrun they join, sum and gather; in a single process
+nothing happens.
+"""
+
 import atexit
 import os
 from collections.abc import Sequence
@@ -11,21 +14,31 @@ from torch import Tensor, nn
 
 
 def join(device: str = "auto") -> torch.device:
-    """The device of this process ("auto": cuda, else mps, else cpu). Under torchrun it also joins the other processes, once.
+    """The device of this process ("auto": cuda, else mps, else cpu).
 
-    They talk through NCCL on GPUs, where each process takes the GPU of its LOCAL_RANK, and through gloo on CPUs.
+    Under torchrun it also joins the other processes, once. They talk through NCCL on GPUs, where
+    each process takes the GPU of its LOCAL_RANK, and through gloo on CPUs.
     """
     many = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() and not many else "cpu"
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available() and not many
+            else "cpu"
+        )
     chosen = torch.device(device)
     if not many:
         return chosen
     if chosen.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
-            raise ValueError(f"process {local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; "
-                             "give torchrun as many processes as there are GPUs, or device='cpu'")
+            raise ValueError(
+                f"process {local} of this machine has no GPU of its own: there are "
+                f"{torch.cuda.device_count()}; "
+                "give torchrun as many processes as there are GPUs, or device='cpu'"
+            )
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
@@ -53,27 +66,36 @@ def seed(loader: Any, number: int) -> None:
     """Seed torch's generators, and those of its own that a DataLoader draws its order from."""
     torch.manual_seed(number)
     batches = getattr(loader, "batch_sampler", None)
-    for owner in (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
+    for owner in (
+        loader,
+        getattr(loader, "sampler", None),
+        batches,
+        getattr(batches, "sampler", None),
+    ):
         if isinstance(getattr(owner, "generator", None), torch.Generator):
             owner.generator.manual_seed(number)
 
 
 def wrap(model: nn.Module, kind: str, device: torch.device) -> nn.Module:
-    """The model as the processes train it together: DistributedDataParallel, or its weights shared out by ``fully_shard``.
+    """The model as the processes train it together: DistributedDataParallel, or its weights shared
+    out by ``fully_shard``.
 
-    ``fully_shard`` gathers one unit at a time: each entry of an ``nn.ModuleList`` (the blocks of a transformer), then the rest.
-    The processes start from the weights of the first one.
+    ``fully_shard`` gathers one unit at a time: each entry of an ``nn.ModuleList`` (the blocks of a
+    transformer), then the rest. The processes start from the weights of the first one.
     """
     if world() == 1:
         return model
     if kind == "ddp":
-        return nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True)
+        return nn.parallel.DistributedDataParallel(
+            model, [device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+        )
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+
     for tensor in model.state_dict().values():
         dist.broadcast(tensor, 0)
     for parameter in model.parameters():
-        parameter.data = parameter.data.contiguous()   # channels_last weights cannot be cut
+        parameter.data = parameter.data.contiguous()  # channels_last weights cannot be cut
     mesh = init_device_mesh(device.type, (world(),))
     for units in [m for m in model.modules() if isinstance(m, nn.ModuleList)]:
         for unit in units:
@@ -87,7 +109,9 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def synced(network: nn.Module, last: bool) -> AbstractContextManager:
-    """Around forward and backward: the processes exchange gradients only in the ``last`` batch of a step."""
+    """Around forward and backward: the processes exchange gradients only in the ``last`` batch
+    of a step.
+    """
     if world() == 1:
         return nullcontext()
     if hasattr(network, "set_requires_gradient_sync"):
@@ -114,7 +138,10 @@ def gather(value: Any) -> list:
 
 
 def full(value: Any) -> Any:
-    """The whole of a tensor that ``fully_shard`` cut into pieces; anything else as it is. All processes call it together."""
+    """The whole of a tensor that ``fully_shard`` cut into pieces; anything else as it is.
+
+    All processes call it together.
+    """
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
@@ -123,4 +150,5 @@ def like(value: Tensor, other: Tensor) -> Tensor:
     if not hasattr(other, "full_tensor"):
         return value.to(other.device)
     from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)

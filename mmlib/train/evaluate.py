@@ -1,4 +1,5 @@
 """A model over a whole loader: its scores, or its logits."""
+
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -13,15 +14,23 @@ from mmlib.train import distributed
 from mmlib.train.windows import first_windows, one_per_row
 
 Metric = Callable[[Tensor, Tensor], float]
-Part = tuple[Tensor, Tensor, Tensor | None, Tensor | None]   # places in the whole set, logits, target, rows
-Whole = tuple[Tensor, Tensor | None, Tensor | None]          # logits, target, rows
+Part = tuple[
+    Tensor, Tensor, Tensor | None, Tensor | None
+]  # places in the whole set, logits, target, rows
+Whole = tuple[Tensor, Tensor | None, Tensor | None]  # logits, target, rows
 LEFT_OUT = ("classes", "ordinal", "contrast")  # kinds in which a target of -100 is left out
 CHUNK = 2048  # queries that are compared with all keys at a time
 
 
-def evaluate(model: nn.Module, loader: Iterable[Batch], metrics: Mapping[str, Metric] | None = None,
-             device: str = "auto", precision: str = "auto") -> dict[str, float]:
-    """{"loss": mean over all targets, and each metric's name: metric(logits, target) over the whole set, see ``collect``}.
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    metrics: Mapping[str, Metric] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> dict[str, float]:
+    """{"loss": mean over all targets, and each metric's name: metric(logits, target) over the whole
+    set, see ``collect``}.
 
     The loss is the head's, over all windows of a row; that of a ``TwoTower`` compares the whole
     set, not batch by batch. Rows with the target -100 are left out of loss and metrics. Device
@@ -32,7 +41,10 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], metrics: Mapping[str, Me
     """
     loss, whole = _pass_over(model, loader, device, precision, keep=bool(metrics))
     if loss is None:
-        raise ValueError("the model gave no loss: the batches have no 'target'; to predict, use collect(model, loader)")
+        raise ValueError(
+            "the model gave no loss: the batches have no 'target'; to predict, use collect(model, "
+            "loader)"
+        )
     if not metrics:
         return {"loss": loss}
     logits, target, _ = whole
@@ -40,13 +52,17 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], metrics: Mapping[str, Me
         raise ValueError(f"the metrics {sorted(metrics)} need batch['target']")
     if _kind(model) in LEFT_OUT:
         logits, target = logits[target != -100], target[target != -100]
-    return {"loss": loss} | {name: float(metric(logits, target)) for name, metric in metrics.items()}
+    return {"loss": loss} | {
+        name: float(metric(logits, target)) for name, metric in metrics.items()
+    }
 
 
-def collect(model: nn.Module, loader: Iterable[Batch], device: str = "auto",
-            precision: str = "auto") -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Logits, target and rows of the whole set, on the CPU in float32: (N, K) or (N,), (N,), (N,). What is not there is None.
+def collect(
+    model: nn.Module, loader: Iterable[Batch], device: str = "auto", precision: str = "auto"
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Logits, target and rows of the whole set, on the CPU in float32: (N, K) or (N,), (N,), (N,).
 
+    What is not there is None.
     With ``row`` in the batches there is one line per row, by row number: the windows of a row are
     averaged, as the model's ``kind`` says (see ``mmlib.core``). Sequences (B, S, K) come as one
     line per real target position, in order. A ``TwoTower`` gives all queries by all keys, (N, N),
@@ -57,20 +73,35 @@ def collect(model: nn.Module, loader: Iterable[Batch], device: str = "auto",
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
-    """The batch on ``device``; images (B, C, H, W) stored pixel by pixel, as convolutions read them, when asked.
+    """The batch on ``device``; images (B, C, H, W) stored pixel by pixel, as convolutions read
+    them, when asked.
 
-    Where the loader pins memory (``DataLoader(pin_memory=True)``) a GPU goes on computing while the batch is copied.
+    Where the loader pins memory (``DataLoader(pin_memory=True)``) a GPU goes on computing while the
+    batch is copied.
     """
     moved = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
     if channels_last:
-        moved = {key: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value for key, value in moved.items()}
+        moved = {
+            key: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+            for key, value in moved.items()
+        }
     return moved
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """bf16 where asked, or with "auto" on GPUs whose hardware has it; may be entered again and again. Weights stay float32."""
-    auto = precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" or auto else nullcontext()
+    """bf16 where asked, or with "auto" on GPUs whose hardware has it; may be entered again and
+    again. Weights stay float32.
+    """
+    auto = (
+        precision == "auto"
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return (
+        torch.autocast(device.type, torch.bfloat16)
+        if precision == "bf16" or auto
+        else nullcontext()
+    )
 
 
 def _kind(model: nn.Module) -> str | None:
@@ -122,7 +153,8 @@ def _pass_over(
     total = sum(count for _, count in sums)
     if sums and not total:
         raise ValueError(
-            "every target is left out (-100, or a target_mask of False): there is nothing to evaluate"
+            "every target is left out (-100, or a target_mask of False): there is nothing to "
+            "evaluate"
         )
     loss = sum(loss for loss, _ in sums) / total if sums else None
     return loss, _whole(parts, kind) if keep else None
@@ -166,13 +198,19 @@ def _part(kind: str | None, output: Output, batch: Batch, place: Tensor) -> Part
     if kind != "sequence" and (kind is not None or "target_mask" not in batch):
         return place, logits, target, row
     if target is None:
-        raise ValueError(f"logits are {tuple(logits.shape)}, a sequence: to tell its real positions, batch['target'] is needed")
+        raise ValueError(
+            f"logits are {tuple(logits.shape)}, a sequence: to tell its real positions, "
+            "batch['target'] is needed"
+        )
     mask = batch["target_mask"].cpu()
-    if logits.shape[1] == target.shape[1] - 1:      # each position predicts the next one
+    if logits.shape[1] == target.shape[1] - 1:  # each position predicts the next one
         target, mask = target[:, 1:], mask[:, 1:]
     if logits.shape[1] != target.shape[1]:
-        raise ValueError(f"logits {tuple(logits.shape)} do not stand beside target {tuple(target.shape)} position by position; "
-                         "decode them first, metrics of such a model need their own loop")
+        raise ValueError(
+            f"logits {tuple(logits.shape)} do not stand beside target {tuple(target.shape)} "
+            "position by position; "
+            "decode them first, metrics of such a model need their own loop"
+        )
     place = place[:, None].expand(mask.shape)[mask]
     return place, logits[mask], target[mask], None
 
@@ -181,7 +219,8 @@ def _whole(parts: list[Part], kind: str | None) -> Whole:
     shapes = sorted({tuple(logits.shape[1:]) for _, logits, _, _ in parts})
     if len(shapes) > 1:
         raise ValueError(
-            f"the logits of a sample are {shapes[0]} in one batch and {shapes[1]} in another, so they "
+            f"the logits of a sample are {shapes[0]} in one batch and {shapes[1]} in another, so "
+            "they "
             "cannot be put together; score such a model in a loop of your own"
         )
     logits, target, row = _joined(parts)

@@ -1,4 +1,5 @@
 """History: a row per epoch; it prints as a table, draws itself and is written to a folder."""
+
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ from mmlib.train import checkpoint
 
 
 class History(list):
-    """A row (dict) per epoch: epoch, step, lr, loss (mean over the epoch), val_loss, val_<metric> ..., seconds."""
+    """A row (dict) per epoch: epoch, step, lr, loss (mean over the epoch), val_loss,
+    val_<metric> ..., seconds.
+    """
 
     def plot(self) -> Any:
         """A matplotlib Figure: the losses, and beside them each metric, over the epochs."""
         import matplotlib.pyplot as plt
+
         if not self:
             raise ValueError("the history is empty: train for at least one epoch")
         names = [name for name in self[-1] if name.startswith("val_") and name != "val_loss"]
@@ -23,7 +27,12 @@ class History(list):
         for axis, lines in zip(axes, [losses] + [[name] for name in names]):
             for name in lines:
                 rows = [row for row in self if name in row]
-                axis.plot([row["epoch"] for row in rows], [row[name] for row in rows], marker=".", label=name)
+                axis.plot(
+                    [row["epoch"] for row in rows],
+                    [row[name] for row in rows],
+                    marker=".",
+                    label=name,
+                )
             axis.set_xlabel("epoch")
             axis.legend()
         return speaking(figure)
@@ -33,7 +42,9 @@ class History(list):
         names = list(self[-1]) if self else ["(no epoch yet)"]
         cells = [names] + [[_short(row.get(name)) for name in names] for row in self]
         widths = [max(map(len, column)) for column in zip(*cells)]
-        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells)
+        return "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells
+        )
 
     def write(self, folder: str | Path) -> None:
         """history.jsonl in ``folder``, a row per line, replaced as a whole."""

@@ -1,4 +1,8 @@
-"""The training loop: model, batches, settings -> history. ``fit`` is all of it, in one straight line."""
+"""The training loop: model, batches, settings -> history.
+
+``fit`` is all of it, in one straight line.
+"""
+
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,48 +33,68 @@ from mmlib.train.share import share, stand_in
 AfterEpoch = Callable[[dict[str, Any], nn.Module], bool | None]
 
 
-def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = None, config: TrainConfig = TrainConfig(),
-        metrics: Mapping[str, Metric] | None = None, out: str | Path | None = None, resume: bool = False,
-        extra: dict[str, Any] | None = None, optimizer: MakeOptimizer | None = None,
-        after_epoch: AfterEpoch | None = None) -> History:
-    """Train ``model`` in place; it ends in eval mode, with ``val`` with the weights of its best epoch (``config.monitor``).
+def fit(
+    model: nn.Module,
+    train: Iterable[Batch],
+    val: Iterable[Batch] | None = None,
+    config: TrainConfig = TrainConfig(),
+    metrics: Mapping[str, Metric] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    extra: dict[str, Any] | None = None,
+    optimizer: MakeOptimizer | None = None,
+    after_epoch: AfterEpoch | None = None,
+) -> History:
+    """Train ``model`` in place; it ends in eval mode, with ``val`` with the weights of its best
+    epoch (``config.monitor``).
 
-    ``train`` and ``val`` are loaders of mmlib.data, lists of batches or DataLoaders. ``metrics`` are computed on ``val`` after each
-    epoch. ``out``: folder of checkpoint.pt (with ``extra``, plain data such as a vocabulary, inside) and history.jsonl, both replaced
-    atomically. ``resume`` goes on where the run in ``out`` was stopped, or starts where there is none yet, so that a supervisor
-    may always give it; without it, what ``out`` held is removed. On the same machine the result is that of a run never stopped,
-    bit for bit. torch's generators, and that of a DataLoader, are seeded from (``config.seed``, epoch, process). Data that has
-    changed in the meantime is refused: that of mmlib's loaders (their ``identity()``) and lists of batches; what else decides
-    about your batches belongs into ``extra``.
+    ``train`` and ``val`` are loaders of mmlib.data, lists of batches or DataLoaders. ``metrics``
+    are computed on ``val`` after each epoch. ``out``: folder of checkpoint.pt (with ``extra``,
+    plain data such as a vocabulary, inside) and history.jsonl, both replaced atomically. ``resume``
+    goes on where the run in ``out`` was stopped, or starts where there is none yet, so that a
+    supervisor may always give it; without it, what ``out`` held is removed. On the same machine the
+    result is that of a run never stopped, bit for bit. torch's generators, and that of a
+    DataLoader, are seeded from (``config.seed``, epoch, process). Data that has changed in the
+    meantime is refused: that of mmlib's loaders (their ``identity()``) and lists of batches; what
+    else decides about your batches belongs into ``extra``.
 
-    ``optimizer``: a function (model, config) -> torch.optim.Optimizer, with parameter groups of your choice; the schedule
-    (``lr_factor``, 0 to 1) multiplies the learning rate of each group. None is ``adamw``. ``after_epoch``: a function (row of the
-    history, model), called when the epoch's row is complete and before the checkpoint is written; where it returns True,
-    training stops, and a resumed run knows it. Under torchrun every process calls it, and one True is enough.
+    ``optimizer``: a function (model, config) -> torch.optim.Optimizer, with parameter groups of
+    your choice; the schedule (``lr_factor``, 0 to 1) multiplies the learning rate of each group.
+    None is ``adamw``. ``after_epoch``: a function (row of the history, model), called when the
+    epoch's row is complete and before the checkpoint is written; where it returns True, training
+    stops, and a resumed run knows it. Under torchrun every process calls it, and one True is
+    enough.
 
-    Under torchrun the processes share each batch, and the loss is the mean over all their targets: the same as one process.
-    A model that compares samples (kind "contrast") then compares those of all processes; with ``accumulate`` it cannot.
-    Lists of batches, DataLoaders (not over an IterableDataset) and loaders with ``shard`` (``Shardable``) can be shared.
-    Raises ValueError, saying what to do, for a loss or a gradient that is not finite (step, batch and key), an empty loader, a
-    first batch that breaks the contract of ``check_batch``, a batch without target, a target that is no class, nothing to train,
-    a checkpoint of another run, and another run at work in ``out``; OSError where ``out`` cannot be written;
-    torch.OutOfMemoryError with the batch's shapes. Whatever ends it, the model can be used: eval mode, the best weights so far,
-    or where none are known the last ones that were finite. A KeyboardInterrupt carries the ``history``.
+    Under torchrun the processes share each batch, and the loss is the mean over all their targets:
+    the same as one process. A model that compares samples (kind "contrast") then compares those of
+    all processes; with ``accumulate`` it cannot. Lists of batches, DataLoaders (not over an
+    IterableDataset) and loaders with ``shard`` (``Shardable``) can be shared. Raises ValueError,
+    saying what to do, for a loss or a gradient that is not finite (step, batch and key), an empty
+    loader, a first batch that breaks the contract of ``check_batch``, a batch without target, a
+    target that is no class, nothing to train, a checkpoint of another run, and another run at work
+    in ``out``; OSError where ``out`` cannot be written; torch.OutOfMemoryError with the batch's
+    shapes. Whatever ends it, the model can be used: eval mode, the best weights so far, or where
+    none are known the last ones that were finite. A KeyboardInterrupt carries the ``history``.
     """
     c, device = config, distributed.join(config.device)
     check_arguments(model, train, val, c, metrics, out)
     steps = c.epochs * math.ceil(len(train) / c.accumulate)
-    with (checkpoint.locked(out if distributed.rank() == 0 else None), keeping_freed_memory(c.keep_freed_memory and device.type == "cpu"),
-          Run.begin(out, resume, c, extra, train, val) as run,
-          Log(run, steps, c, lambda step, what: _diagnose(step, what, run, train, c)) as log):
-        by_pixel = c.channels_last and any(p.ndim == 4 for p in model.parameters())     # only convolutions gain from it
+    with (
+        checkpoint.locked(out if distributed.rank() == 0 else None),
+        keeping_freed_memory(c.keep_freed_memory and device.type == "cpu"),
+        Run.begin(out, resume, c, extra, train, val) as run,
+        Log(run, steps, c, lambda step, what: _diagnose(step, what, run, train, c)) as log,
+    ):
+        by_pixel = c.channels_last and any(
+            p.ndim == 4 for p in model.parameters()
+        )  # only convolutions gain from it
         run.restore_weights(_placed(model, device, by_pixel))
         train, network = share(train), distributed.wrap(model, c.distributed, device)
         forward = torch.compile(network) if c.compile else network
         stepper = make_optimizer(optimizer or adamw, model, c)
         run.restore_optimizer(stepper, device)
         trainable = [p for p in model.parameters() if p.requires_grad]
-        checked = False         # the first batch is looked at more closely
+        checked = False  # the first batch is looked at more closely
         casting = autocast(device, c.precision)
         while run.goes_on(c.epochs, c.patience):
             network.train()
@@ -88,23 +112,42 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
                         with casting:
                             output = forward(batch)
                         loss, count = output.loss.float(), output.count * weight
-                        loss.backward(count)    # of the sum over targets; once they are all counted, it becomes that of the mean
+                        loss.backward(
+                            count
+                            # of the sum over targets; once they are all counted, it becomes that of
+                            # the
+                            # mean
+                        )
                     step_loss = step_loss + loss.detach() * count
                     step_count = step_count + count
                 step_loss, step_count = distributed.total((step_loss, step_count))
-                norm = divide_and_clip(trainable, step_count.clamp(min=1e-8) / distributed.world(), c.clip)
+                norm = divide_and_clip(
+                    trainable, step_count.clamp(min=1e-8) / distributed.world(), c.clip
+                )
                 stepper.step()
                 for p in trainable:
-                    p.grad = None           # optimizer.zero_grad() does this too, and books it
+                    p.grad = None  # optimizer.zero_grad() does this too, and books it
                 run.step, run.batch = run.step + 1, run.batch + len(window)
                 log.add(step_loss, step_count, norm)
-                if c.checkpoint_every and run.step % c.checkpoint_every == 0 and run.batch < len(train):
+                if (
+                    c.checkpoint_every
+                    and run.step % c.checkpoint_every == 0
+                    and run.batch < len(train)
+                ):
                     log.settle()
                     run.save()
             log.settle()
-            row = {"epoch": run.epoch + 1, "step": run.step, "lr": stepper.param_groups[0]["lr"], "loss": run.loss / max(run.count, 1e-8)}
+            row = {
+                "epoch": run.epoch + 1,
+                "step": run.step,
+                "lr": stepper.param_groups[0]["lr"],
+                "loss": run.loss / max(run.count, 1e-8),
+            }
             if val is not None:
-                row |= {f"val_{name}": value for name, value in evaluate(model, val, metrics, c.device, c.precision).items()}
+                row |= {
+                    f"val_{name}": value
+                    for name, value in evaluate(model, val, metrics, c.device, c.precision).items()
+                }
             run.end_epoch(row, c.monitor)
             log.show(row)
             run.ask(after_epoch, row)
@@ -115,7 +158,9 @@ def fit(model: nn.Module, train: Iterable[Batch], val: Iterable[Batch] | None = 
 def _placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
     model.to(device)
     for parameter in model.parameters():
-        if channels_last and parameter.ndim == 4:   # as a module's .to does it, which also wants to change 5-D weights, and fails
+        if (
+            channels_last and parameter.ndim == 4
+        ):  # as a module's .to does it, which also wants to change 5-D weights, and fails
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return model
 
@@ -125,11 +170,15 @@ def _seed(seed: int, epoch: int, rank: int) -> int:
     return ((seed * 1_000_003 + epoch) * 10_007 + rank) % 2**63
 
 
-def _windows(train: Iterable[Batch | None], run: Run, config: TrainConfig) -> Iterator[list[tuple[Batch, float]]]:
-    """What is left of the epoch, in lists of ``config.accumulate`` batches (the last may be shorter), one a step; a batch has weight 1.
+def _windows(
+    train: Iterable[Batch | None], run: Run, config: TrainConfig
+) -> Iterator[list[tuple[Batch, float]]]:
+    """What is left of the epoch, in lists of ``config.accumulate`` batches (the last may be
+    shorter), one a step; a batch has weight 1.
 
-    Where this process has no share of a batch, the one before comes again with weight 0, to keep the processes in step.
-    All processes have one seed until the first batch is there, as a loader draws its order from it; then each has its own.
+    Where this process has no share of a batch, the one before comes again with weight 0, to keep
+    the processes in step. All processes have one seed until the first batch is there, as a loader
+    draws its order from it; then each has its own.
     """
     own, at_start = _seed(config.seed, run.epoch, distributed.rank()), run.batch == 0
     distributed.seed(train, _seed(config.seed, run.epoch, 0))
@@ -139,7 +188,9 @@ def _windows(train: Iterable[Batch | None], run: Run, config: TrainConfig) -> It
     else:
         batches = iter(train)
         next(itertools.islice(batches, run.batch, run.batch), None)
-    run.restore_random()    # only now: a plain DataLoader has drawn from torch's generator on its way here, as it had before the stop
+    # only now: a plain DataLoader has drawn from torch's generator on its way here, as it had
+    # before the stop
+    run.restore_random()
     last = None
     while window := list(itertools.islice(batches, config.accumulate)):
         pairs = []
@@ -158,27 +209,48 @@ def _windows(train: Iterable[Batch | None], run: Run, config: TrainConfig) -> It
 def _first_batch(train: Iterable[Batch | None], epoch: int) -> Batch:
     if hasattr(train, "set_epoch"):
         train.set_epoch(epoch)
-    with torch.random.fork_rng(devices=()):     # to look draws nothing
+    with torch.random.fork_rng(devices=()):  # to look draws nothing
         first = next((batch for batch in train if batch is not None), None)
     if first is None:
-        raise ValueError(f"process {distributed.rank()} has no sample at all: train on more rows, or with fewer processes")
+        raise ValueError(
+            f"process {distributed.rank()} has no sample at all: train on more rows, or with "
+            "fewer processes"
+        )
     return first
 
 
-def _diagnose(step: int, what: str, run: Run, train: Iterable[Batch | None], config: TrainConfig) -> str:
-    """What to say about ``what``, a loss or a gradient, that was not finite: its batch is read again and looked at."""
+def _diagnose(
+    step: int, what: str, run: Run, train: Iterable[Batch | None], config: TrainConfig
+) -> str:
+    """What to say about ``what``, a loss or a gradient, that was not finite: its batch is read
+    again and looked at.
+    """
     per_epoch = math.ceil(len(train) / config.accumulate)
     first = (step - 1) % per_epoch * config.accumulate
     lr = run.rates[0] * lr_factor(step - 1, config.epochs * per_epoch, config)
-    found = f"the batch itself is finite: lower lr (now {run.rates[0]:g}), lengthen warmup, or try precision='fp32'"
+    found = (
+        f"the batch itself is finite: lower lr (now {run.rates[0]:g}), lengthen warmup, or "
+        "try precision='fp32'"
+    )
     if what == "gradient":
-        found = ("the batch and the loss are finite, so an operation of the model has no derivative there (a root or a norm of 0, a "
-                 "division under torch.where): torch.autograd.set_detect_anomaly(True) names it; or lower lr")
+        found = (
+            "the batch and the loss are finite, so an operation of the model has no derivative "
+            "there (a root or a norm of 0, a "
+            "division under torch.where): torch.autograd.set_detect_anomaly(True) names it; or "
+            "lower lr"
+        )
     for batch, _ in next(_windows(train, Run(epoch=run.epoch, batch=first), config)):
         try:
             check_batch(batch, modalities(batch))
         except ValueError as error:
             found = str(error)
-        bad = [key for key, value in batch.items() if f"{key}_mask" not in batch and not value.isfinite().all()]
+        bad = [
+            key
+            for key, value in batch.items()
+            if f"{key}_mask" not in batch and not value.isfinite().all()
+        ]
         found = f"batch[{bad[0]!r}] is not finite: correct those rows" if bad else found
-    return f"the {what} is not finite at step {step} (epoch {run.epoch + 1}, batch {first}, learning rate {lr:.3g}): {found}"
+    return (
+        f"the {what} is not finite at step {step} (epoch {run.epoch + 1}, batch {first}, "
+        f"learning rate {lr:.3g}): {found}"
+    )

@@ -1,4 +1,5 @@
 """AdamW, the learning rate of each step, and gradient clipping."""
+
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,9 @@ MakeOptimizer = Callable[[nn.Module, "TrainConfig"], torch.optim.Optimizer]
 
 
 def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
-    """The part of its highest learning rate that a step has, 0 to 1: a straight rise over the warm-up, then half a cosine towards 0."""
+    """The part of its highest learning rate that a step has, 0 to 1: a straight rise over the
+    warm-up, then half a cosine towards 0.
+    """
     rise = round(config.warmup * steps)
     if step < rise:
         return (step + 1) / rise
@@ -26,23 +29,44 @@ def lr_at(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, 2019), fused. Weights of two axes or more decay; biases, norms and single numbers do not."""
+    """AdamW (Loshchilov & Hutter, 2019), fused.
+
+    Weights of two axes or more decay; biases, norms and single numbers do not.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-              {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.lr, fused=True
+    )
 
 
-def make_optimizer(make: MakeOptimizer, model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer that ``make`` makes. Raises ValueError where it is none, or is not one of this model's parameters."""
+def make_optimizer(
+    make: MakeOptimizer, model: nn.Module, config: TrainConfig
+) -> torch.optim.Optimizer:
+    """The optimizer that ``make`` makes.
+
+    Raises ValueError where it is none, or is not one of this model's parameters.
+    """
     if isinstance(make, torch.optim.Optimizer) or not callable(make):
-        raise ValueError(f"optimizer is {_article(make)}, expected a function (model, config) -> torch.optim.Optimizer, for example "
-                         "optimizer=lambda model, config: torch.optim.SGD(model.parameters(), lr=0.1)")
+        raise ValueError(
+            f"optimizer is {_article(make)}, expected a function (model, config) -> "
+            "torch.optim.Optimizer, for example "
+            "optimizer=lambda model, config: torch.optim.SGD(model.parameters(), lr=0.1)"
+        )
     made, own = make(model, config), {id(p) for p in model.parameters()}
     if not isinstance(made, torch.optim.Optimizer):
-        raise ValueError(f"the function given as optimizer returned {_article(made)}, expected a torch.optim.Optimizer")
+        raise ValueError(
+            f"the function given as optimizer returned {_article(made)}, expected a "
+            "torch.optim.Optimizer"
+        )
     if not all(id(p) in own for group in made.param_groups for p in group["params"]):
-        raise ValueError("the optimizer holds a parameter that is not one of the model's: make it from the model that the function is given")
+        raise ValueError(
+            "the optimizer holds a parameter that is not one of the model's: make it from the "
+            "model that the function is given"
+        )
     return made
 
 
@@ -51,12 +75,16 @@ def _article(value: Any) -> str:
 
 
 def divide_and_clip(parameters: list[nn.Parameter], divisor: Tensor, clip: float) -> Tensor:
-    """Divide all gradients by ``divisor``, a scalar, or by more, so that they are no longer than ``clip`` together.
+    """Divide all gradients by ``divisor``, a scalar, or by more, so that they are no longer than
+    ``clip`` together.
 
-    Returns their length before that, a scalar that nothing has waited for: it is finite where all of them are.
+    Returns their length before that, a scalar that nothing has waited for: it is finite where all
+    of them are.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack([distributed.full(norm) for norm in torch._foreach_norm(gradients)]))
+    norm = torch.linalg.vector_norm(
+        torch.stack([distributed.full(norm) for norm in torch._foreach_norm(gradients)])
+    )
     if math.isfinite(clip):
         divisor = torch.maximum(divisor, norm / clip)
     torch._foreach_div_(gradients, divisor)

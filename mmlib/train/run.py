@@ -1,4 +1,7 @@
-"""Where a run stands: position, best weights; how it is saved, resumed, and told from another one."""
+"""Where a run stands: position, best weights; how it is saved, resumed, and told from another
+one.
+"""
+
 import json
 import math
 import time
@@ -15,14 +18,33 @@ from torch import Tensor, nn
 from mmlib.train import checkpoint, distributed
 from mmlib.train.history import History
 
-FREE = ("progress", "tensorboard", "checkpoint_every", "device", "keep_freed_memory")   # settings that a resumed run may change
+FREE = (
+    "progress",
+    "tensorboard",
+    "checkpoint_every",
+    "device",
+    "keep_freed_memory",
+)  # settings that a resumed run may change
 POSITION = ("epoch", "batch", "step", "loss", "count", "best_value", "best_epoch")
-NEEDED = (*POSITION, "extra", "config", "batches", "processes", "model", "best", "optimizer", "random",
-          "history", "seconds")     # in a checkpoint, to go on from it
+NEEDED = (
+    *POSITION,
+    "extra",
+    "config",
+    "batches",
+    "processes",
+    "model",
+    "best",
+    "optimizer",
+    "random",
+    "history",
+    "seconds",
+)  # in a checkpoint, to go on from it
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in ``fit``: the message says where it was and how to go on, ``history`` has the epochs that are done."""
+    """Ctrl-C in ``fit``: the message says where it was and how to go on, ``history`` has the
+    epochs that are done.
+    """
 
     def __init__(self, message: str, history: History):
         super().__init__(message)
@@ -35,44 +57,71 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(eq=False)
 class Run:
-    """A run of ``fit``: where it stands, and the folder it lives in. ``Run.begin`` starts one, or takes one up again.
+    """A run of ``fit``: where it stands, and the folder it lives in.
 
-    Under torchrun all processes read ``out``, the first one writes. ``with Run.begin(...) as run`` leaves a usable model, whatever
-    ends it.
+    ``Run.begin`` starts one, or takes one up again. Under torchrun all processes read ``out``, the
+    first one writes. ``with Run.begin(...) as run`` leaves a usable model, whatever ends it.
     """
 
-    out: str | Path | None = None           # the folder; None: nowhere
-    identity: dict[str, Any] = field(default_factory=dict)    # what must be as it was where the run is resumed
-    epoch: int = 0                          # epochs that are done
-    batch: int = 0                          # batches of the next epoch that are done, of all processes together
-    step: int = 0                           # optimizer steps that are done: from them follows the learning rate
-    loss: float = 0.0                       # the sum of loss * count over the epoch so far
-    count: float = 0.0                      # and that of count
-    best_value: float | None = None         # the best score so far, the higher the better
-    best_epoch: int = 0                     # the epoch that had it; 0: there is no score yet
-    stopped: bool = False                   # ``after_epoch`` has said so
+    out: str | Path | None = None  # the folder; None: nowhere
+    identity: dict[str, Any] = field(
+        default_factory=dict
+    )  # what must be as it was where the run is resumed
+    epoch: int = 0  # epochs that are done
+    batch: int = 0  # batches of the next epoch that are done, of all processes together
+    step: int = 0  # optimizer steps that are done: from them follows the learning rate
+    loss: float = 0.0  # the sum of loss * count over the epoch so far
+    count: float = 0.0  # and that of count
+    best_value: float | None = None  # the best score so far, the higher the better
+    best_epoch: int = 0  # the epoch that had it; 0: there is no score yet
+    stopped: bool = False  # ``after_epoch`` has said so
     history: History = field(default_factory=History)
-    best: dict[str, Tensor] | None = None   # weights of the best epoch, on the CPU
-    kept: dict[str, Tensor] | None = None   # the last weights that were looked at, all of them finite, on the CPU
-    seconds: float = 0.0                    # of this epoch, before the run was stopped
-    began: float = field(default_factory=time.perf_counter)   # when this epoch began, or went on
-    random: dict[str, Tensor] | None = None     # states of torch's generators, where a checkpoint was made within an epoch
-    saved: dict[str, Any] | None = None     # the checkpoint, until all of it is restored
+    best: dict[str, Tensor] | None = None  # weights of the best epoch, on the CPU
+    kept: dict[str, Tensor] | None = (
+        None  # the last weights that were looked at, all of them finite, on the CPU
+    )
+    seconds: float = 0.0  # of this epoch, before the run was stopped
+    began: float = field(default_factory=time.perf_counter)  # when this epoch began, or went on
+    random: dict[str, Tensor] | None = (
+        None  # states of torch's generators, where a checkpoint was made within an epoch
+    )
+    saved: dict[str, Any] | None = None  # the checkpoint, until all of it is restored
     model: nn.Module | None = None
     optimizer: torch.optim.Optimizer | None = None
-    rates: list[float] = field(default_factory=list)    # the highest learning rate of each parameter group
+    rates: list[float] = field(
+        default_factory=list
+    )  # the highest learning rate of each parameter group
     device: torch.device | None = None
 
     @classmethod
-    def begin(cls, out: str | Path | None, resume: bool, config: Any, extra: dict[str, Any] | None, train: Any, val: Any) -> "Run":
-        """A new run, or with ``resume`` that of the checkpoint in ``out``, if there is one. Raises ValueError where it is another."""
+    def begin(
+        cls,
+        out: str | Path | None,
+        resume: bool,
+        config: Any,
+        extra: dict[str, Any] | None,
+        train: Any,
+        val: Any,
+    ) -> "Run":
+        """A new run, or with ``resume`` that of the checkpoint in ``out``, if there is one.
+
+        Raises ValueError where it is another.
+        """
         if resume and out is None:
             raise ValueError("resume=True needs the folder of the run: fit(..., out=FOLDER)")
         if out is None:
             return cls()
         settings = {name: value for name, value in asdict(config).items() if name not in FREE}
-        run = cls(out, {"extra": _plain(extra), "config": settings, "batches": len(train), "processes": distributed.world(),
-                        "data": {"train": _content(train), "val": _content(val)}})
+        run = cls(
+            out,
+            {
+                "extra": _plain(extra),
+                "config": settings,
+                "batches": len(train),
+                "processes": distributed.world(),
+                "data": {"train": _content(train), "val": _content(val)},
+            },
+        )
         if resume and checkpoint.exists(out):
             run.saved = checkpoint.load(out, NEEDED)
             run._check_same(run.identity)
@@ -84,40 +133,72 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        """The best weights so far, in eval mode. An interrupt (Ctrl-C) goes on its way with ``history``, and a line on where it was."""
-        if self.model is not None and (kind is None or not distributed.is_sharded(self.model)):     # after an error others do not take part
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        """The best weights so far, in eval mode.
+
+        An interrupt (Ctrl-C) goes on its way with ``history``, and a line on where it was.
+        """
+        if self.model is not None and (
+            kind is None or not distributed.is_sharded(self.model)
+        ):  # after an error others do not take part
             self.restore_best()
             self.model.eval()
         if kind is KeyboardInterrupt:
             raise Interrupted(self._stopped(), self.history) from None
-        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):       # torch raises it wherever the program stands
-            error.args = (f"{str(error).strip()} It read the files; often memory has run out: try fewer of them, load_data(workers=...)",)
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(
+            error
+        ):  # torch raises it wherever the program stands
+            error.args = (
+                f"{str(error).strip()} It read the files; often memory has run out: try fewer of "
+                "them, load_data(workers=...)",
+            )
 
     def _stopped(self) -> str:
         weights = f"the best, those of epoch {self.best_epoch}" if self.best_epoch else "the last"
-        again = f"; fit(..., out={str(self.out)!r}, resume=True) goes on from the last checkpoint" if self.out is not None else ""
-        return f"fit was interrupted in epoch {self.epoch + 1}, at step {self.step}: the model has weights to use, {weights}{again}"
+        again = (
+            f"; fit(..., out={str(self.out)!r}, resume=True) goes on from the last checkpoint"
+            if self.out is not None
+            else ""
+        )
+        return (
+            f"fit was interrupted in epoch {self.epoch + 1}, at step {self.step}: the model "
+            f"has weights to use, {weights}{again}"
+        )
 
     def _check_same(self, parts: dict[str, Any]) -> None:
         for part, now in parts.items():
             if part not in self.saved:
-                warnings.warn(f"the checkpoint in {self.out} was written by an older mmlib, which did not note the {part}: "
-                              "it cannot be checked that they are as they were", stacklevel=4)
+                warnings.warn(
+                    f"the checkpoint in {self.out} was written by an older mmlib, which did not "
+                    f"note the {part}: "
+                    "it cannot be checked that they are as they were",
+                    stacklevel=4,
+                )
                 continue
             for name, was, given in _differences(part, self.saved[part], now):
-                raise ValueError(f"cannot resume the run in {self.out}: {name} was {_brief(was)} and is now {_brief(given)}; "
-                                 "give what it was, or another folder")
+                raise ValueError(
+                    f"cannot resume the run in {self.out}: {name} was {_brief(was)} and is now "
+                    f"{_brief(given)}; "
+                    "give what it was, or another folder"
+                )
 
     def _take(self, saved: dict[str, Any]) -> None:
         for name in POSITION:
             setattr(self, name, saved[name])
-        self.stopped = saved.get("stopped", False)      # a checkpoint of an older mmlib does not say
-        self.history, self.best, self.seconds = History(saved["history"]), saved["best"], saved["seconds"]
+        self.stopped = saved.get("stopped", False)  # a checkpoint of an older mmlib does not say
+        self.history, self.best, self.seconds = (
+            History(saved["history"]),
+            saved["best"],
+            saved["seconds"],
+        )
         if len(saved["random"]) != saved["processes"]:
-            raise ValueError(f"cannot resume the run in {self.out}: it has {len(saved['random'])} "
-                             "states of torch's generators, expected one for each process "
-                             f"({saved['processes']})")
+            raise ValueError(
+                f"cannot resume the run in {self.out}: it has {len(saved['random'])} "
+                "states of torch's generators, expected one for each process "
+                f"({saved['processes']})"
+            )
         self.random = saved["random"][distributed.rank()] if self.batch else None
 
     def restore_weights(self, model: nn.Module) -> None:
@@ -128,10 +209,14 @@ class Run:
         self.keep()
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        """Its state in the checkpoint; from here on the run is where it was stopped, and so is its history on disk."""
+        """Its state in the checkpoint; from here on the run is where it was stopped, and so is
+        its history on disk.
+        """
         self.optimizer, self.device = optimizer, device
-        self.model.zero_grad()      # what a backward pass left that was interrupted
-        self.rates = [float(group["lr"]) for group in optimizer.param_groups]     # before the checkpoint's, which are those of its step
+        self.model.zero_grad()  # what a backward pass left that was interrupted
+        self.rates = [
+            float(group["lr"]) for group in optimizer.param_groups
+        ]  # before the checkpoint's, which are those of its step
         self.identity["optimizer settings"] = _settings(optimizer)
         if self.saved is not None:
             self._check_same({"optimizer settings": self.identity["optimizer settings"]})
@@ -141,62 +226,103 @@ class Run:
         self.saved = None
 
     def keep(self) -> None:
-        """Keep a copy of the weights, to go back to. Raises ValueError, naming the first, where one is not finite; then it keeps none."""
-        weights, trained = checkpoint.weights(self.model), [name for name, p in self.model.named_parameters() if p.requires_grad]
+        """Keep a copy of the weights, to go back to.
+
+        Raises ValueError, naming the first, where one is not finite; then it keeps none.
+        """
+        weights, trained = (
+            checkpoint.weights(self.model),
+            [name for name, p in self.model.named_parameters() if p.requires_grad],
+        )
         for name in trained:
             if name in weights and not weights[name].isfinite().all():
-                when = f"after step {self.step}: the step was too long; lower lr" if self.step else "before the first step: load it again"
+                when = (
+                    f"after step {self.step}: the step was too long; lower lr"
+                    if self.step
+                    else "before the first step: load it again"
+                )
                 raise ValueError(f"weight {name!r} is not finite {when}")
         self.kept = weights
 
     def restore_random(self) -> None:
-        """torch's generators, where the checkpoint was made within an epoch: once, before the first batch."""
+        """torch's generators, where the checkpoint was made within an epoch: once, before the
+        first batch.
+        """
         if self.random is not None:
             checkpoint.set_random_state(self.device, self.random)
             self.random = None
 
     def restore_best(self) -> None:
-        """The weights of the best epoch. Where no score tells it: those kept last, if the present ones are not finite."""
+        """The weights of the best epoch.
+
+        Where no score tells it: those kept last, if the present ones are not finite.
+        """
         if self.best_epoch:
             checkpoint.set_weights(self.model, self.best)
-        elif self.kept is not None and not all(bool(p.isfinite().all()) for p in self.model.parameters() if p.requires_grad):
+        elif self.kept is not None and not all(
+            bool(p.isfinite().all()) for p in self.model.parameters() if p.requires_grad
+        ):
             checkpoint.set_weights(self.model, self.kept)
 
     def goes_on(self, epochs: int, patience: int) -> bool:
-        """There are epochs left, nobody has stopped it, and the last better score is less than ``patience`` epochs old (0: any age)."""
+        """There are epochs left, nobody has stopped it, and the last better score is less than
+        ``patience`` epochs old (0: any age).
+        """
         stale = bool(patience and self.best_epoch) and self.epoch - self.best_epoch >= patience
         return self.epoch < epochs and not self.stopped and not stale
 
     def end_epoch(self, row: dict[str, float], monitor: str) -> None:
-        """Add a row to the history, note the weights kept last if they are the best so far, and stand at the start of the next epoch."""
+        """Add a row to the history, note the weights kept last if they are the best so far, and
+        stand at the start of the next epoch.
+        """
         goal, name = monitor.split(" ")
         self.epoch, self.batch, self.loss, self.count = self.epoch + 1, 0, 0.0, 0.0
         if name in row:
             value = row[name] if goal == "max" else -row[name]
             if not math.isfinite(value):
-                raise ValueError(f"{name} is {row[name]} after epoch {self.epoch}, so no epoch can be the best: "
-                                 "look at the val rows, or monitor another score")
+                raise ValueError(
+                    f"{name} is {row[name]} after epoch {self.epoch}, so no epoch can be the best: "
+                    "look at the val rows, or monitor another score"
+                )
             if self.best_value is None or value > self.best_value:
                 self.best_value, self.best_epoch, self.best = value, self.epoch, self.kept
         row["seconds"] = round(self.seconds + time.perf_counter() - self.began, 3)
         self.history.append(row)
         self.seconds, self.began = 0.0, time.perf_counter()
 
-    def ask(self, after_epoch: Callable[[dict[str, Any], nn.Module], bool | None] | None, row: dict[str, Any]) -> None:
-        """Is the run to stop? A "yes" in one process is one for all. The weights are kept again: it may have changed them."""
+    def ask(
+        self,
+        after_epoch: Callable[[dict[str, Any], nn.Module], bool | None] | None,
+        row: dict[str, Any],
+    ) -> None:
+        """Is the run to stop? A "yes" in one process is one for all.
+
+        The weights are kept again: it may have changed them.
+        """
         if after_epoch is not None:
             self.stopped = any(distributed.gather(bool(after_epoch(dict(row), self.model))))
             self.keep()
 
     def save(self) -> None:
-        """Write the checkpoint, with the weights kept last, then the history. All processes call it together."""
+        """Write the checkpoint, with the weights kept last, then the history.
+
+        All processes call it together.
+        """
         if self.out is None:
             return
-        state = self.identity | {name: getattr(self, name) for name in POSITION} | {
-            "stopped": self.stopped, "model": self.kept, "best": self.best if self.best_epoch else self.kept,
-            "optimizer": checkpoint.optimizer_state(self.optimizer),
-            "random": distributed.gather(checkpoint.random_state(self.device)), "history": list(self.history),
-            "seconds": self.seconds + time.perf_counter() - self.began}
+        state = (
+            self.identity
+            | {name: getattr(self, name) for name in POSITION}
+            | {
+                "stopped": self.stopped,
+                "model": self.kept,
+                "best": self.best if self.best_epoch else self.kept,
+                "optimizer": checkpoint.optimizer_state(self.optimizer),
+                "random": distributed.gather(checkpoint.random_state(self.device)),
+                "history": list(self.history),
+                "seconds": self.seconds + time.perf_counter() - self.began,
+            }
+        )
         if distributed.rank() == 0:
             checkpoint.save(self.out, state)
             self.history.write(self.out)
@@ -206,11 +332,16 @@ def _plain(extra: dict[str, Any] | None) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(extra or {}))
     except TypeError as error:
-        raise ValueError(f"extra must be plain data (dict, list, text, numbers) to be kept in the checkpoint: {error}") from error
+        raise ValueError(
+            "extra must be plain data (dict, list, text, numbers) to be kept in the checkpoint: "
+            f"{error}"
+        ) from error
 
 
 def _content(loader: Any) -> Any:
-    """What a loader's batches are made of, as plain data, as far as it can be known: a loader says it, a list is looked at."""
+    """What a loader's batches are made of, as plain data, as far as it can be known: a loader
+    says it, a list is looked at.
+    """
     if hasattr(loader, "identity"):
         return _plain(loader.identity())
     if not isinstance(loader, list):
@@ -220,15 +351,21 @@ def _content(loader: Any) -> Any:
         for name, value in sorted(batch.items()):
             checksum = zlib.crc32(f"{name} {getattr(value, 'shape', '')}".encode(), checksum)
             if isinstance(value, Tensor):
-                checksum = zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), checksum)
+                checksum = zlib.crc32(
+                    value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(),
+                    checksum,
+                )
     return {"batches": len(loader), "checksum": checksum}
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimizer's class, and the settings of each group, apart from tensors: plain data."""
     return {"algorithm": type(optimizer).__name__} | {
-        f"group {number}": json.loads(json.dumps(group | {"params": len(group["params"])}, default=str))
-        for number, group in enumerate(optimizer.param_groups)}
+        f"group {number}": json.loads(
+            json.dumps(group | {"params": len(group["params"])}, default=str)
+        )
+        for number, group in enumerate(optimizer.param_groups)
+    }
 
 
 def _differences(name: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -238,7 +375,9 @@ def _differences(name: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any
             yield name, then, now
         return
     for key in sorted(then.keys() | now.keys()):
-        inner = key if name in ("config", "extra", "data", "optimizer settings") else f"{name}, {key}"
+        inner = (
+            key if name in ("config", "extra", "data", "optimizer settings") else f"{name}, {key}"
+        )
         yield from _differences(inner, then.get(key), now.get(key))
 
 

@@ -1,4 +1,5 @@
 """A training loader -> the part of it that this process works on: every row exactly once."""
+
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +17,13 @@ from mmlib.train.distributed import gather, rank, seed, world
 class Shardable(Protocol):
     """A loader of your own that several processes can share.
 
-    All parts draw the same batches in the same order; the part of process ``rank`` gives rows ``rank::world`` of each, and None
-    where a batch has too few. So all parts give equally many batches, and together each row once. The order may hang on
-    torch's generator (``fit`` gives it the same seed in all processes until the first batch is there) or on the epoch:
-    ``set_epoch(epoch, skip)``, where it exists, is called before each pass. A generator of another kind (random, numpy) needs
-    the same seed in all processes: else some rows come twice and some never.
+    All parts draw the same batches in the same order; the part of process ``rank`` gives rows
+    ``rank::world`` of each, and None where a batch has too few. So all parts give equally many
+    batches, and together each row once. The order may hang on torch's generator (``fit`` gives it
+    the same seed in all processes until the first batch is there) or on the epoch:
+    ``set_epoch(epoch, skip)``, where it exists, is called before each pass. A generator of another
+    kind (random, numpy) needs the same seed in all processes: else some rows come twice and some
+    never.
     """
 
     def __len__(self) -> int:
@@ -34,52 +37,90 @@ class Shardable(Protocol):
 
 
 def share(loader: Iterable[Batch]) -> Iterable[Batch | None]:
-    """This process's part of a training loader: rows rank::world of each batch, None where that is empty.
+    """This process's part of a training loader: rows rank::world of each batch, None where that is
+    empty.
 
-    A loader shares itself out through ``shard(rank, world)``, see ``Shardable``; a list of batches is cut here; of a DataLoader
-    each process reads its own part of every batch only. Raises ValueError for a loader that cannot be shared.
+    A loader shares itself out through ``shard(rank, world)``, see ``Shardable``; a list of batches
+    is cut here; of a DataLoader each process reads its own part of every batch only. Raises
+    ValueError for a loader that cannot be shared.
     """
     if world() == 1:
         return loader
     if hasattr(loader, "shard"):
         return loader.shard(rank(), world())
     if isinstance(loader, list):
-        return [{key: value[rank()::world()] for key, value in batch.items()} if rank() < _rows(batch) else None for batch in loader]
-    if type(loader).__iter__ is DataLoader.__iter__ and loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset):
+        return [
+            {key: value[rank() :: world()] for key, value in batch.items()}
+            if rank() < _rows(batch)
+            else None
+            for batch in loader
+        ]
+    if (
+        type(loader).__iter__ is DataLoader.__iter__
+        and loader.batch_sampler is not None
+        and not isinstance(loader.dataset, IterableDataset)
+    ):
         return _share_dataloader(loader)
-    raise ValueError(f"{type(loader).__name__} cannot be shared out among {world()} processes: give a list of batches, a torch DataLoader "
-                     "with a batch_size over a dataset with __getitem__ (not an IterableDataset), or a loader with a method "
-                     "shard(rank, world): help(mmlib.distributed.Shardable) says what that returns")
+    raise ValueError(
+        f"{type(loader).__name__} cannot be shared out among {world()} processes: give a list of "
+        "batches, a torch DataLoader "
+        "with a batch_size over a dataset with __getitem__ (not an IterableDataset), or a loader "
+        "with a method "
+        "shard(rank, world): help(mmlib.distributed.Shardable) says what that returns"
+    )
 
 
 def _share_dataloader(given: DataLoader) -> DataLoader:
-    """The same DataLoader over this process's part of each batch. Raises ValueError where the processes draw different batches."""
+    """The same DataLoader over this process's part of each batch.
+
+    Raises ValueError where the processes draw different batches.
+    """
     with torch.random.fork_rng(devices=()):
         seed(given, 0)
         orders = gather(zlib.crc32(repr(list(given.batch_sampler)).encode()))
     if len(set(orders)) > 1:
-        raise ValueError("the processes draw different batches from the DataLoader, so that some rows would come twice and some never: "
-                         "give it shuffle=True, or a sampler that draws from torch's generators only; no DistributedSampler, as fit "
-                         "itself shares each batch out")
-    return DataLoader(given.dataset, batch_sampler=Share(given.batch_sampler, rank(), world()), num_workers=given.num_workers,
-                      collate_fn=partial(_collate, given.collate_fn), pin_memory=given.pin_memory, timeout=given.timeout,
-                      worker_init_fn=partial(_start_worker, rank(), given.worker_init_fn), generator=given.generator,
-                      multiprocessing_context=given.multiprocessing_context, prefetch_factor=given.prefetch_factor,
-                      persistent_workers=given.persistent_workers)
+        raise ValueError(
+            "the processes draw different batches from the DataLoader, so that some rows would "
+            "come twice and some never: "
+            "give it shuffle=True, or a sampler that draws from torch's generators only; no "
+            "DistributedSampler, as fit "
+            "itself shares each batch out"
+        )
+    return DataLoader(
+        given.dataset,
+        batch_sampler=Share(given.batch_sampler, rank(), world()),
+        num_workers=given.num_workers,
+        collate_fn=partial(_collate, given.collate_fn),
+        pin_memory=given.pin_memory,
+        timeout=given.timeout,
+        worker_init_fn=partial(_start_worker, rank(), given.worker_init_fn),
+        generator=given.generator,
+        multiprocessing_context=given.multiprocessing_context,
+        prefetch_factor=given.prefetch_factor,
+        persistent_workers=given.persistent_workers,
+    )
 
 
 class Share:
-    """Of each batch of places in a dataset those of one process. All of them are drawn before the first is given away."""
+    """Of each batch of places in a dataset those of one process.
+
+    All of them are drawn before the first is given away.
+    """
 
     def __init__(self, batches: Any, rank: int, world: int):
         self.batches, self.rank, self.world = batches, rank, world
-        self.sampler, self.generator = getattr(batches, "sampler", None), getattr(batches, "generator", None)
+        self.sampler, self.generator = (
+            getattr(batches, "sampler", None),
+            getattr(batches, "generator", None),
+        )
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list]:
-        yield from [batch[self.rank::self.world] for batch in self.batches]     # drawn at the first next(), as without this class
+        yield from [
+            batch[self.rank :: self.world] for batch in self.batches
+        ]  # drawn at the first next(), as without this class
 
 
 def _collate(given: Callable[[list], Batch], samples: list) -> Batch | None:

@@ -1,4 +1,7 @@
-"""Several windows of one row -> one answer for the row: probabilities are averaged, as the head's kind says."""
+"""Several windows of one row -> one answer for the row: probabilities are averaged, as the
+head's kind says.
+"""
+
 import torch
 from torch import Tensor
 
@@ -33,7 +36,7 @@ def one_per_row(
                 f"row {int(row[differ][0])} has different targets, so it is not one row: number "
                 "batch['row'] on from batch to batch, or leave it out"
             )
-    alone = windows[place[first]] == 1                                                            # keep those as they are, to the bit
+    alone = windows[place[first]] == 1  # keep those as they are, to the bit
     mean = torch.where(alone.reshape(-1, *[1] * (logits.ndim - 1)), logits[first], mean.float())
     return mean, None if target is None else target[first], rows
 

@@ -1,4 +1,5 @@
 """Which settings are best? Successive halving, which never reads the test rows."""
+
 from mmlib.tune.board import Search, Trial
 from mmlib.tune.halving import search
 

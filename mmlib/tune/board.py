@@ -1,4 +1,5 @@
 """The leaderboard of a search: its trials, ranked, printed, written and read back."""
+
 import csv
 import io
 import json
@@ -37,15 +38,15 @@ class Trial:
     """
 
     number: int
-    state: str                    # "done", "stopped" by successive halving, "failed" with a reason
-    settings: dict[str, Any]      # fusion, dim, lr, dropout, hide
+    state: str  # "done", "stopped" by successive halving, "failed" with a reason
+    settings: dict[str, Any]  # fusion, dim, lr, dropout, modality_dropout
     loss: float | None
     scores: dict[str, float]
     epochs: int
     seconds: float
-    losses: list[float]           # val loss after each epoch
+    losses: list[float]  # val loss after each epoch
     reason: str = ""
-    marks: dict[str, Any] | None = None   # optuna's own
+    marks: dict[str, Any] | None = None  # optuna's own
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,9 @@ class Search:
         rows = self.rows
         cells = [list(rows[0]), *[[_short(row.get(name)) for name in rows[0]] for row in rows]]
         widths = [max(map(len, column)) for column in zip(*cells)]
-        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells)
+        return "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells
+        )
 
 
 def _short(value: Any) -> str:
@@ -120,15 +123,24 @@ def rank(recipe: Recipe, done: list[Trial]) -> Search:
 
     ``recipe`` is as the trials were trained.
     """
-    order = sorted(done, key=lambda trial: ((DONE, STOPPED, FAILED).index(trial.state), -trial.epochs if trial.state != DONE else 0,
-                                            math.inf if trial.loss is None else trial.loss, trial.number))
+    order = sorted(
+        done,
+        key=lambda trial: (
+            (DONE, STOPPED, FAILED).index(trial.state),
+            -trial.epochs if trial.state != DONE else 0,
+            math.inf if trial.loss is None else trial.loss,
+            trial.number,
+        ),
+    )
     return Search(order, with_settings(recipe, order[0].settings))
 
 
 def with_settings(recipe: Recipe, chosen: dict[str, Any]) -> Recipe:
     """The recipe with these settings in place of its own."""
-    rest = {name: value for name, value in chosen.items() if name != "hide"}
-    return replace(recipe, augment=replace(recipe.augment, hide=chosen["hide"]), **rest)
+    rest = {name: value for name, value in chosen.items() if name != "modality_dropout"}
+    return replace(
+        recipe, augment=replace(recipe.augment, modality_dropout=chosen["modality_dropout"]), **rest
+    )
 
 
 def _state(value: Any) -> bool:
@@ -143,12 +155,28 @@ def _marks(value: Any) -> bool:
 
 def _misfit(trial: Any, number: int) -> str | None:
     """Where a line of trials.jsonl is no trial, or not the one of this number."""
-    found = misfit(trial, {
-        "number": whole, "state": _state, "loss": optional, "scores": {str: optional}, "epochs": whole,
-        "seconds": finite,
-        "losses": [finite], "reason": str, "marks": _marks,
-        "settings": {"fusion": str, "dim": whole, "lr": finite, "dropout": finite, "hide": finite},
-    }, f"line {number + 2}")
+    found = misfit(
+        trial,
+        {
+            "number": whole,
+            "state": _state,
+            "loss": optional,
+            "scores": {str: optional},
+            "epochs": whole,
+            "seconds": finite,
+            "losses": [finite],
+            "reason": str,
+            "marks": _marks,
+            "settings": {
+                "fusion": str,
+                "dim": whole,
+                "lr": finite,
+                "dropout": finite,
+                "modality_dropout": finite,
+            },
+        },
+        f"line {number + 2}",
+    )
     if found:
         return found
     if trial["number"] != number or (trial["state"] == DONE and trial["loss"] is None):
@@ -157,25 +185,37 @@ def _misfit(trial: Any, number: int) -> str | None:
 
 
 def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
-    """The trials of the search in ``out``, none where there is no search. Raises ValueError where it is another one, or damaged."""
+    """The trials of the search in ``out``, none where there is no search.
+
+    Raises ValueError where it is another one, or damaged.
+    """
     path = out / TRIALS
     if not path.is_file():
         return []
     try:
-        before, *trials = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        before, *trials = [
+            json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
+        ]
     except ValueError as error:
-        raise ValueError(f"{path} is damaged, or no search of this version: {error}; choose another folder") from error
+        raise ValueError(
+            f"{path} is damaged, or no search of this version: {error}; choose another folder"
+        ) from error
     found = misfit(before, {str: object}, "line 1") or next(
-        (words for i, trial in enumerate(trials) if (words := _misfit(trial, i))), None)
+        (words for i, trial in enumerate(trials) if (words := _misfit(trial, i))), None
+    )
     if found:
-        raise ValueError(f"{path} is damaged, or no search of this version: {found}; "
-                         "choose another folder")
+        raise ValueError(
+            f"{path} is damaged, or no search of this version: {found}; choose another folder"
+        )
     done = [Trial(**trial) for trial in trials]
-    before = {"batch_size": BATCH} | before      # that of every search before one could choose
+    before = {"batch_size": BATCH} | before  # that of every search before one could choose
     for name, now in identity.items():
         if before.get(name) != json.loads(json.dumps(now)):
-            raise ValueError(f"cannot go on with the search in {out}: {name} was {before.get(name)} and is now {now}; "
-                             "give what it was, or another folder")
+            raise ValueError(
+                f"cannot go on with the search in {out}: {name} was {before.get(name)} and is now "
+                f"{now}; "
+                "give what it was, or another folder"
+            )
     return done
 
 

@@ -1,9 +1,11 @@
-"""ConvEncoder on real handwriting, as in notebooks/03_cnn: scikit-learn's digits, first half of the rows against the second.
+"""ConvEncoder on real handwriting, as in notebooks/03_cnn: scikit-learn's digits, first half of the
+rows against the second.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/digits.py [--seeds 5]
 
 Prints accuracy and CPU seconds of each seed, their mean, and scikit-learn's SVM beside them.
 """
+
 import argparse
 import time
 
@@ -42,13 +44,21 @@ class Shown:
 def learn(x: torch.Tensor, y: torch.Tensor, seed: int) -> float:
     torch.manual_seed(seed)
     encoder = ConvEncoder(64, channels=1, width=32, stages=3)
-    model = Model(Backbone({"image": encoder}, lambda features: features["image"]), ClassifyHead(64, 10))
-    fit(model, Shown(x[:HALF], y[:HALF], seed), config=TrainConfig(epochs=20, lr=3e-3, seed=seed, progress=False))
+    model = Model(
+        Backbone({"image": encoder}, lambda features: features["image"]), ClassifyHead(64, 10)
+    )
+    fit(
+        model,
+        Shown(x[:HALF], y[:HALF], seed),
+        config=TrainConfig(epochs=20, lr=3e-3, seed=seed, progress=False),
+    )
     return evaluate(model, [batch_of(x[HALF:], y[HALF:])], {"accuracy": accuracy})["accuracy"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     seeds, digits = range(parser.parse_args().seeds), load_digits()
     x = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
@@ -57,7 +67,11 @@ def main() -> None:
         started = time.process_time()
         scores.append(learn(x, y, seed))
         print(f"seed {seed}: {scores[-1]:.4f}, {time.process_time() - started:.1f} s", flush=True)
-    svm = SVC(gamma=0.001).fit(digits.data[:HALF], digits.target[:HALF]).score(digits.data[HALF:], digits.target[HALF:])
+    svm = (
+        SVC(gamma=0.001)
+        .fit(digits.data[:HALF], digits.target[:HALF])
+        .score(digits.data[HALF:], digits.target[HALF:])
+    )
     print(f"mean {sum(scores) / len(scores):.4f}, lowest {min(scores):.4f}; SVM {svm:.4f}")
 
 

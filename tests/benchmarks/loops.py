@@ -1,10 +1,13 @@
-"""One contender in a process of its own: reads a number of steps per line, trains that many, answers with JSON. Run by speed.py.
+"""One contender in a process of its own: reads a number of steps per line, trains that many,
+answers with JSON. Run by speed.py.
 
     python loops.py CONTENDER MODEL SIZE THREADS
 
-The answer: "seconds", each step from start to start; "peak", MiB of this process so far. The first step of a call is not among them: it
-holds what a call costs once. With one thread the seconds are of the CPU, of this process only, else of the clock.
+The answer: "seconds", each step from start to start; "peak", MiB of this process so far. The first
+step of a call is not among them: it holds what a call costs once. With one thread the seconds are
+of the CPU, of this process only, else of the clock.
 """
+
 import json
 import os
 import resource
@@ -12,7 +15,7 @@ import sys
 import tempfile
 import time
 
-WARM = 4                                # steps at the start of each call that are not counted: caches and memory fill up
+WARM = 4  # steps at the start of each call that are not counted: caches and memory fill up
 
 
 def torch_runner(contender: str, name: str, size: int, clock):
@@ -21,7 +24,13 @@ def torch_runner(contender: str, name: str, size: int, clock):
     import torch
 
     torch.manual_seed(0)
-    model = network.Tiny() if name == "tiny" else network.Plain() if not contender.startswith("mmlib") else network.Ours()
+    model = (
+        network.Tiny()
+        if name == "tiny"
+        else network.Plain()
+        if not contender.startswith("mmlib")
+        else network.Ours()
+    )
     marks = []
     model.register_forward_pre_hook(lambda *_: marks.append(clock()))
     stock = network.batches(size, 8)
@@ -30,7 +39,8 @@ def torch_runner(contender: str, name: str, size: int, clock):
     def run(steps: int) -> list[float]:
         marks.clear()
         train([stock[i % len(stock)] for i in range(steps)])
-        return marks[-steps:]                       # fit looks at one sample first
+        return marks[-steps:]  # fit looks at one sample first
+
     return run
 
 
@@ -46,6 +56,7 @@ def plain(model, precision):
             optimizer.zero_grad()
             model(batch).loss.backward()
             optimizer.step()
+
     return train
 
 
@@ -82,14 +93,24 @@ def lightning(model, precision, **settings):
 
     def train(batches):
         with tempfile.TemporaryDirectory() as folder:
-            trainer = L.Trainer(max_epochs=1, accelerator="cpu", devices=1, default_root_dir=folder, **settings)
+            trainer = L.Trainer(
+                max_epochs=1, accelerator="cpu", devices=1, default_root_dir=folder, **settings
+            )
             trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
+
     return train
 
 
 def lightning_off(model, precision):
     """The same with everything turned off that can be."""
-    return lightning(model, precision, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    return lightning(
+        model,
+        precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def accelerate(model, precision):
@@ -106,10 +127,17 @@ def accelerate(model, precision):
             optimizer.zero_grad()
             tool.backward(wrapped(batch).loss)
             optimizer.step()
+
     return train
 
 
-LOOPS = {"plain": plain, "mmlib": mmlib, "lightning": lightning, "lightning-off": lightning_off, "accelerate": accelerate}
+LOOPS = {
+    "plain": plain,
+    "mmlib": mmlib,
+    "lightning": lightning,
+    "lightning-off": lightning_off,
+    "accelerate": accelerate,
+}
 
 
 def keras_runner(contender: str, name: str, size: int, clock):
@@ -132,7 +160,9 @@ def keras_runner(contender: str, name: str, size: int, clock):
     else:
         for width in (32, 64, 128):
             x = layers.MaxPooling2D()(layers.Conv2D(width, 3, padding="same", activation="relu")(x))
-        words = layers.Bidirectional(layers.LSTM(128))(layers.Embedding(network.VOCABULARY, network.EMBEDDING)(text))
+        words = layers.Bidirectional(layers.LSTM(128))(
+            layers.Embedding(network.VOCABULARY, network.EMBEDDING)(text)
+        )
         x = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), words])
     model = keras.Model([image] if name == "tiny" else [image, text], layers.Dense(1, "sigmoid")(x))
     model.compile("adam", "binary_crossentropy")
@@ -150,8 +180,16 @@ def keras_runner(contender: str, name: str, size: int, clock):
         pictures = whole["image"].transpose(0, 2, 3, 1).copy()
         Marks.times.clear()
         given = [pictures] if name == "tiny" else [pictures, whole["text"]]
-        model.fit(given, whole["target"], batch_size=network.BATCH, shuffle=False, verbose=0, callbacks=[Marks()])
+        model.fit(
+            given,
+            whole["target"],
+            batch_size=network.BATCH,
+            shuffle=False,
+            verbose=0,
+            callbacks=[Marks()],
+        )
         return list(Marks.times)
+
     return run
 
 
@@ -160,10 +198,15 @@ def main(contender: str, name: str, size: str, threads: str) -> None:
     import torch
 
     torch.set_num_threads(int(threads))
-    answers, sys.stdout = sys.stdout, sys.stderr        # what libraries print must not get among the answers
-    run = (keras_runner if contender.startswith("keras") else torch_runner)(contender, name, int(size), clock)
+    answers, sys.stdout = (
+        sys.stdout,
+        sys.stderr,
+    )  # what libraries print must not get among the answers
+    run = (keras_runner if contender.startswith("keras") else torch_runner)(
+        contender, name, int(size), clock
+    )
     for line in sys.stdin:
-        marks = run(int(line) + WARM)[WARM - 1:]
+        marks = run(int(line) + WARM)[WARM - 1 :]
         seconds = [b - a for a, b in zip(marks, marks[1:])]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"seconds": seconds, "peak": peak}), file=answers, flush=True)

@@ -1,8 +1,10 @@
-"""All benchmarks, written to BENCHMARKS.md beside this file. About twenty minutes, on a machine that does nothing else.
+"""All benchmarks, written to BENCHMARKS.md beside this file.
 
-    python -m venv peers && peers/bin/pip install -e . -r tests/benchmarks/peers.txt
-    peers/bin/python tests/benchmarks/page.py [--rounds 5]
+About twenty minutes, on a machine that does nothing else.
+python -m venv peers && peers/bin/pip install -e . -r tests/benchmarks/peers.txt
+peers/bin/python tests/benchmarks/page.py [--rounds 5]
 """
+
 import argparse
 import subprocess
 import sys
@@ -18,15 +20,21 @@ than times do; all are of runs by turns.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     commands = [["speed.py", "--rounds", str(rounds)], ["parts.py", "--rounds", str(3 * rounds)]]
     page = HERE / "BENCHMARKS.md"
     page.write_text(HEAD, encoding="utf-8")
     for name, *rest in commands:
-        with subprocess.Popen([sys.executable, str(HERE / name), *rest], stdout=subprocess.PIPE, text=True) as process:
-            for line in process.stdout:                     # as it comes: what is measured is kept, also when it is stopped
+        with subprocess.Popen(
+            [sys.executable, str(HERE / name), *rest], stdout=subprocess.PIPE, text=True
+        ) as process:
+            for (
+                line
+            ) in process.stdout:  # as it comes: what is measured is kept, also when it is stopped
                 with page.open("a", encoding="utf-8") as file:
                     file.write(line)
         if process.returncode:

@@ -1,4 +1,7 @@
-"""What the benchmarks compare is the same: the two forms of the network give the same results, forward and gradient."""
+"""What the benchmarks compare is the same: the two forms of the network give the same results,
+forward and gradient.
+"""
+
 import sys
 from pathlib import Path
 
@@ -15,7 +18,10 @@ def pair():
     """The plain form and ours, with the same weights."""
     torch.manual_seed(0)
     plain, ours = network.Plain(), network.Ours()
-    ours.load_state_dict({name: value for name, value in plain.state_dict().items() if not name.startswith("lstm")}, strict=False)
+    ours.load_state_dict(
+        {name: value for name, value in plain.state_dict().items() if not name.startswith("lstm")},
+        strict=False,
+    )
     ours.take(plain.lstm)
     return plain, ours
 
@@ -23,8 +29,12 @@ def pair():
 def gradients(model):
     """By name, the two directions of a bidirectional layer as two layers."""
     names = {name: p.grad for name, p in model.named_parameters()}
-    return {f"lstm.{int(name.endswith('_reverse'))}.{name.removeprefix('lstm.').removesuffix('_reverse')}"
-            if name.startswith("lstm.w") or name.startswith("lstm.b") else name: grad for name, grad in names.items()}
+    return {
+        f"lstm.{int(name.endswith('_reverse'))}.{name.removeprefix('lstm.').removesuffix('_reverse')}"
+        if name.startswith("lstm.w") or name.startswith("lstm.b")
+        else name: grad
+        for name, grad in names.items()
+    }
 
 
 @pytest.mark.parametrize("size", [8, 16])
@@ -48,5 +58,7 @@ def test_how_fit_runs_a_network_does_not_change_what_it_learns(change):
     losses = []
     for more in ({}, change):
         model = pair()[1]
-        losses.append([row["loss"] for row in fit(model, batches, config=TrainConfig(**settings, **more))])
+        losses.append(
+            [row["loss"] for row in fit(model, batches, config=TrainConfig(**settings, **more))]
+        )
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

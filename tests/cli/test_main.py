@@ -1,4 +1,5 @@
 """The command line as a person uses it: what it prints, what it writes, how it ends."""
+
 import json
 import os
 import signal
@@ -16,7 +17,23 @@ from mmlib.worlds import pets
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     pets.write(pets.draw(48), folder)
-    assert main(["train", str(folder / "manifest.csv"), "--target", "label", "--epochs", "1", "--out", str(folder / "run"), "--device", "cpu"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                str(folder / "manifest.csv"),
+                "--target",
+                "label",
+                "--epochs",
+                "1",
+                "--out",
+                str(folder / "run"),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -28,22 +45,47 @@ def run(capsys, *arguments):
 
 def test_train_leaves_everything_in_its_folder(trained):
     out = trained / "run"
-    assert {p.name for p in out.iterdir()} == {"checkpoint.pt", "history.jsonl", "metrics.json", "curve.png", "confusion.png"}
+    assert {p.name for p in out.iterdir()} == {
+        "checkpoint.pt",
+        "history.jsonl",
+        "metrics.json",
+        "curve.png",
+        "confusion.png",
+    }
     metrics = json.loads((out / "metrics.json").read_text())
-    assert {"val", "test", "seconds", "parameters"} <= set(metrics) and {"accuracy", "macro_f1"} <= set(metrics["test"])
+    assert {"val", "test", "seconds", "parameters"} <= set(metrics) and {
+        "accuracy",
+        "macro_f1",
+    } <= set(metrics["test"])
     rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1]
 
 
 def test_evaluate_prints_the_scores_of_training(trained, capsys):
-    code, out, _ = run(capsys, "evaluate", trained / "run", trained / "manifest.csv", "--split", "test")
-    assert code == 0 and json.loads(out) == pytest.approx(json.loads((trained / "run/metrics.json").read_text())["test"], abs=1e-6)
+    code, out, _ = run(
+        capsys, "evaluate", trained / "run", trained / "manifest.csv", "--split", "test"
+    )
+    assert code == 0 and json.loads(out) == pytest.approx(
+        json.loads((trained / "run/metrics.json").read_text())["test"], abs=1e-6
+    )
 
 
 def test_predict_prints_json_for_one_sample_and_for_a_manifest(trained, capsys):
-    code, out, _ = run(capsys, "predict", trained / "run", "--image", trained / "images/00000.png", "--text", "它很安静")
+    code, out, _ = run(
+        capsys,
+        "predict",
+        trained / "run",
+        "--image",
+        trained / "images/00000.png",
+        "--text",
+        "它很安静",
+    )
     answer = json.loads(out)
-    assert code == 0 and answer["modalities"] == ["image", "text"] and set(answer) == {"class", "probabilities", "modalities"}
+    assert (
+        code == 0
+        and answer["modalities"] == ["image", "text"]
+        and set(answer) == {"class", "probabilities", "modalities"}
+    )
     code, out, _ = run(capsys, "predict", trained / "run", trained / "manifest.csv")
     assert code == 0 and len(json.loads(out)) == 48
 
@@ -56,24 +98,45 @@ def test_predict_goes_on_past_bad_files_when_asked(trained, capsys):
     assert code == 0 and ["error" in answer for answer in json.loads(out)] == [False, True]
 
 
-@pytest.mark.parametrize("arguments, code, message", [
-    (["train", "{}/nothing.csv"], 1, "no such manifest"),
-    (["train", "{}/manifest.csv", "--target", "labels"], 1, "did you mean 'label'"),
-    (["train", "{}/manifest.csv", "--out", "{}/run"], 1, "already holds a run"),
-    (["evaluate", "{}/run", "{}/manifest.csv", "--split", "moon"], 1, "no rows in split 'moon'"),
-    (["evaluate", "{}/run", "{}/manifest.csv", "--split", "all"], 1, "this model was trained on"),
-    (["evaluate", "{}", "{}/manifest.csv"], 1, "does not exist"),
-    (["predict", "{}/run", "--image", "{}/manifest.csv"], 1, "image"),
-])
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["train", "{}/nothing.csv"], 1, "no such manifest"),
+        (["train", "{}/manifest.csv", "--target", "labels"], 1, "did you mean 'label'"),
+        (["train", "{}/manifest.csv", "--out", "{}/run"], 1, "already holds a run"),
+        (
+            ["evaluate", "{}/run", "{}/manifest.csv", "--split", "moon"],
+            1,
+            "no rows in split 'moon'",
+        ),
+        (
+            ["evaluate", "{}/run", "{}/manifest.csv", "--split", "all"],
+            1,
+            "this model was trained on",
+        ),
+        (["evaluate", "{}", "{}/manifest.csv"], 1, "does not exist"),
+        (["predict", "{}/run", "--image", "{}/manifest.csv"], 1, "image"),
+    ],
+)
 def test_failure_is_exit_code_1_and_says_why(trained, capsys, arguments, code, message):
     got, out, err = run(capsys, *[a.format(trained) for a in arguments])
     assert got == code and message in err and "Traceback" not in err and out == ""
 
 
-@pytest.mark.parametrize("arguments", [
-    [], ["fly"], ["train"], ["train", "m.csv", "--fusion", "blend"], ["train", "m.csv", "--epochs", "0"], ["train", "m.csv", "--resume"],
-    ["predict", "d"], ["predict", "d", "m.csv", "--text", "a"], ["predict", "d", "--modality", "xray"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["train", "m.csv", "--fusion", "blend"],
+        ["train", "m.csv", "--epochs", "0"],
+        ["train", "m.csv", "--resume"],
+        ["predict", "d"],
+        ["predict", "d", "m.csv", "--text", "a"],
+        ["predict", "d", "--modality", "xray"],
+    ],
+)
 def test_wrong_usage_is_exit_code_2(capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -91,28 +154,54 @@ def test_help_teaches_with_an_example(capsys, command):
 
 def test_killed_and_resumed_from_the_command_line_is_never_stopped(trained, tmp_path):
     """The whole path, with real processes: SIGKILL after the first checkpoint, then --resume."""
-    line = [sys.executable, "-m", "mmlib", "train", str(trained / "manifest.csv"), "--use", "text,audio", "--epochs", "6", "--device", "cpu"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    line = [
+        sys.executable,
+        "-m",
+        "mmlib",
+        "train",
+        str(trained / "manifest.csv"),
+        "--use",
+        "text,audio",
+        "--epochs",
+        "6",
+        "--device",
+        "cpu",
+    ]
+    quiet = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "env": os.environ | {"OMP_NUM_THREADS": "1"},
+    }
     subprocess.run([*line, "--out", str(tmp_path / "whole")], check=True, **quiet)
     process = subprocess.Popen([*line, "--out", str(tmp_path / "killed")], **quiet)
     while not (tmp_path / "killed/history.jsonl").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "killed/metrics.json").exists(), "the run ended before it was killed: nothing was tested"
+    assert not (tmp_path / "killed/metrics.json").exists(), (
+        "the run ended before it was killed: nothing was tested"
+    )
     subprocess.run([*line, "--out", str(tmp_path / "killed"), "--resume"], check=True, **quiet)
 
     def history(name):
-        return [{k: v for k, v in json.loads(row).items() if k != "seconds"} for row in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        return [
+            {k: v for k, v in json.loads(row).items() if k != "seconds"}
+            for row in (tmp_path / name / "history.jsonl").read_text().splitlines()
+        ]
 
     assert history("killed") == history("whole") and len(history("whole")) == 6
-    scores = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("killed", "whole")]
+    scores = [
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("killed", "whole")
+    ]
     assert scores[0]["test"] == scores[1]["test"]
 
 
 def manifest(folder, names, rows=24):
     """A manifest of words and two classes of these names, and the line that trains on it."""
-    lines = ["text,label,split"] + [f"word{i % 2},{names[i % 2]},{('train', 'train', 'val', 'test')[i % 8 // 2]}" for i in range(rows)]
+    lines = ["text,label,split"] + [
+        f"word{i % 2},{names[i % 2]},{('train', 'train', 'val', 'test')[i % 8 // 2]}"
+        for i in range(rows)
+    ]
     (folder / "m.csv").write_text("\n".join(lines), encoding="utf-8")
     return ["train", folder / "m.csv", "--epochs", "1", "--device", "cpu"]
 
@@ -121,30 +210,55 @@ def manifest(folder, names, rows=24):
 def test_metrics_and_figures_are_written_whatever_the_classes_are_called(tmp_path, capsys, names):
     line = [*manifest(tmp_path, names), "--out", tmp_path / "run"]
     code, out, err = run(capsys, *line)
-    assert code == 0 and "Glyph" not in err and {"metrics.json", "curve.png", "confusion.png"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    assert (
+        code == 0
+        and "Glyph" not in err
+        and {"metrics.json", "curve.png", "confusion.png"}
+        <= {p.name for p in (tmp_path / "run").iterdir()}
+    )
     assert run(capsys, *line, "--resume")[0] == 0
 
 
-def test_metrics_are_there_when_a_figure_fails_and_resume_makes_the_figures(tmp_path, capsys, monkeypatch):
+def test_metrics_are_there_when_a_figure_fails_and_resume_makes_the_figures(
+    tmp_path, capsys, monkeypatch
+):
     line = [*manifest(tmp_path, ("cat", "dog")), "--out", tmp_path / "run"]
 
     def broken(*_):
         raise ValueError("no figure")
+
     with monkeypatch.context() as patched:
         patched.setattr("mmlib.plots.figures.confusion", broken)
         code, _, err = run(capsys, *line)
-    assert code == 1 and "no figure" in err and json.loads((tmp_path / "run/metrics.json").read_text())["test"]["rows"] == 6
+    assert (
+        code == 1
+        and "no figure" in err
+        and json.loads((tmp_path / "run/metrics.json").read_text())["test"]["rows"] == 6
+    )
     assert run(capsys, *line, "--resume")[0] == 0 and (tmp_path / "run/confusion.png").exists()
 
 
 def test_an_output_that_is_no_utf8_stops_nothing(tmp_path):
     """As a redirected output on Windows is: cp1252, which has no 狗."""
-    line = [sys.executable, "-m", "mmlib", *map(str, manifest(tmp_path, ("猫", "狗"))), "--out", str(tmp_path / "run")]
+    line = [
+        sys.executable,
+        "-m",
+        "mmlib",
+        *map(str, manifest(tmp_path, ("猫", "狗"))),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     old = os.environ | {"PYTHONIOENCODING": "cp1252", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, env=old, capture_output=True)
     assert done.returncode == 0 and "狗" in done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
-    done = subprocess.run([sys.executable, "-m", "mmlib", "predict", str(tmp_path / "run"), "--text", "word1"], env=old, capture_output=True)
-    assert done.returncode == 0 and set(json.loads(done.stdout.decode("utf-8"))["probabilities"]) == {"猫", "狗"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mmlib", "predict", str(tmp_path / "run"), "--text", "word1"],
+        env=old,
+        capture_output=True,
+    )
+    assert done.returncode == 0 and set(
+        json.loads(done.stdout.decode("utf-8"))["probabilities"]
+    ) == {"猫", "狗"}
 
 
 def no_constant(name):
@@ -152,16 +266,35 @@ def no_constant(name):
 
 
 def test_what_is_printed_is_json_also_where_a_score_is_not_a_number(tmp_path, capsys):
-    rows = ["text,label,split"] + [f"word{i % 3},{i % 3 + 0.5},{'train' if i < 18 else 'val' if i < 24 else 'test'}" for i in range(25)]
-    (tmp_path / "m.csv").write_text("\n".join(rows))                # one test row has no variance: its r2 is NaN
-    code, *_ = run(capsys, "train", tmp_path / "m.csv", "--epochs", "1", "--device", "cpu", "--out", tmp_path / "run")
+    rows = ["text,label,split"] + [
+        f"word{i % 3},{i % 3 + 0.5},{'train' if i < 18 else 'val' if i < 24 else 'test'}"
+        for i in range(25)
+    ]
+    (tmp_path / "m.csv").write_text("\n".join(rows))  # one test row has no variance: its r2 is NaN
+    code, *_ = run(
+        capsys,
+        "train",
+        tmp_path / "m.csv",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    )
     _, out, _ = run(capsys, "evaluate", tmp_path / "run", tmp_path / "m.csv")
-    for text in (out, (tmp_path / "run/metrics.json").read_text(), *(tmp_path / "run/history.jsonl").read_text().splitlines()):
+    for text in (
+        out,
+        (tmp_path / "run/metrics.json").read_text(),
+        *(tmp_path / "run/history.jsonl").read_text().splitlines(),
+    ):
         json.loads(text, parse_constant=no_constant)
     assert code == 0 and json.loads(out)["r2"] is None
 
 
-@pytest.mark.parametrize("name", ["history.jsonl", "metrics.json", "curve.png", "notes.txt", "trials.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["history.jsonl", "metrics.json", "curve.png", "notes.txt", "trials.jsonl"]
+)
 def test_a_folder_with_files_of_ones_own_is_refused_untouched(tmp_path, capsys, name):
     line, out = manifest(tmp_path, ("cat", "dog")), tmp_path / "mine"
     out.mkdir()
@@ -174,7 +307,10 @@ def test_a_folder_with_files_of_ones_own_is_refused_untouched(tmp_path, capsys, 
 
 def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path, capsys):
     line = manifest(tmp_path, ("cat", "dog"))
-    assert run(capsys, *line, "--target", "nothing", "--out", tmp_path / "run")[0] == 1 and not (tmp_path / "run").exists()
+    assert (
+        run(capsys, *line, "--target", "nothing", "--out", tmp_path / "run")[0] == 1
+        and not (tmp_path / "run").exists()
+    )
     (tmp_path / "run").mkdir()
     (tmp_path / "run/.lock").write_text("of a run that was killed")
     (tmp_path / "run/.checkpoint.pt-0123.tmp").write_text("half")

@@ -1,4 +1,7 @@
-"""The judge of equality: it sees a wrong value, a wrong gradient, a wrong shape and nan, and measures the error there is."""
+"""The judge of equality: it sees a wrong value, a wrong gradient, a wrong shape and nan, and
+measures the error there is.
+"""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,10 +22,19 @@ def test_equal_functions_are_equal_forward_and_gradient():
     assert parity("no weights", "same", F.relu, torch.relu, X).gradient is None
 
 
-@pytest.mark.parametrize("wrong", [lambda x, w: 1.001 * (x @ w), lambda x, w: (x @ w)[:, None], lambda x, w: x @ w / 0,
-                                   lambda x, w: x @ (0.5 * w + 0.5 * w.detach()), lambda x, w: x @ w.detach(),
-                                   lambda x, w: (x @ w, x), lambda x, w: x @ w * float("nan")],
-                         ids=["value", "shape", "infinite", "half the gradient", "no gradient", "one more", "nan"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x, w: 1.001 * (x @ w),
+        lambda x, w: (x @ w)[:, None],
+        lambda x, w: x @ w / 0,
+        lambda x, w: x @ (0.5 * w + 0.5 * w.detach()),
+        lambda x, w: x @ w.detach(),
+        lambda x, w: (x @ w, x),
+        lambda x, w: x @ w * float("nan"),
+    ],
+    ids=["value", "shape", "infinite", "half the gradient", "no gradient", "one more", "nan"],
+)
 def test_what_differs_is_refused(wrong):
     with pytest.raises((AssertionError, RuntimeError)):
         parity("product", "torch", wrong, linear, X, W)
@@ -30,5 +42,9 @@ def test_what_differs_is_refused(wrong):
 
 def test_the_error_is_the_largest_as_a_share_of_the_largest_number():
     one, other = torch.tensor([100.0, 1.0]), torch.tensor([100.0, 1.5])
-    assert parity("a", "b", lambda: one, lambda: other, tolerance=0.1).forward == pytest.approx(0.005)
-    assert parity("a", "b", lambda: one / 1e5, lambda: 0 * one, tolerance=0.1).forward == pytest.approx(0.001)
+    assert parity("a", "b", lambda: one, lambda: other, tolerance=0.1).forward == pytest.approx(
+        0.005
+    )
+    assert parity(
+        "a", "b", lambda: one / 1e5, lambda: 0 * one, tolerance=0.1
+    ).forward == pytest.approx(0.001)

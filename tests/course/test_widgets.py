@@ -1,16 +1,21 @@
-"""Widgets without a browser: where a slider's value changes, the text and the image change, and they are those of the function."""
+"""Widgets without a browser: where a slider's value changes, the text and the image change, and
+they are those of the function.
+"""
+
 import ast
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from tests.figures import png
 
 from mmlib.course import widgets
 from mmlib.course.figures import loss as plots_loss
+from tests.figures import png
 
-ipywidgets = pytest.importorskip("ipywidgets", reason="ipywidgets is not installed: pip install 'mmlib[course]'")
+ipywidgets = pytest.importorskip(
+    "ipywidgets", reason="ipywidgets is not installed: pip install 'mmlib[course]'"
+)
 
 
 def parts(column):
@@ -24,12 +29,16 @@ def seen(text, picture):
 
 
 @pytest.mark.parametrize("name, value", [("learning rate", 0.1), ("momentum", 0.9)])
-def test_where_a_slider_changes_the_text_and_the_picture_change_and_nothing_is_left_open(name, value):
+def test_where_a_slider_changes_the_text_and_the_picture_change_and_nothing_is_left_open(
+    name, value
+):
     plt.close("all")
     sliders, text, picture = parts(widgets.landscape())
     assert list(sliders) == ["learning rate", "momentum"]
     before = seen(text, picture)
-    assert before[0] == plots_loss.describe(*[slider.value for slider in sliders.values()]) and before[1].startswith(b"\x89PNG")
+    assert before[0] == plots_loss.describe(
+        *[slider.value for slider in sliders.values()]
+    ) and before[1].startswith(b"\x89PNG")
     sliders[name].value = value
     values = [slider.value for slider in sliders.values()]
     after = seen(text, picture)
@@ -40,7 +49,11 @@ def test_where_a_slider_changes_the_text_and_the_picture_change_and_nothing_is_l
 
 def test_the_sliders_reach_all_four_words():
     rate, momentum = parts(widgets.landscape())[0].values()
-    reached = {plots_loss.verdict(lr, beta) for lr in np.arange(rate.min, rate.max, rate.step) for beta in (momentum.min, momentum.max)}
+    reached = {
+        plots_loss.verdict(lr, beta)
+        for lr in np.arange(rate.min, rate.max, rate.step)
+        for beta in (momentum.min, momentum.max)
+    }
     assert reached == set(plots_loss.WORDS)
 
 
@@ -61,13 +74,26 @@ def test_a_panel_passes_the_values_in_order_and_draws_anew_for_each_change():
     a, b = ipywidgets.IntSlider(1), ipywidgets.IntSlider(2)
     column = widgets.panel(show, a, b)
     b.value = 5
-    assert calls == [(1, 2), (1, 5)] and column.children[-2].value == "(1, 5)" and not (a.continuous_update or b.continuous_update)
+    assert (
+        calls == [(1, 2), (1, 5)]
+        and column.children[-2].value == "(1, 5)"
+        and not (a.continuous_update or b.continuous_update)
+    )
 
 
-WIDGETS = {"landscape": widgets.landscape, "memory": widgets.memory, "aliasing": widgets.aliasing, "dials": widgets.dials,
-           "convolution": lambda: widgets.convolution(np.random.default_rng(0).random((16, 16))),
-           "attention": lambda: widgets.attention(np.ones((2, 3, 8, 8)), [["a"], ["b", "c"]], np.random.default_rng(0).random((2, 2, 2, 2))),
-           "schedule": lambda: widgets.schedule(lambda config: list(np.linspace(1 + config.lr, config.warmup, config.epochs)))}
+WIDGETS = {
+    "landscape": widgets.landscape,
+    "memory": widgets.memory,
+    "aliasing": widgets.aliasing,
+    "dials": widgets.dials,
+    "convolution": lambda: widgets.convolution(np.random.default_rng(0).random((16, 16))),
+    "attention": lambda: widgets.attention(
+        np.ones((2, 3, 8, 8)), [["a"], ["b", "c"]], np.random.default_rng(0).random((2, 2, 2, 2))
+    ),
+    "schedule": lambda: widgets.schedule(
+        lambda config: list(np.linspace(1 + config.lr, config.warmup, config.epochs))
+    ),
+}
 
 
 @pytest.mark.parametrize("name", widgets.__all__)
@@ -75,7 +101,11 @@ def test_both_ends_of_every_slider_of_every_widget_show_something_of_their_own(n
     sliders, text, picture = parts(WIDGETS[name]())
     for label, slider in sliders.items():
         ends = []
-        for value in (slider.options[0], slider.options[-1]) if hasattr(slider, "options") else (slider.min, slider.max):
+        for value in (
+            (slider.options[0], slider.options[-1])
+            if hasattr(slider, "options")
+            else (slider.min, slider.max)
+        ):
             if hasattr(slider, "base"):
                 value = slider.base**value
             slider.value = value
@@ -86,5 +116,11 @@ def test_both_ends_of_every_slider_of_every_widget_show_something_of_their_own(n
 
 
 def test_ipywidgets_loads_when_the_first_widget_is_made():
-    top = [node for node in ast.parse(Path(widgets.__file__).read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    assert not [node for node in top if "ipywidgets" in ast.dump(node) or "matplotlib" in ast.dump(node)]
+    top = [
+        node
+        for node in ast.parse(Path(widgets.__file__).read_text()).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    assert not [
+        node for node in top if "ipywidgets" in ast.dump(node) or "matplotlib" in ast.dump(node)
+    ]

@@ -1,4 +1,7 @@
-"""Sound of every kind becomes float32, mono, 16 kHz; the pitch and the loudness stay what they were."""
+"""Sound of every kind becomes float32, mono, 16 kHz; the pitch and the loudness stay what they
+were.
+"""
+
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +19,22 @@ from mmlib.data.store import to_int16
 
 
 def tone(rate: int, hertz: float = 440, length: float = 0.5, loud: float = 0.5) -> np.ndarray:
-    return (loud * np.sin(2 * np.pi * hertz * np.arange(round(rate * length)) / rate)).astype(np.float32)
+    return (loud * np.sin(2 * np.pi * hertz * np.arange(round(rate * length)) / rate)).astype(
+        np.float32
+    )
 
 
 def strongest(x: torch.Tensor) -> float:
     """The frequency with the most energy, in Hz."""
-    return float(torch.fft.rfft(x * torch.hann_window(len(x)), n=1 << 17).abs().argmax() * RATE / (1 << 17))
+    return float(
+        torch.fft.rfft(x * torch.hann_window(len(x)), n=1 << 17).abs().argmax() * RATE / (1 << 17)
+    )
 
 
-@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT", "DOUBLE", "ALAW", "ULAW", "IMA_ADPCM"])
+@pytest.mark.parametrize(
+    "subtype",
+    ["PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT", "DOUBLE", "ALAW", "ULAW", "IMA_ADPCM"],
+)
 def test_every_wav_encoding_sounds_the_same(tmp_path, subtype):
     soundfile.write(tmp_path / "x.wav", tone(RATE), RATE, subtype=subtype)
     x = read_audio(tmp_path / "x.wav")
@@ -43,25 +53,34 @@ def test_a_file_is_read_by_what_it_holds_not_by_its_name(tmp_path, format):
     assert abs(seconds(tmp_path / "x.wav") - 0.5) < 0.2
 
 
-@pytest.mark.parametrize("rate", [8000, 11_025, 11_127, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize(
+    "rate", [8000, 11_025, 11_127, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000]
+)
 def test_any_rate_comes_to_16_khz_with_its_pitch_length_and_loudness(rate):
     x = read_audio(tone(rate, 1000), rate)
     assert abs(len(x) - RATE / 2) <= 2
     assert abs(strongest(x) - 1000) < 1
-    assert abs(x[1000:-1000].square().mean().sqrt() - 0.5 / 2 ** 0.5) < 0.005
+    assert abs(x[1000:-1000].square().mean().sqrt() - 0.5 / 2**0.5) < 0.005
 
 
 def test_resampling_agrees_with_torchaudio():
     from torchaudio.functional import resample
+
     random = np.random.default_rng(0)
-    slow = np.convolve(random.normal(size=22_050), np.hanning(32), mode="same").astype(np.float32)  # little above 2 kHz
+    slow = np.convolve(random.normal(size=22_050), np.hanning(32), mode="same").astype(
+        np.float32
+    )  # little above 2 kHz
     slow /= 2 * np.abs(slow).max()
     expected = resample(torch.from_numpy(slow), 22_050, RATE, lowpass_filter_width=64)
-    torch.testing.assert_close(read_audio(slow, 22_050)[100:-100], expected[100:-100], atol=5e-3, rtol=0)
+    torch.testing.assert_close(
+        read_audio(slow, 22_050)[100:-100], expected[100:-100], atol=5e-3, rtol=0
+    )
 
 
 def test_what_would_alias_is_removed():
-    assert read_audio(tone(48_000, 11_000), 48_000)[500:-500].abs().max() < 0.01  # would come back as 5 kHz
+    assert (
+        read_audio(tone(48_000, 11_000), 48_000)[500:-500].abs().max() < 0.01
+    )  # would come back as 5 kHz
 
 
 def test_channels_are_averaged(tmp_path):
@@ -69,7 +88,9 @@ def test_channels_are_averaged(tmp_path):
     soundfile.write(tmp_path / "x.wav", np.stack([left, right], axis=1), RATE)
     x = read_audio(tmp_path / "x.wav")
     torch.testing.assert_close(x, torch.from_numpy(left / 2), atol=1e-3, rtol=0)
-    torch.testing.assert_close(read_audio(np.stack([left, right])), read_audio(np.stack([left, right], axis=1)))
+    torch.testing.assert_close(
+        read_audio(np.stack([left, right])), read_audio(np.stack([left, right], axis=1))
+    )
 
 
 def test_short_and_loud_clips(tmp_path):
@@ -81,36 +102,56 @@ def test_short_and_loud_clips(tmp_path):
 
 def test_arrays_of_every_type_agree():
     expected = read_audio(tone(RATE))
-    for source in (torch.from_numpy(tone(RATE)), tone(RATE).astype(np.float64), (tone(RATE) * 32768).round().astype(np.int16),
-                   ((tone(RATE) + 1) * 127.5).round().astype(np.uint8)):
+    for source in (
+        torch.from_numpy(tone(RATE)),
+        tone(RATE).astype(np.float64),
+        (tone(RATE) * 32768).round().astype(np.int16),
+        ((tone(RATE) + 1) * 127.5).round().astype(np.uint8),
+    ):
         torch.testing.assert_close(read_audio(source), expected, atol=0.005, rtol=0)
 
 
-@pytest.mark.parametrize("array, word", [(np.zeros(0), "empty"), (np.array([0.0, np.nan]), "NaN"), (np.array([np.inf]), "NaN"),
-                                         (np.zeros((2, 2, 2)), "shape"), (np.array(["a"]), "type")])
+@pytest.mark.parametrize(
+    "array, word",
+    [
+        (np.zeros(0), "empty"),
+        (np.array([0.0, np.nan]), "NaN"),
+        (np.array([np.inf]), "NaN"),
+        (np.zeros((2, 2, 2)), "shape"),
+        (np.array(["a"]), "type"),
+    ],
+)
 def test_an_array_that_is_no_sound_is_refused_with_the_reason(array, word):
     with pytest.raises(ValueError, match=word):
         read_audio(array)
 
 
-@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("decoder"), TypeError(), OverflowError("too large")],
-                         ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize(
+    "fault",
+    [MemoryError(), RuntimeError("decoder"), TypeError(), OverflowError("too large")],
+    ids=lambda fault: type(fault).__name__,
+)
 def test_whatever_a_sound_decoder_raises_is_a_reason(tmp_path, monkeypatch, fault):
     def read(*_, **__):
         raise fault
+
     soundfile.write(tmp_path / "x.wav", tone(RATE), RATE)
     for place, name in ((soundfile.SoundFile, "read"), (mmlib.data.audio, "_resample")):
         with monkeypatch.context() as patched, pytest.raises(ValueError) as caught:
             patched.setattr(place, name, read)
             read_audio(tmp_path / "x.wav")
-        assert ("memory" if isinstance(fault, MemoryError) else str(fault) or type(fault).__name__) in str(caught.value)
+        assert (
+            "memory" if isinstance(fault, MemoryError) else str(fault) or type(fault).__name__
+        ) in str(caught.value)
 
 
 def test_a_header_that_sends_the_library_nowhere_makes_no_noise(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)          # pytest has its own
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # pytest has its own
     soundfile.write(tmp_path / "x.aiff", np.zeros(300), RATE)
     data = (tmp_path / "x.aiff").read_bytes()
-    (tmp_path / "x.aiff").write_bytes(data[:38] + b"\xff" + data[39:])            # of the chunk of samples: its size
+    (tmp_path / "x.aiff").write_bytes(
+        data[:38] + b"\xff" + data[39:]
+    )  # of the chunk of samples: its size
     for read in (read_audio, seconds):
         try:
             read(tmp_path / "x.aiff")
@@ -120,7 +161,9 @@ def test_a_header_that_sends_the_library_nowhere_makes_no_noise(tmp_path, capfd,
 
 
 def test_notes_of_the_mpeg_decoder_reach_nobody_and_standard_error_is_there_again(tmp_path, capfd):
-    soundfile.write(tmp_path / "x.mp3", np.random.default_rng(0).uniform(-0.9, 0.9, 3000), 48_000, format="MP3")
+    soundfile.write(
+        tmp_path / "x.mp3", np.random.default_rng(0).uniform(-0.9, 0.9, 3000), 48_000, format="MP3"
+    )
     data = (tmp_path / "x.mp3").read_bytes()
     (tmp_path / "x.mp3").write_bytes(data[:500] + bytes(40) + data[900:])
 
@@ -129,6 +172,7 @@ def test_notes_of_the_mpeg_decoder_reach_nobody_and_standard_error_is_there_agai
             read_audio(tmp_path / "x.mp3")
         except ValueError:
             pass
+
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(read, range(100)))
     os.write(2, b"here")
@@ -136,7 +180,12 @@ def test_notes_of_the_mpeg_decoder_reach_nobody_and_standard_error_is_there_agai
 
 
 def test_a_clip_in_memory_is_off_by_half_a_step_of_16_bits_at_most():
-    clip = torch.cat([torch.empty(10_000).uniform_(-1, 1, generator=torch.Generator().manual_seed(0)), torch.tensor([-1.0, 0.0, 1.0])])
+    clip = torch.cat(
+        [
+            torch.empty(10_000).uniform_(-1, 1, generator=torch.Generator().manual_seed(0)),
+            torch.tensor([-1.0, 0.0, 1.0]),
+        ]
+    )
     kept = to_int16(clip).double() / 32767
     assert (kept - clip).abs().max() <= 0.51 / 32767 and abs((kept - clip).mean()) * 32767 < 0.02
     assert to_int16(clip)[-3:].tolist() == [-32767, 0, 32767]
@@ -144,10 +193,14 @@ def test_a_clip_in_memory_is_off_by_half_a_step_of_16_bits_at_most():
 
 def test_each_clip_gets_noise_of_its_own_drawn_by_its_own_number_and_loud_as_asked():
     only = Augment(**{field.name: 0 for field in fields(Augment)} | {"noise": 0.1})
-    x, lengths, u = torch.full((4, RATE), 0.5), torch.full((4,), RATE), torch.full((4, AUDIO_DRAWS), 0.5)
-    u[:, 3] = torch.tensor([0.1, 0.7, 0.1, 0.0])                     # from which place of the noise
-    u[:, 4] = torch.tensor([1.0, 1.0, 0.5, 1.0])                     # how loud
-    noise = change_audio(x, lengths, u, only)[0] - x                # (4, L)
+    x, lengths, u = (
+        torch.full((4, RATE), 0.5),
+        torch.full((4,), RATE),
+        torch.full((4, AUDIO_DRAWS), 0.5),
+    )
+    u[:, 3] = torch.tensor([0.1, 0.7, 0.1, 0.0])  # from which place of the noise
+    u[:, 4] = torch.tensor([1.0, 1.0, 0.5, 1.0])  # how loud
+    noise = change_audio(x, lengths, u, only)[0] - x  # (4, L)
     alike = torch.corrcoef(noise).fill_diagonal_(0)
     assert alike[0, 2] > 0.999 and alike[[0, 0, 1, 1], [1, 3, 2, 3]].abs().max() < 0.05
     torch.testing.assert_close(noise.std(dim=1), 0.5 * 0.1 * u[:, 4], rtol=0.05, atol=0)
@@ -158,7 +211,12 @@ def test_broken_files_say_what_is_wrong(tmp_path):
     (tmp_path / "text.wav").write_text("not a sound at all, however long this line may be" * 20)
     soundfile.write(tmp_path / "none.wav", np.zeros(0), RATE)
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan, 0.1]), RATE, subtype="FLOAT")
-    for name, word in {"empty": "0 bytes", "text": "not a sound", "none": "no samples", "nan": "NaN"}.items():
+    for name, word in {
+        "empty": "0 bytes",
+        "text": "not a sound",
+        "none": "no samples",
+        "nan": "NaN",
+    }.items():
         with pytest.raises(ValueError, match=word):
             read_audio(tmp_path / f"{name}.wav")
     with pytest.raises(ValueError, match="not a sound"):

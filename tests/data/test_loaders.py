@@ -1,4 +1,7 @@
-"""Loaders: batches keep the contract; order and changes are functions of (seed, epoch, row); nothing is fitted outside train."""
+"""Loaders: batches keep the contract; order and changes are functions of (seed, epoch, row);
+nothing is fitted outside train.
+"""
+
 import json
 import pickle
 from dataclasses import replace
@@ -12,7 +15,7 @@ from PIL import Image
 from mmlib.core import check_batch
 from mmlib.data import Augment, ManifestErrors, Preprocessing, load_data, read_manifest
 from mmlib.data.audio import RATE, WINDOW
-from mmlib.data.augment import change_images, change_audio, drop_modalities
+from mmlib.data.augment import change_audio, change_images, drop_modalities
 from mmlib.data.draws import draws
 from mmlib.data.loaders import Loader
 from mmlib.data.store import Clips
@@ -23,15 +26,25 @@ ROWS = 24
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A manifest with full, ragged, image-less, text-only and empty rows, and clips over four seconds."""
+    """A manifest with full, ragged, image-less, text-only and empty rows, and clips over four
+    seconds.
+    """
     root, random = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
     lines = ["image,text,audio,label,split"]
     for i in range(ROWS):
         split = ["train", "train", "val", "test"][i % 4]
-        Image.fromarray(random.integers(0, 255, (20 + i, 30, 3), dtype=np.uint8)).save(root / f"{i}.png")
+        Image.fromarray(random.integers(0, 255, (20 + i, 30, 3), dtype=np.uint8)).save(
+            root / f"{i}.png"
+        )
         long = 9.5 if i in (4, 7) else random.uniform(0.05, 0.4)
-        soundfile.write(root / f"{i}.wav", 0.3 * random.normal(size=round(8000 * long)).clip(-3, 3), 8000)
-        image, audio, text = f"{i}.png", f"{i}.wav", " ".join(f"{split}{k}" for k in range(i % 5 + 1))
+        soundfile.write(
+            root / f"{i}.wav", 0.3 * random.normal(size=round(8000 * long)).clip(-3, 3), 8000
+        )
+        image, audio, text = (
+            f"{i}.png",
+            f"{i}.wav",
+            " ".join(f"{split}{k}" for k in range(i % 5 + 1)),
+        )
         if i % 5 == 1:
             image = ""
         if i in (1, 6, 11):
@@ -53,12 +66,17 @@ def same(a, b) -> bool:
 
 
 def samples(batches) -> dict[int, dict]:
-    """Every sample by its row, its padding cut off, so that batches of any make-up can be compared bit for bit."""
+    """Every sample by its row, its padding cut off, so that batches of any make-up can be
+    compared bit for bit.
+    """
     found = {}
     for batch in batches:
         for i, row in enumerate(batch["row"].tolist()):
             assert row not in found
-            found[row] = {name: batch[name][i][..., :int(batch[f"{name}_mask"][i].sum())] for name in MODALITIES}
+            found[row] = {
+                name: batch[name][i][..., : int(batch[f"{name}_mask"][i].sum())]
+                for name in MODALITIES
+            }
             found[row]["target"] = batch["target"][i]
     return found
 
@@ -73,11 +91,27 @@ def test_every_batch_keeps_the_contract_and_has_target_and_row(data):
             full = batch["image_mask"].float().mean(dim=1)
             assert ((full == 0) | (full == 1)).all()
             for name in MODALITIES:
-                assert name == "image" or batch[f"{name}_mask"].any(dim=0)[1:].all(), "padded further than the longest sample"
-                hidden = ~batch[f"{name}_mask"] if name != "image" else ~batch["image_mask"][:, None, None].expand_as(batch["image"])
+                assert name == "image" or batch[f"{name}_mask"].any(dim=0)[1:].all(), (
+                    "padded further than the longest sample"
+                )
+                hidden = (
+                    ~batch[f"{name}_mask"]
+                    if name != "image"
+                    else ~batch["image_mask"][:, None, None].expand_as(batch["image"])
+                )
                 assert (batch[name][hidden] == 0).all()
-            kinds |= {tuple(row) for row in torch.stack([batch[f"{n}_mask"].any(dim=1) for n in MODALITIES], dim=1).tolist()}
-    assert {(True, True, True), (True, False, True), (False, False, True), (False, False, False)} <= kinds
+            kinds |= {
+                tuple(row)
+                for row in torch.stack(
+                    [batch[f"{n}_mask"].any(dim=1) for n in MODALITIES], dim=1
+                ).tolist()
+            }
+    assert {
+        (True, True, True),
+        (True, False, True),
+        (False, False, True),
+        (False, False, False),
+    } <= kinds
     assert len(data.loaders["train"]) == len(list(data.loaders["train"]))
 
 
@@ -89,27 +123,48 @@ def test_the_targets_belong_to_their_rows(data):
 
 
 def test_rows_without_a_modality_are_left_out_of_training_only_and_counted(data):
-    rows = {name: [row for batch in loader for row in batch["row"].tolist()] for name, loader in data.loaders.items()}
-    assert sorted(rows["train"]) == [i for i in range(ROWS) if i % 4 < 2 and i not in (8, 9)] and data.loaders["train"].dropped == 2
-    assert sorted(set(rows["val"])) == [i for i in range(ROWS) if i % 4 == 2] and 11 in rows["test"] and data.loaders["test"].dropped == 0
+    rows = {
+        name: [row for batch in loader for row in batch["row"].tolist()]
+        for name, loader in data.loaders.items()
+    }
+    assert (
+        sorted(rows["train"]) == [i for i in range(ROWS) if i % 4 < 2 and i not in (8, 9)]
+        and data.loaders["train"].dropped == 2
+    )
+    assert (
+        sorted(set(rows["val"])) == [i for i in range(ROWS) if i % 4 == 2]
+        and 11 in rows["test"]
+        and data.loaders["test"].dropped == 0
+    )
     assert any("2 training rows have none" in line for line in data.summary)
 
 
 def test_nothing_is_fitted_outside_the_training_rows(data, folder):
     words = data.preprocessing.vocabularies["text"].to_list()
     assert words and all(word.startswith("train") for word in words)
-    pixels = torch.cat([torch.from_numpy(np.array(Image.open(folder / f"{i}.png"))).reshape(-1, 3) for i in (0, 4, 5, 12, 13, 17, 20)])
+    pixels = torch.cat(
+        [
+            torch.from_numpy(np.array(Image.open(folder / f"{i}.png"))).reshape(-1, 3)
+            for i in (0, 4, 5, 12, 13, 17, 20)
+        ]
+    )
     state = data.preprocessing
     assert np.allclose(state.mean["image"], pixels.double().mean(dim=0) / 255, atol=0.01)
     lines = (folder / "m.csv").read_text().splitlines()
-    other = [line if line.endswith(("split", "train")) else line.replace("val0", "zzz") for line in lines if not line.startswith("3.png")]
+    other = [
+        line if line.endswith(("split", "train")) else line.replace("val0", "zzz")
+        for line in lines
+        if not line.startswith("3.png")
+    ]
     (folder / "changed.csv").write_text("\n".join(other) + "\n")
     changed = load_data(read_manifest(folder / "changed.csv"), memory=True).preprocessing
     assert changed.state() == state.state()
 
 
 def test_memory_and_disk_give_the_same_batches_bit_for_bit(data, folder):
-    streamed = load_data(read_manifest(folder / "m.csv"), batch_size=4, memory=False, workers=2, progress=False)
+    streamed = load_data(
+        read_manifest(folder / "m.csv"), batch_size=4, memory=False, workers=2, progress=False
+    )
     assert streamed.preprocessing.state() == data.preprocessing.state()
     for name in data.loaders:
         for epoch in (0, 1):
@@ -120,12 +175,17 @@ def test_memory_and_disk_give_the_same_batches_bit_for_bit(data, folder):
     next(iter(streamed.loaders["train"]))  # a pass that stops early leaves nothing behind
     streamed.loaders["train"].set_epoch(3, skip=2)
     data.loaders["train"].set_epoch(3)
-    assert all(same(a, b) for a, b in zip(list(data.loaders["train"])[2:], streamed.loaders["train"], strict=True))
+    assert all(
+        same(a, b)
+        for a, b in zip(list(data.loaders["train"])[2:], streamed.loaders["train"], strict=True)
+    )
 
 
 def test_iterating_leaves_the_global_random_state_alone(folder):
     for workers in (0, 1):
-        loader = load_data(read_manifest(folder / "m.csv"), memory=not workers, workers=workers).loaders["train"]
+        loader = load_data(
+            read_manifest(folder / "m.csv"), memory=not workers, workers=workers
+        ).loaders["train"]
         before = torch.get_rng_state()
         list(loader)
         assert torch.equal(torch.get_rng_state(), before)
@@ -136,14 +196,24 @@ def test_a_sample_depends_on_seed_epoch_and_row_not_on_its_batch(data):
     part = loader.batches
 
     def read(batch_size, epoch=2, seed=0):
-        other = Loader(part.preprocessing, part.stores, np.array(part.rows), part.target, batch_size, seed, part.augment)
+        other = Loader(
+            part.preprocessing,
+            part.stores,
+            np.array(part.rows),
+            part.target,
+            batch_size,
+            seed,
+            part.augment,
+        )
         other.set_epoch(epoch)
         return samples(other)
 
     by_four = read(4)
     for size in (1, 3, 64):
         other = read(size)
-        assert other.keys() == by_four.keys() and all(same(other[row], by_four[row]) for row in by_four)
+        assert other.keys() == by_four.keys() and all(
+            same(other[row], by_four[row]) for row in by_four
+        )
     assert not all(same(a, by_four[row]) for row, a in read(4, epoch=3).items())
     assert not all(same(a, by_four[row]) for row, a in read(4, seed=1).items())
 
@@ -172,7 +242,11 @@ def test_the_shards_of_a_batch_are_the_batch(data, world, name):
     for whole, *parts in zip(loader, *shards, strict=True):
         none += sum(part is None for part in parts)
         for rank, part in enumerate(parts):
-            assert [] == whole["row"][rank::world].tolist() if part is None else torch.equal(part["row"], whole["row"][rank::world])
+            assert (
+                [] == whole["row"][rank::world].tolist()
+                if part is None
+                else torch.equal(part["row"], whole["row"][rank::world])
+            )
             if part is not None:
                 assert torch.equal(part["image"], whole["image"][rank::world])
     assert none or world < 5
@@ -185,36 +259,63 @@ def test_skipping_is_the_same_as_having_iterated(data):
     loader.set_epoch(5)
     whole = list(loader)
     loader.set_epoch(5, skip=2)
-    assert len(loader) == len(whole) and all(same(a, b) for a, b in zip(loader, whole[2:], strict=True))
+    assert len(loader) == len(whole) and all(
+        same(a, b) for a, b in zip(loader, whole[2:], strict=True)
+    )
     assert len(list(loader)) == len(whole)  # the skip was for one pass
 
 
 def test_long_clips_are_cut_at_random_in_training_and_windowed_in_evaluation(data):
     assert max(batch["audio"].shape[1] for batch in data.loaders["train"]) <= WINDOW
-    windows = [clip[mask] for batch in data.loaders["test"]
-               for clip, mask, row in zip(batch["audio"], batch["audio_mask"], batch["row"]) if row == 7]
+    windows = [
+        clip[mask]
+        for batch in data.loaders["test"]
+        for clip, mask, row in zip(batch["audio"], batch["audio_mask"], batch["row"])
+        if row == 7
+    ]
     clip = data.loaders["test"].batches.stores["audio"].fetch(np.array([7]))[0].float() / 32767
     assert len(windows) == 3 and all(len(w) == WINDOW for w in windows)  # 9.5 s
-    assert torch.equal(windows[0], clip[:WINDOW]) and torch.equal(windows[2], clip[-WINDOW:]) and data.loaders["test"].samples == 6 + 2
-    calm = Augment(gain=0, silence=0, speed=0, noise=0, hide=0)
+    assert (
+        torch.equal(windows[0], clip[:WINDOW])
+        and torch.equal(windows[2], clip[-WINDOW:])
+        and data.loaders["test"].samples == 6 + 2
+    )
+    calm = Augment(gain=0, silence=0, speed=0, noise=0, modality_dropout=0)
     batches = data.loaders["train"].batches
     cuts = set()
     for epoch in range(3):
-        loader = Loader(batches.preprocessing, batches.stores, np.array([4]), batches.target, 1, 0, calm)
+        loader = Loader(
+            batches.preprocessing, batches.stores, np.array([4]), batches.target, 1, 0, calm
+        )
         loader.set_epoch(epoch)
         cut = next(iter(loader))["audio"][0]
         whole = batches.stores["audio"].fetch(np.array([4]))[0].float() / 32767
-        start = next(i for i in range(len(whole) - WINDOW + 1) if whole[i] == cut[0] and torch.equal(whole[i:i + WINDOW], cut))
+        start = next(
+            i
+            for i in range(len(whole) - WINDOW + 1)
+            if whole[i] == cut[0] and torch.equal(whole[i : i + WINDOW], cut)
+        )
         cuts.add(start)
     assert len(cuts) == 3
 
 
 # ---- augmentation
 
+
 def test_draws_are_uniform_and_independent():
     u = draws(0, 0, np.arange(20_000), 1, 4)
-    assert u.min() >= 0 and u.max() < 1 and (u.mean(dim=0) - 0.5).abs().max() < 0.01 and (u.var(dim=0) - 1 / 12).abs().max() < 0.003
-    tables = [u, draws(1, 0, np.arange(20_000), 1, 4), draws(0, 1, np.arange(20_000), 1, 4), draws(0, 0, np.arange(20_000), 2, 4)]
+    assert (
+        u.min() >= 0
+        and u.max() < 1
+        and (u.mean(dim=0) - 0.5).abs().max() < 0.01
+        and (u.var(dim=0) - 1 / 12).abs().max() < 0.003
+    )
+    tables = [
+        u,
+        draws(1, 0, np.arange(20_000), 1, 4),
+        draws(0, 1, np.arange(20_000), 1, 4),
+        draws(0, 0, np.arange(20_000), 2, 4),
+    ]
     together = torch.cat(tables, dim=1)
     assert (torch.corrcoef(together.T) - torch.eye(16)).abs().max() < 0.03
     assert torch.equal(draws(0, 0, np.array([7, 3]), 1, 2), u[[7, 3], :2])
@@ -231,45 +332,70 @@ def test_no_strength_no_change():
 
 
 def test_pictures_move_as_torchvision_says():
-    from torchvision.transforms.functional import affine, InterpolationMode
+    from torchvision.transforms.functional import InterpolationMode, affine
+
     x, u = torch.rand(1, 3, 64, 64), torch.full((1, 8), 0.5)
     x = torch.nn.functional.avg_pool2d(x, 7, 1, 3)
     turned = change_images(x, u.index_fill(1, torch.tensor([0]), 1.0), Augment())
     expected = affine(x, -10.0, [0, 0], 1.0, [0.0, 0.0], InterpolationMode.BILINEAR)
-    torch.testing.assert_close(turned[..., 12:-12, 12:-12], expected[..., 12:-12, 12:-12], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        turned[..., 12:-12, 12:-12], expected[..., 12:-12, 12:-12], atol=1e-4, rtol=0
+    )
     moved = change_images(x, u.index_fill(1, torch.tensor([4]), 1.0), Augment(shift=1 / 16))
     torch.testing.assert_close(moved[..., :-4], x[..., 4:], atol=1e-4, rtol=0)
     flipped = change_images(x, u.index_fill(1, torch.tensor([3]), 0.0), Augment(flip=True))
     torch.testing.assert_close(flipped, x.flip(-1), atol=1e-4, rtol=0)
-    torch.testing.assert_close(change_images(x, u.index_fill(1, torch.tensor([3]), 0.0), Augment()), x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        change_images(x, u.index_fill(1, torch.tensor([3]), 0.0), Augment()), x, atol=1e-4, rtol=0
+    )
 
 
 def test_speed_changes_length_and_pitch_and_silence_comes_first():
     x = torch.sin(2 * torch.pi * 500 * torch.arange(8000) / RATE)[None]
     u = torch.full((1, 6), 0.5)
     u[:, 4] = 0
-    fast, length = change_audio(x, torch.tensor([8000]), u.index_fill(1, torch.tensor([0]), 1.0), Augment(silence=0))
+    fast, length = change_audio(
+        x, torch.tensor([8000]), u.index_fill(1, torch.tensor([0]), 1.0), Augment(silence=0)
+    )
     assert abs(int(length) - 8000 / 1.1) <= 1
-    assert abs(float(torch.fft.rfft(fast[0], n=1 << 16).abs().argmax()) * RATE / (1 << 16) - 550) < 2
+    assert (
+        abs(float(torch.fft.rfft(fast[0], n=1 << 16).abs().argmax()) * RATE / (1 << 16) - 550) < 2
+    )
     late, length = change_audio(x, torch.tensor([8000]), u, Augment(silence=0.1))
     assert int(length) == 8800 and (late[0, :800] == 0).all() and torch.equal(late[0, 800:], x[0])
 
 
 def test_hiding_always_leaves_a_modality_and_takes_only_what_is_there():
     present = torch.rand(5000, 3) < 0.7
-    hidden = drop_modalities(present, torch.rand(5000, 3), Augment(hide=0.5))
-    assert not (hidden & ~present).any() and ((present & ~hidden).any(dim=1) == present.any(dim=1)).all()
+    hidden = drop_modalities(present, torch.rand(5000, 3), Augment(modality_dropout=0.5))
+    assert (
+        not (hidden & ~present).any()
+        and ((present & ~hidden).any(dim=1) == present.any(dim=1)).all()
+    )
     three = present.all(dim=1)
-    assert abs(hidden[three].float().mean() - (0.5 - 0.5 ** 3 / 3)) < 0.03
-    everything = drop_modalities(torch.ones(100, 3, dtype=torch.bool), torch.rand(100, 3), Augment(hide=1.0))
+    assert abs(hidden[three].float().mean() - (0.5 - 0.5**3 / 3)) < 0.03
+    everything = drop_modalities(
+        torch.ones(100, 3, dtype=torch.bool), torch.rand(100, 3), Augment(modality_dropout=1.0)
+    )
     assert (everything.sum(dim=1) == 2).all()
 
 
 def test_words_become_unknown_in_training_only(data):
     part = data.loaders["train"].batches
-    loader = Loader(part.preprocessing, part.stores, np.array(part.rows), part.target, 64, 0, Augment(words=0.5, hide=0))
+    loader = Loader(
+        part.preprocessing,
+        part.stores,
+        np.array(part.rows),
+        part.target,
+        64,
+        0,
+        Augment(words=0.5, modality_dropout=0),
+    )
     batch = next(iter(loader))
-    assert 0.2 < (batch["text"] == 1)[batch["text_mask"]].float().mean() < 0.8 and (batch["text"][~batch["text_mask"]] == 0).all()
+    assert (
+        0.2 < (batch["text"] == 1)[batch["text_mask"]].float().mean() < 0.8
+        and (batch["text"][~batch["text_mask"]] == 0).all()
+    )
     calm = next(iter(Loader(part.preprocessing, part.stores, np.array(part.rows), part.target, 64)))
     assert not (calm["text"] == 1).any()
     with pytest.raises(ValueError, match="Augment.words"):
@@ -277,6 +403,7 @@ def test_words_become_unknown_in_training_only(data):
 
 
 # ---- a fitted preprocessing on other data
+
 
 def test_preprocessing_is_plain_and_comes_back(data):
     state = data.preprocessing.state()
@@ -294,13 +421,31 @@ def test_raw_samples_give_the_batch_of_the_loader(data, folder):
     raw = []
     for i in test:
         image, text, audio, *_ = lines[i].split(",")
-        raw.append({"image": folder / image if image else None, "text": text, "audio": str(folder / audio) if audio else None})
-    whole = Loader(data.preprocessing, data.loaders["test"].batches.stores, np.array(test), None, 64)
+        raw.append(
+            {
+                "image": folder / image if image else None,
+                "text": text,
+                "audio": str(folder / audio) if audio else None,
+            }
+        )
+    whole = Loader(
+        data.preprocessing, data.loaders["test"].batches.stores, np.array(test), None, 64
+    )
     expected = next(iter(whole))
     batch = data.preprocessing.batch(raw)
-    assert same({k: v for k, v in batch.items() if k != "row"}, {k: v for k, v in expected.items() if k != "row"})
+    assert same(
+        {k: v for k, v in batch.items() if k != "row"},
+        {k: v for k, v in expected.items() if k != "row"},
+    )
     assert [test[i] for i in batch["row"].tolist()] == expected["row"].tolist()
-    opened = [dict(s, image=s["image"] and Image.open(s["image"]), audio=s["audio"] and soundfile.read(s["audio"])) for s in raw]
+    opened = [
+        dict(
+            s,
+            image=s["image"] and Image.open(s["image"]),
+            audio=s["audio"] and soundfile.read(s["audio"]),
+        )
+        for s in raw
+    ]
     torch.testing.assert_close(data.preprocessing.batch(opened), batch, atol=1e-4, rtol=0)
 
 
@@ -310,8 +455,12 @@ def test_one_raw_sample_with_any_modality_left_out(data):
     assert batch["text"].tolist()[0][1:] == [1, 1] and "target" not in batch
     assert not batch["image_mask"].any() and not batch["audio_mask"].any()
     check_batch(data.preprocessing.batch([{}, {"image": np.zeros((9, 9), np.uint8)}]), MODALITIES)
-    for wrong, word in (({"sound": 1}, "sound"), ({"text": 5}, "sample 0, text"), ({"image": "nowhere.png"}, "sample 0, image"),
-                        ({"audio": np.zeros(0)}, "sample 0, audio")):
+    for wrong, word in (
+        ({"sound": 1}, "sound"),
+        ({"text": 5}, "sample 0, text"),
+        ({"image": "nowhere.png"}, "sample 0, image"),
+        ({"audio": np.zeros(0)}, "sample 0, audio"),
+    ):
         with pytest.raises(ValueError, match=word):
             data.preprocessing.batch([wrong])
     with pytest.raises(ValueError, match="no samples"):
@@ -319,16 +468,32 @@ def test_one_raw_sample_with_any_modality_left_out(data):
 
 
 def test_evaluation_on_another_manifest_uses_what_was_fitted(data, folder):
-    again = load_data(read_manifest(folder / "m.csv"), data.preprocessing, splits=["test"], batch_size=4)
-    calm = load_data(read_manifest(folder / "m.csv"), data.preprocessing, splits=["train"], augment=None).loaders["train"]
-    assert [row for batch in calm for row in batch["row"].tolist()][:4] == [0, 1, 4, 4] and calm.dropped == 0
-    assert list(again.loaders) == ["test"] and all(same(a, b) for a, b in zip(again.loaders["test"], data.loaders["test"], strict=True))
+    again = load_data(
+        read_manifest(folder / "m.csv"), data.preprocessing, splits=["test"], batch_size=4
+    )
+    calm = load_data(
+        read_manifest(folder / "m.csv"), data.preprocessing, splits=["train"], augment=None
+    ).loaders["train"]
+    assert [row for batch in calm for row in batch["row"].tolist()][:4] == [
+        0,
+        1,
+        4,
+        4,
+    ] and calm.dropped == 0
+    assert list(again.loaders) == ["test"] and all(
+        same(a, b) for a, b in zip(again.loaders["test"], data.loaders["test"], strict=True)
+    )
     (folder / "few.csv").write_text("caption,label\ntrain0,dog\nzzz,cat\n")
-    few = load_data(read_manifest(folder / "few.csv", columns={"text": "caption"}), data.preprocessing)
+    few = load_data(
+        read_manifest(folder / "few.csv", columns={"text": "caption"}), data.preprocessing
+    )
     batch = next(iter(next(iter(few.loaders.values()))))
     check_batch(batch, MODALITIES)
     assert not batch["image_mask"].any()
-    unlabelled = load_data(read_manifest(folder / "few.csv", columns={"text": "caption"}, target=None), data.preprocessing)
+    unlabelled = load_data(
+        read_manifest(folder / "few.csv", columns={"text": "caption"}, target=None),
+        data.preprocessing,
+    )
     assert "target" not in next(iter(next(iter(unlabelled.loaders.values()))))
     (folder / "bird.csv").write_text("text,label,split\na,bird,test\n")
     with pytest.raises(ValueError, match="'bird'.*test"):
@@ -337,12 +502,23 @@ def test_evaluation_on_another_manifest_uses_what_was_fitted(data, folder):
 
 # ---- bad files
 
+
 def bad_manifest(folder):
     (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:300])
     (folder / "text.wav").write_text("hello")
-    rows = ["0.png,0.wav,a,train", "1.png,1.wav,b,train", "torn.png,2.wav,a,train", "3.png,text.wav,b,train", "none.png,none.wav,a,val",
-            "4.png,3.wav,,val",
-            "../m.csv,5.wav,a,test", "5.png,5.wav,b,val", "torn.png,6.wav,b,test", "6.png,7.wav,a,test", "7.png,8.wav,a,"]
+    rows = [
+        "0.png,0.wav,a,train",
+        "1.png,1.wav,b,train",
+        "torn.png,2.wav,a,train",
+        "3.png,text.wav,b,train",
+        "none.png,none.wav,a,val",
+        "4.png,3.wav,,val",
+        "../m.csv,5.wav,a,test",
+        "5.png,5.wav,b,val",
+        "torn.png,6.wav,b,test",
+        "6.png,7.wav,a,test",
+        "7.png,8.wav,a,",
+    ]
     (folder / "bad.csv").write_text("image,audio,label,split\n" + "\n".join(rows) + "\n")
     return read_manifest(folder / "bad.csv")
 
@@ -352,17 +528,37 @@ def test_all_bad_cells_are_reported_together(folder, memory):
     with pytest.raises(ManifestErrors) as error:
         load_data(bad_manifest(folder), memory=memory, workers=0)
     found = [(p.row, p.column) for p in error.value.problems]
-    assert found == [("line 4", "image"), ("line 5", "audio"), ("line 6", "audio"), ("line 6", "image"), ("line 7", "label"),
-                     ("line 8", "image"), ("line 10", "image"), ("line 12", "split")]
+    assert found == [
+        ("line 4", "image"),
+        ("line 5", "audio"),
+        ("line 6", "audio"),
+        ("line 6", "image"),
+        ("line 7", "label"),
+        ("line 8", "image"),
+        ("line 10", "image"),
+        ("line 12", "split"),
+    ]
     text = str(error.value)
-    for word in ("bad.csv", "torn.png", "none.wav", "../m.csv", "cannot be decoded", "no such file", "leads out", "--on-error skip"):
+    for word in (
+        "bad.csv",
+        "torn.png",
+        "none.wav",
+        "../m.csv",
+        "cannot be decoded",
+        "no such file",
+        "leads out",
+        "--on-error skip",
+    ):
         assert word in text
 
 
 @pytest.mark.parametrize("memory", [True, False])
 def test_skip_leaves_the_bad_rows_out_and_says_which(folder, memory):
     data = load_data(bad_manifest(folder), memory=memory, workers=0, on_error="skip")
-    rows = {name: sorted(row for batch in loader for row in batch["row"].tolist()) for name, loader in data.loaders.items()}
+    rows = {
+        name: sorted(row for batch in loader for row in batch["row"].tolist())
+        for name, loader in data.loaders.items()
+    }
     assert rows["train"] == [0, 1] and set(rows["val"]) == {7} and set(rows["test"]) == {9}
     assert len(data.skipped) == 8 and data.counts == [1, 1]
     with pytest.raises(ValueError, match="on_error"):
@@ -383,13 +579,18 @@ def test_errors_of_the_whole_set(folder):
     with pytest.raises(ValueError, match="no rows in split 'holdout'"):
         load("text,label,split\nx,a,train\ny,b,val\n", splits=["holdout"])
     numbers = load("text,label,split\nx,1.5,train\ny,2.5,train\nz,9,test\nw,2,val\n")
-    assert next(iter(numbers.loaders["test"]))["target"].tolist() == [9.0] and numbers.counts is None
+    assert (
+        next(iter(numbers.loaders["test"]))["target"].tolist() == [9.0] and numbers.counts is None
+    )
 
 
 def test_groups_across_given_splits_are_warned_of(folder):
     rows = "x,a,train,p\ny,b,train,q\nz,a,test,p\nw,a,val,\n"
     (folder / "g.csv").write_text(f"text,label,split,who\n{rows}")
-    assert any("1 groups" in line for line in load_data(read_manifest(folder / "g.csv", group="who")).summary)
+    assert any(
+        "1 groups" in line
+        for line in load_data(read_manifest(folder / "g.csv", group="who")).summary
+    )
 
 
 def test_samples_of_like_length_share_a_batch_and_every_row_still_comes_once(data):
@@ -400,7 +601,9 @@ def test_samples_of_like_length_share_a_batch_and_every_row_still_comes_once(dat
     batches = replace(part, stores={"audio": sounds}, batch_size=4, orders={})
     order = batches.order(3)
     assert sorted(order) == list(range(len(part.rows)))
-    spread = [np.ptp(lengths[order[i:i + 4]]) for i in range(0, len(order) - 3, 4)]
+    spread = [np.ptp(lengths[order[i : i + 4]]) for i in range(0, len(order) - 3, 4)]
     shuffled = np.random.default_rng(0).permutation(lengths)
-    assert np.mean(spread) < 0.5 * np.mean([np.ptp(shuffled[i:i + 4]) for i in range(0, len(order) - 3, 4)])
+    assert np.mean(spread) < 0.5 * np.mean(
+        [np.ptp(shuffled[i : i + 4]) for i in range(0, len(order) - 3, 4)]
+    )
     assert batches.order(4).tolist() != order.tolist()

@@ -1,4 +1,7 @@
-"""Manifests as people write them: what is read, what is refused and how it is said; targets; splits."""
+"""Manifests as people write them: what is read, what is refused and how it is said; targets;
+splits.
+"""
+
 import csv
 from dataclasses import replace
 
@@ -17,18 +20,31 @@ def write(folder, text: str, name: str = "m.csv", encoding: str = "utf-8"):
 
 
 def test_every_cell_is_text(tmp_path):
-    m = read_manifest(write(tmp_path, "text,label\nNA,007\nnull,1.0\n\"a, \"\"b\"\"\nc\",True\n"))
+    m = read_manifest(write(tmp_path, 'text,label\nNA,007\nnull,1.0\n"a, ""b""\nc",True\n'))
     assert m.cells["text"] == ["NA", "null", 'a, "b"\nc'] and m.target == ["007", "1.0", "True"]
-    assert m.rows == ["line 2", "line 3", "line 4"] and m.modalities == {"text": Modality("text", "text")} and m.split is m.group is None
+    assert (
+        m.rows == ["line 2", "line 3", "line 4"]
+        and m.modalities == {"text": Modality("text", "text")}
+        and m.split is m.group is None
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 def test_bom_line_ends_and_separators_do_not_matter(tmp_path, encoding, end, mark):
-    text = end.join(mark.join(row) for row in (["image", "text", "label"], ["猫.png", "一只猫", "猫"], ["", "狗", "狗"])) + end
+    text = (
+        end.join(
+            mark.join(row)
+            for row in (["image", "text", "label"], ["猫.png", "一只猫", "猫"], ["", "狗", "狗"])
+        )
+        + end
+    )
     m = read_manifest(write(tmp_path, text, encoding=encoding))
-    assert m.cells == {"image": ["猫.png", ""], "text": ["一只猫", "狗"]} and m.target == ["猫", "狗"]
+    assert m.cells == {"image": ["猫.png", ""], "text": ["一只猫", "狗"]} and m.target == [
+        "猫",
+        "狗",
+    ]
 
 
 def test_blank_lines_are_no_rows_and_line_numbers_stay_true(tmp_path):
@@ -36,15 +52,18 @@ def test_blank_lines_are_no_rows_and_line_numbers_stay_true(tmp_path):
     assert m.rows == ["line 3", "line 4", "line 7"]
 
 
-@pytest.mark.parametrize("text, words", [
-    ("text,label,text\na,b,c\n", ["text", "more than once"]),
-    ("", ["empty", "header"]),
-    ("text,label\n", ["no rows"]),
-    ("text,label\na,b\nc\nd,e,f\n", ["line 3", "1 cells", "line 4", "3 cells", "expected 2"]),
-    ('text,label\na,b\n"c,d\n', ["line 3"]),
-    ("txt,label\na,b\n", ["image, text or audio", "txt", "--image"]),
-    ("text,lable\na,b\n", ["'label'", "lable", "did you mean 'lable'"]),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("text,label,text\na,b,c\n", ["text", "more than once"]),
+        ("", ["empty", "header"]),
+        ("text,label\n", ["no rows"]),
+        ("text,label\na,b\nc\nd,e,f\n", ["line 3", "1 cells", "line 4", "3 cells", "expected 2"]),
+        ('text,label\na,b\n"c,d\n', ["line 3"]),
+        ("txt,label\na,b\n", ["image, text or audio", "txt", "--image"]),
+        ("text,lable\na,b\n", ["'label'", "lable", "did you mean 'lable'"]),
+    ],
+)
 def test_what_is_wrong_with_the_table_is_said(tmp_path, text, words):
     with pytest.raises(ValueError) as error:
         read_manifest(write(tmp_path, text))
@@ -52,8 +71,11 @@ def test_what_is_wrong_with_the_table_is_said(tmp_path, text, words):
 
 
 def test_a_long_text_is_a_text_and_the_limit_of_the_csv_module_stays_what_it_was(tmp_path):
-    before, long = csv.field_size_limit(), "word " * 28_000                       # 140 kB
-    assert read_manifest(write(tmp_path, f"text,label\n{long},a\nb,c\n")).cells["text"] == [long.strip(), "b"]
+    before, long = csv.field_size_limit(), "word " * 28_000  # 140 kB
+    assert read_manifest(write(tmp_path, f"text,label\n{long},a\nb,c\n")).cells["text"] == [
+        long.strip(),
+        "b",
+    ]
     with pytest.raises(ValueError, match="line 3"):
         read_manifest(write(tmp_path, f'text,label\n"{long},a\nb,c\n'))
     assert csv.field_size_limit() == before
@@ -71,30 +93,76 @@ def test_another_encoding_is_named_with_its_place(tmp_path):
 
 def test_columns_are_mapped_and_two_views_get_their_own_names(tmp_path):
     path = write(tmp_path, "xray,ct,note,text,y,patient\na,b,c,d,1,p\n")
-    m = read_manifest(path, target="y", columns={"image": "xray,ct", "text": "note"}, group="patient")
-    assert m.modalities == {"xray": Modality("image", "xray"), "ct": Modality("image", "ct"), "text": Modality("text", "note")}
+    m = read_manifest(
+        path, target="y", columns={"image": "xray,ct", "text": "note"}, group="patient"
+    )
+    assert m.modalities == {
+        "xray": Modality("image", "xray"),
+        "ct": Modality("image", "ct"),
+        "text": Modality("text", "note"),
+    }
     assert m.cells["text"] == ["c"] and m.group == ["p"]
-    assert list(read_manifest(path, target="y", columns={"image": "xray, ct"}, use=["ct"]).modalities) == ["ct"]
-    assert list(read_manifest(path, target=None, columns={"image": "xray"}).modalities) == ["image", "text"]
-    for wrong, word in [({"columns": {"image": "xry"}}, "did you mean 'xray'"), ({"columns": {"image": "xray"}}, "kinds"),
-                        ({"use": ["sound"]}, "'sound'"),
-                        ({"use": []}, "empty"), ({"group": "hospital"}, "'hospital'"), ({"columns": {"text": "y"}}, "answer"),
-                        ({"columns": {"image": "ct,ct"}}, "named")]:
+    assert list(
+        read_manifest(path, target="y", columns={"image": "xray, ct"}, use=["ct"]).modalities
+    ) == ["ct"]
+    assert list(read_manifest(path, target=None, columns={"image": "xray"}).modalities) == [
+        "image",
+        "text",
+    ]
+    for wrong, word in [
+        ({"columns": {"image": "xry"}}, "did you mean 'xray'"),
+        ({"columns": {"image": "xray"}}, "kinds"),
+        ({"use": ["sound"]}, "'sound'"),
+        ({"use": []}, "empty"),
+        ({"group": "hospital"}, "'hospital'"),
+        ({"columns": {"text": "y"}}, "answer"),
+        ({"columns": {"image": "ct,ct"}}, "named"),
+    ]:
         with pytest.raises(ValueError, match=word):
             read_manifest(path, **{"target": "y", **wrong})
 
 
 def test_split_names_are_brought_to_one_form(tmp_path):
-    names = ["Train", "TRAINING", "dev", "valid", "Validation", " val ", "test", "Testing", "holdout", "训练"]
-    m = read_manifest(write(tmp_path, "text,label,split\n" + "".join(f"a,b,{name}\n" for name in names)))
-    assert m.split == ["train", "train", "val", "val", "val", "val", "test", "test", "holdout", "训练"]
+    names = [
+        "Train",
+        "TRAINING",
+        "dev",
+        "valid",
+        "Validation",
+        " val ",
+        "test",
+        "Testing",
+        "holdout",
+        "训练",
+    ]
+    m = read_manifest(
+        write(tmp_path, "text,label,split\n" + "".join(f"a,b,{name}\n" for name in names))
+    )
+    assert m.split == [
+        "train",
+        "train",
+        "val",
+        "val",
+        "val",
+        "val",
+        "test",
+        "test",
+        "holdout",
+        "训练",
+    ]
     assert read_manifest(write(tmp_path, "text,label,split\na,b,\n")).split is None
 
 
 def test_a_dataframe_is_read_the_same(tmp_path):
-    frame = pd.DataFrame({"text": ["a", None, "007"], "audio": ["x.wav", float("nan"), ""], "label": [1, 2, 3]})
+    frame = pd.DataFrame(
+        {"text": ["a", None, "007"], "audio": ["x.wav", float("nan"), ""], "label": [1, 2, 3]}
+    )
     m = read_manifest(frame, root=tmp_path)
-    assert m.cells == {"text": ["a", "", "007"], "audio": ["x.wav", "", ""]} and m.target == ["1", "2", "3"]
+    assert m.cells == {"text": ["a", "", "007"], "audio": ["x.wav", "", ""]} and m.target == [
+        "1",
+        "2",
+        "3",
+    ]
     assert m.root == tmp_path and m.rows[1] == "row 1"
     with pytest.raises(ValueError, match="more than once"):
         read_manifest(pd.DataFrame([["a", "b"]], columns=["text", "text"]))
@@ -142,8 +210,14 @@ def test_all_columns_of_a_manifest_have_a_cell_for_each_row(tmp_path):
     assert (kept.target, kept.split, kept.group) == (["1", "1"], ["test", "train"], ["p", "p"])
     assert kept.column("note") == ["z", "x"] and kept.column("who") == ["p", "p"]
     assert len(m.select([])) == 0
-    for change in ({"rows": ["line 2"]}, {"target": ["1"]}, {"split": []}, {"group": ["p"] * 4},
-                   {"cells": {"text": ["a"]}}, {"extra": {"note": ["x"]}}):
+    for change in (
+        {"rows": ["line 2"]},
+        {"target": ["1"]},
+        {"split": []},
+        {"group": ["p"] * 4},
+        {"cells": {"text": ["a"]}},
+        {"extra": {"note": ["x"]}},
+    ):
         with pytest.raises(ValueError, match=r"m.csv: .* has \d cells, expected \d, one for each"):
             replace(m, **change)
 
@@ -158,14 +232,19 @@ def test_a_column_in_other_letters_is_surely_meant_so_prediction_refuses_it(tmp_
 
 # ---- targets
 
+
 def test_classes_and_numbers_are_told_apart():
     assert read_target(["10", "9", "2", "9"]).classes == ["2", "9", "10"]
     assert read_target(["007", "7", "b"]).classes == ["007", "7", "b"]
     assert read_target(["0.5", "1.5", "2"]).classes is None
     assert read_target([str(i) for i in range(200)]).classes is None
     assert len(read_target([str(i % 21) for i in range(2000)]).classes) == 21  # many rows of each
-    assert read_target(["1", "2", "nan"]).classes == ["1", "2", "nan"] and read_target(["1_0", "2_0"]).classes == ["1_0", "2_0"]
-    assert read_target(["1", "2"], task="numbers").classes is None and read_target(["0.5", "1.5"], task="classes").classes == ["0.5", "1.5"]
+    assert read_target(["1", "2", "nan"]).classes == ["1", "2", "nan"] and read_target(
+        ["1_0", "2_0"]
+    ).classes == ["1_0", "2_0"]
+    assert read_target(["1", "2"], task="numbers").classes is None and read_target(
+        ["0.5", "1.5"], task="classes"
+    ).classes == ["0.5", "1.5"]
 
 
 def test_encoding_a_target():
@@ -175,28 +254,49 @@ def test_encoding_a_target():
     assert read_target(["b", "a"]).encode(["b", "a", "b"]).tolist() == [1, 0, 1]
 
 
-@pytest.mark.parametrize("values, task, words", [
-    (["cn"] * 3, None, ["'label'", "one class", "'cn'", "--target"]),
-    (["1.5"] * 3, None, ["one value", "'1.5'"]),
-    (["1", "x"], "numbers", ["'x'", "numbers"]),
-    ([], None, ["no training rows"]),
-    (["a", "b"], "guess", ["'guess'"]),
-])
+@pytest.mark.parametrize(
+    "values, task, words",
+    [
+        (["cn"] * 3, None, ["'label'", "one class", "'cn'", "--target"]),
+        (["1.5"] * 3, None, ["one value", "'1.5'"]),
+        (["1", "x"], "numbers", ["'x'", "numbers"]),
+        ([], None, ["no training rows"]),
+        (["a", "b"], "guess", ["'guess'"]),
+    ],
+)
 def test_targets_that_cannot_be_learnt_are_refused(values, task, words):
     with pytest.raises(ValueError) as error:
         read_target(values, task, "label")
     assert all(word in str(error.value) for word in words)
 
 
-@pytest.mark.parametrize("one, other, shown", [
-    ("Cat", "cat", "'Cat' and 'cat'"), ("1", "1.0", "'1' and '1.0'"), ("café", "cafe\u0301", r"'caf\xe9' and 'cafe\u0301'"),
-    ("a  b", "a b", "'a  b' and 'a b'"), ("ﬁsh", "fish", r"'\ufb01sh' and 'fish'"), ("007", "7", "'007' and '7'")])
-def test_labels_that_differ_only_in_how_they_are_written_are_two_classes_and_a_hint_names_both(tmp_path, one, other, shown):
-    rows = "".join(f"w{i},{(one, other, 'x')[i % 3]},{('train', 'val', 'test')[i // 9]}\n" for i in range(27))
-    data = load_data(read_manifest(write(tmp_path, f"text,label,split\n{rows}")), task="classes", progress=False)
+@pytest.mark.parametrize(
+    "one, other, shown",
+    [
+        ("Cat", "cat", "'Cat' and 'cat'"),
+        ("1", "1.0", "'1' and '1.0'"),
+        ("café", "cafe\u0301", r"'caf\xe9' and 'cafe\u0301'"),
+        ("a  b", "a b", "'a  b' and 'a b'"),
+        ("ﬁsh", "fish", r"'\ufb01sh' and 'fish'"),
+        ("007", "7", "'007' and '7'"),
+    ],
+)
+def test_labels_that_differ_only_in_how_they_are_written_are_two_classes_and_a_hint_names_both(
+    tmp_path, one, other, shown
+):
+    rows = "".join(
+        f"w{i},{(one, other, 'x')[i % 3]},{('train', 'val', 'test')[i // 9]}\n" for i in range(27)
+    )
+    data = load_data(
+        read_manifest(write(tmp_path, f"text,label,split\n{rows}")), task="classes", progress=False
+    )
     assert len(data.preprocessing.target.classes) == 3
     hints = [line for line in data.summary if line.startswith("warning")]
-    assert len(hints) == 1 and all(part in hints[0] for part in shown.split(" and ")) and "one class" in hints[0]
+    assert (
+        len(hints) == 1
+        and all(part in hints[0] for part in shown.split(" and "))
+        and "one class" in hints[0]
+    )
 
 
 def test_labels_that_are_plainly_different_get_no_hint():
@@ -207,14 +307,27 @@ def test_numbers_that_differ_beyond_float32_are_told_apart_and_those_beyond_floa
     times = [f"{1_700_000_000 + 50 * (i % 2) + i % 7 / 10}" for i in range(100)]
     target, exact = read_target(times, "numbers"), np.array([float(value) for value in times])
     assert len(set(target.encode(times).tolist())) == len(set(times))
-    np.testing.assert_allclose(target.encode(times).double().numpy() + target.centre, exact, rtol=0, atol=1e-4)
-    assert read_target([f"{i / 7}" for i in range(100)], "numbers").centre == 0         # what float32 can hold stays as it is
-    with pytest.raises(ValueError, match="differ by .* beyond the digits .* subtract what they have in common"):
+    np.testing.assert_allclose(
+        target.encode(times).double().numpy() + target.centre, exact, rtol=0, atol=1e-4
+    )
+    assert (
+        read_target([f"{i / 7}" for i in range(100)], "numbers").centre == 0
+    )  # what float32 can hold stays as it is
+    with pytest.raises(
+        ValueError, match="differ by .* beyond the digits .* subtract what they have in common"
+    ):
         read_target(["1e16", "10000000000000002", "1e16"], "numbers")
 
 
 def test_a_class_unseen_in_training_is_named_with_split_and_count():
-    with pytest.raises(ValueError, match=r"'bird' \(2 rows in test\).*'fish' \(1 rows in val\).*train"):
-        check_target(read_target(["a", "b"]), ["a", "bird", "bird", "fish"], ["train", "test", "test", "val"], "label")
+    with pytest.raises(
+        ValueError, match=r"'bird' \(2 rows in test\).*'fish' \(1 rows in val\).*train"
+    ):
+        check_target(
+            read_target(["a", "b"]),
+            ["a", "bird", "bird", "fish"],
+            ["train", "test", "test", "val"],
+            "label",
+        )
     with pytest.raises(ValueError, match="'x'"):
         check_target(read_target(["1.5", "2.5"]), ["x"], ["test"], "label")

@@ -1,4 +1,7 @@
-"""data/speech: what is shipped is what the script says it makes; a voice keeps to one split; nothing leaks; the sound is the one made."""
+"""data/speech: what is shipped is what the script says it makes; a voice keeps to one split;
+nothing leaks; the sound is the one made.
+"""
+
 import csv
 import hashlib
 import shutil
@@ -36,54 +39,100 @@ def sounds(rows):
 
 def test_the_manifest_is_what_the_script_has_the_voices_say(rows):
     assert list(rows[0]) == ["audio", "text", "label", "voice", "language", "split"]
-    said = [(voice["voice"], text, label, language, voice["split"]) for voice in make_speech.voices()
-            for text, label, language, take in make_speech.script(voice)]
-    assert said == [(row["voice"], row["text"], row["label"], row["language"], row["split"]) for row in rows]
+    said = [
+        (voice["voice"], text, label, language, voice["split"])
+        for voice in make_speech.voices()
+        for text, label, language, take in make_speech.script(voice)
+    ]
+    assert said == [
+        (row["voice"], row["text"], row["label"], row["language"], row["split"]) for row in rows
+    ]
     assert read("voices.csv") == make_speech.voices()
 
 
 def test_there_are_enough_voices_and_each_keeps_to_one_split(rows):
     voices = make_speech.voices()
     by_split = Counter(voice["split"] for voice in voices)
-    assert len(voices) >= 24 and by_split["train"] >= 20 and min(by_split.values()) >= 6 and set(by_split) == {"train", "val", "test"}
-    assert len({(row["voice"], row["split"]) for row in rows}) == len(voices) == len({voice["variant"].lower() for voice in voices})
-    accents = [{voice["accent"] for voice in voices if voice["split"] == split} for split in ("train", "test")]
+    assert (
+        len(voices) >= 24
+        and by_split["train"] >= 20
+        and min(by_split.values()) >= 6
+        and set(by_split) == {"train", "val", "test"}
+    )
+    assert (
+        len({(row["voice"], row["split"]) for row in rows})
+        == len(voices)
+        == len({voice["variant"].lower() for voice in voices})
+    )
+    accents = [
+        {voice["accent"] for voice in voices if voice["split"] == split}
+        for split in ("train", "test")
+    ]
     assert accents[1] <= accents[0] == set(make_speech.ACCENTS), "a new voice, but no new accent"
 
 
 def test_every_voice_says_every_digit_in_both_languages_and_eight_say_all_words(rows):
     for language in ("en", "zh"):
-        counts = Counter((row["voice"], row["label"]) for row in rows if row["language"] == language and row["label"].isdigit())
-        assert len(counts) == len(make_speech.voices()) * 10 and set(counts.values()) == {make_speech.TAKES}
+        counts = Counter(
+            (row["voice"], row["label"])
+            for row in rows
+            if row["language"] == language and row["label"].isdigit()
+        )
+        assert len(counts) == len(make_speech.voices()) * 10 and set(counts.values()) == {
+            make_speech.TAKES
+        }
     words = {}
     for row in rows:
         if not row["label"].isdigit():
             words.setdefault((row["voice"], row["split"]), []).append(row["label"])
     said = next(iter(words.values()))
-    assert Counter(split for _, split in words) == {"train": 5, "val": 1, "test": 2} and 75 <= len(set(said)) == len(said)
+    assert Counter(split for _, split in words) == {"train": 5, "val": 1, "test": 2} and 75 <= len(
+        set(said)
+    ) == len(said)
     assert all(each == said for each in words.values())
 
 
 def test_the_tables_of_digits_are_rows_of_the_manifest_without_the_transcript(rows):
     for language, name in (("en", "english_digits.csv"), ("zh", "mandarin_digits.csv")):
-        digits = [{key: value for key, value in row.items() if key != "text"} for row in rows
-                  if row["language"] == language and row["label"].isdigit()]
+        digits = [
+            {key: value for key, value in row.items() if key != "text"}
+            for row in rows
+            if row["language"] == language and row["label"].isdigit()
+        ]
         assert read(name) == digits
 
 
 def test_the_files_are_those_listed_and_under_ten_megabytes(rows):
-    files = {path.relative_to(SPEECH).as_posix(): path.stat().st_size for path in SPEECH.rglob("*") if path.is_file()}
-    tables = {"manifest.csv", "english_digits.csv", "mandarin_digits.csv", "voices.csv", "sound.csv", "SHA256"}
+    files = {
+        path.relative_to(SPEECH).as_posix(): path.stat().st_size
+        for path in SPEECH.rglob("*")
+        if path.is_file()
+    }
+    tables = {
+        "manifest.csv",
+        "english_digits.csv",
+        "mandarin_digits.csv",
+        "voices.csv",
+        "sound.csv",
+        "SHA256",
+    }
     assert set(files) == tables | {row["audio"] for row in rows} and sum(files.values()) < 10e6
 
 
 def test_the_bytes_and_the_decoded_sound_are_those_that_were_made(rows, sounds):
-    """The files byte for byte. Their sound bit for bit with the libopus that made them; with another one to half a decibel in each eighth,
-    where an eighth is less than 50 dB below the loudest.
+    """The files byte for byte.
+
+    Their sound bit for bit with the libopus that made them; with another one to half a decibel in
+    each eighth, where an eighth is less than 50 dB below the loudest.
     """
     files, sound = (SPEECH / "SHA256").read_text().split()[::2]
-    assert hashlib.sha256(b"".join((SPEECH / row["audio"]).read_bytes() for row in rows)).hexdigest() == files
-    decoded = hashlib.sha256(b"".join(np.round(x * 32767).astype("<i2").tobytes() for x, _ in sounds)).hexdigest()
+    assert (
+        hashlib.sha256(b"".join((SPEECH / row["audio"]).read_bytes() for row in rows)).hexdigest()
+        == files
+    )
+    decoded = hashlib.sha256(
+        b"".join(np.round(x * 32767).astype("<i2").tobytes() for x, _ in sounds)
+    ).hexdigest()
     made = read("sound.csv")
     assert [row["audio"] for row in made] == [row["audio"] for row in rows]
     assert [len(x) for x, _ in sounds] == [int(row["samples"]) for row in made]
@@ -98,15 +147,25 @@ def espeak():
     """The version of espeak-ng on this machine, "" where there is none."""
     if shutil.which("espeak-ng") is None:
         return ""
-    return subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True).stdout.partition("text-to-speech: ")[2].split(" ")[0]
+    return (
+        subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True)
+        .stdout.partition("text-to-speech: ")[2]
+        .split(" ")[0]
+    )
 
 
-@pytest.mark.skipif(espeak() != "1.51", reason="the clips were made with espeak-ng 1.51, which is not here")
+@pytest.mark.skipif(
+    espeak() != "1.51", reason="the clips were made with espeak-ng 1.51, which is not here"
+)
 def test_the_script_makes_the_shipped_clips_again(rows, sounds):
-    """Compared before Opus: its loss is far smaller than what any other word, voice, pitch or speed would change."""
+    """Compared before Opus: its loss is far smaller than what any other word, voice, pitch or
+    speed would change.
+    """
     voices = {voice["voice"]: voice for voice in make_speech.voices()}
     known = subprocess.run(["espeak-ng", "--voices=variant"], capture_output=True, text=True).stdout
-    assert all(f"!v/{voice['variant']} " in known for voice in voices.values()), "a variant that is not there gives the plain voice"
+    assert all(f"!v/{voice['variant']} " in known for voice in voices.values()), (
+        "a variant that is not there gives the plain voice"
+    )
     for row, (sound, _) in list(zip(rows, sounds))[::150]:
         take = int(row["audio"].removesuffix(".ogg").rpartition("_")[2])
         again = make_speech.speak(row["text"], voices[row["voice"]], row["language"], take)
@@ -115,7 +174,12 @@ def test_the_script_makes_the_shipped_clips_again(rows, sounds):
 
 def test_every_clip_is_short_mono_16_khz_neither_clipped_nor_silent(sounds):
     for x, rate in sounds:
-        assert rate == 16_000 and x.ndim == 1 and 0.15 < len(x) / rate < 1.5 and 0.3 < np.abs(x).max() < 0.9
+        assert (
+            rate == 16_000
+            and x.ndim == 1
+            and 0.15 < len(x) / rate < 1.5
+            and 0.3 < np.abs(x).max() < 0.9
+        )
 
 
 def test_no_two_clips_are_the_same_and_no_two_voices_sound_the_same(rows, sounds):
@@ -124,24 +188,35 @@ def test_no_two_clips_are_the_same_and_no_two_voices_sound_the_same(rows, sounds
     for row, (x, _) in zip(rows, sounds):
         if row["language"] == "en" and row["label"].isdigit():
             power = np.abs(np.fft.rfft(x, 1 << 15)) ** 2
-            spectra.setdefault(row["voice"], []).append(np.log(power[:16384].reshape(64, 256).sum(axis=1) + 1e-3))
+            spectra.setdefault(row["voice"], []).append(
+                np.log(power[:16384].reshape(64, 256).sum(axis=1) + 1e-3)
+            )
     means = np.stack([np.mean(spectrum, axis=0) for spectrum in spectra.values()])
     far = np.abs(means[:, None] - means[None]).mean(axis=-1) + 9 * np.eye(len(means))
     assert far.min() > 0.05
 
 
-@pytest.mark.parametrize("name, quick", [("english_digits.csv", False), ("mandarin_digits.csv", True)])
+@pytest.mark.parametrize(
+    "name, quick", [("english_digits.csv", False), ("mandarin_digits.csv", True)]
+)
 def test_the_digits_leak_nothing_but_that_the_voices_are_new(name, quick):
     found = leaks.find(read_manifest(SPEECH / name, group="voice"), quick=quick)
     assert {finding.kind for finding in found} <= {"shift"}, [str(finding) for finding in found]
 
 
 def test_the_only_leak_of_the_whole_table_is_that_the_transcript_is_the_answer():
-    assert leaks.find(read_manifest(SPEECH / "manifest.csv", group="voice", use=["audio"]), quick=True) == []
+    assert (
+        leaks.find(read_manifest(SPEECH / "manifest.csv", group="voice", use=["audio"]), quick=True)
+        == []
+    )
     found = leaks.find(read_manifest(SPEECH / "manifest.csv", group="voice"), quick=True)
     assert [(finding.kind, finding.column) for finding in found] == [("answer", "text")]
 
 
 def test_the_digits_load_as_ten_classes():
     data = load_data(read_manifest(SPEECH / "mandarin_digits.csv", group="voice"), progress=False)
-    assert data.counts == [52] * 10 and data.skipped == [] and len(data.preprocessing.target.classes) == 10
+    assert (
+        data.counts == [52] * 10
+        and data.skipped == []
+        and len(data.preprocessing.target.classes) == 10
+    )

@@ -1,4 +1,7 @@
-"""Words of any script become tokens; the vocabulary is what its texts say, and ids come back as words."""
+"""Words of any script become tokens; the vocabulary is what its texts say, and ids come back as
+words.
+"""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,20 +11,23 @@ from mmlib.data.store import MAX_TOKENS, Texts
 from mmlib.data.text import _TOKEN, BOS, EOS, PAD, SPECIAL, UNKNOWN, Vocabulary, tokenize
 
 
-@pytest.mark.parametrize("text, tokens", [
-    ("Hello, World!", ["hello", ",", "world", "!"]),
-    ("don't stop 'quoted' o\u2019clock", ["don't", "stop", "'", "quoted", "'", "o'clock"]),
-    ("一只猫 sleeps", ["一", "只", "猫", "sleeps"]),
-    ("京PL3N67", ["京", "pl3n67"]),
-    ("ねこ 고양이", ["ね", "こ", "고", "양", "이"]),
-    ("Ünïcode straße 007 NA", ["ünïcode", "straße", "007", "na"]),
-    ("cafe\u0301 = caf\u00e9", ["café", "=", "café"]),
-    ("ＡＢＣ１２，", ["abc12", ","]),
-    ("a_b 3.5", ["a", "_", "b", "3", ".", "5"]),
-    ("смотри नमस्ते", ["смотри", "नमस्ते"]),
-    ("ok 👍\u200b\ufeff", ["ok", "👍"]),
-    (" \t\n", []),
-])
+@pytest.mark.parametrize(
+    "text, tokens",
+    [
+        ("Hello, World!", ["hello", ",", "world", "!"]),
+        ("don't stop 'quoted' o\u2019clock", ["don't", "stop", "'", "quoted", "'", "o'clock"]),
+        ("一只猫 sleeps", ["一", "只", "猫", "sleeps"]),
+        ("京PL3N67", ["京", "pl3n67"]),
+        ("ねこ 고양이", ["ね", "こ", "고", "양", "이"]),
+        ("Ünïcode straße 007 NA", ["ünïcode", "straße", "007", "na"]),
+        ("cafe\u0301 = caf\u00e9", ["café", "=", "café"]),
+        ("ＡＢＣ１２，", ["abc12", ","]),
+        ("a_b 3.5", ["a", "_", "b", "3", ".", "5"]),
+        ("смотри नमस्ते", ["смотри", "नमस्ते"]),
+        ("ok 👍\u200b\ufeff", ["ok", "👍"]),
+        (" \t\n", []),
+    ],
+)
 def test_tokens(text, tokens):
     assert tokenize(text) == tokens
 
@@ -67,6 +73,10 @@ def test_texts_are_kept_ragged_and_come_back_padded():
     vocabulary = Vocabulary.fit(["a b c d"])
     texts = Texts.encode(["a b c", "", "d", "a " * (MAX_TOKENS + 5)], vocabulary)
     ids, mask = texts.fetch(np.array([2, 1, 0]))
-    assert ids.tolist() == [[7, 0, 0], [0, 0, 0], [4, 5, 6]] and mask.sum(dim=1).tolist() == [1, 0, 3]
+    assert ids.tolist() == [[7, 0, 0], [0, 0, 0], [4, 5, 6]] and mask.sum(dim=1).tolist() == [
+        1,
+        0,
+        3,
+    ]
     assert texts.fetch(np.array([1]))[0].shape == (1, 1)
     assert texts.truncated == 1 and texts.fetch(np.array([3]))[0].shape == (1, MAX_TOKENS)

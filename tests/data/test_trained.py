@@ -6,13 +6,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.data.test_splits import PAIRS, table
 
 from mmlib import Recipe, load, load_data, read_manifest, recipes
-from mmlib.train import checkpoint
 from mmlib.data.splits import SHARES, choose_splits
 from mmlib.data.trained import remember
 from mmlib.recipes.predictor import Predictor
+from mmlib.train import checkpoint
+from tests.data.test_splits import PAIRS, table
 
 
 def write(frame, path):

@@ -1,5 +1,9 @@
-"""Networks made elsewhere, small and with random numbers. Nothing is downloaded; small modules that keep what timm and transformers
-promise stand in for them, and the real ones are tried where they are installed."""
+"""Networks made elsewhere, small and with random numbers.
+
+Nothing is downloaded; small modules that keep what timm and transformers
+promise stand in for them, and the real ones are tried where they are installed.
+"""
+
 import re
 import sys
 import warnings
@@ -12,7 +16,13 @@ import torchaudio
 from torch import Tensor, nn
 from torchvision import models
 
-from mmlib.encoders import ResNetEncoder, TimmEncoder, TorchvisionEncoder, TransformersEncoder, Wav2Vec2Encoder
+from mmlib.encoders import (
+    ResNetEncoder,
+    TimmEncoder,
+    TorchvisionEncoder,
+    TransformersEncoder,
+    Wav2Vec2Encoder,
+)
 from mmlib.encoders.pretrained.torchvision import torchvision_statistics
 from mmlib.encoders.pretrained.trunk import Renormalise
 
@@ -32,7 +42,7 @@ def texts() -> tuple[Tensor, Tensor]:
     return torch.randint(1, 20, (4, 7)), rows(7, 7, 4, 0, 1)
 
 
-def sounds() -> tuple[Tensor, Tensor]:                                        # one shorter than a frame among them
+def sounds() -> tuple[Tensor, Tensor]:  # one shorter than a frame among them
     return 0.3 * torch.randn(4, 3000), rows(3000, 3000, 800, 0, 5)
 
 
@@ -40,23 +50,37 @@ def tiny_resnet() -> nn.Module:
     torch.manual_seed(0)
     net = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], width_per_group=64)
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):                                # statistics unlike those of the batch
+        if isinstance(module, nn.BatchNorm2d):  # statistics unlike those of the batch
             module.running_mean.uniform_(-0.5, 0.5), module.running_var.uniform_(0.5, 2)
     return net
 
 
 def tiny_vit() -> nn.Module:
-    return models.VisionTransformer(image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32)
+    return models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32
+    )
 
 
 def tiny_wav2vec2(mode: str = "group_norm") -> nn.Module:
     torch.manual_seed(0)
     return torchaudio.models.wav2vec2_model(
-        extractor_mode=mode, extractor_conv_layer_config=[(8, 10, 5), (8, 3, 2), (8, 2, 2)], extractor_conv_bias=False,
+        extractor_mode=mode,
+        extractor_conv_layer_config=[(8, 10, 5), (8, 3, 2), (8, 2, 2)],
+        extractor_conv_bias=False,
         encoder_embed_dim=16,
-        encoder_projection_dropout=0.1, encoder_pos_conv_kernel=8, encoder_pos_conv_groups=2, encoder_num_layers=2, encoder_num_heads=2,
-        encoder_attention_dropout=0.1, encoder_ff_interm_features=32, encoder_ff_interm_dropout=0.1, encoder_dropout=0.1,
-        encoder_layer_norm_first=False, encoder_layer_drop=0.1, aux_num_out=5)
+        encoder_projection_dropout=0.1,
+        encoder_pos_conv_kernel=8,
+        encoder_pos_conv_groups=2,
+        encoder_num_layers=2,
+        encoder_num_heads=2,
+        encoder_attention_dropout=0.1,
+        encoder_ff_interm_features=32,
+        encoder_ff_interm_dropout=0.1,
+        encoder_dropout=0.1,
+        encoder_layer_norm_first=False,
+        encoder_layer_drop=0.1,
+        aux_num_out=5,
+    )
 
 
 class TimmLike(nn.Module):
@@ -65,8 +89,16 @@ class TimmLike(nn.Module):
 
     def __init__(self, kind: str):
         super().__init__()
-        self.kind, self.num_features, self.num_prefix_tokens = kind, 10, 2 if kind == "tokens" else 0
-        self.conv, self.prefix, self.norm = nn.Conv2d(3, 10, 8, stride=8), nn.Parameter(torch.randn(1, 2, 10)), nn.BatchNorm2d(10)
+        self.kind, self.num_features, self.num_prefix_tokens = (
+            kind,
+            10,
+            2 if kind == "tokens" else 0,
+        )
+        self.conv, self.prefix, self.norm = (
+            nn.Conv2d(3, 10, 8, stride=8),
+            nn.Parameter(torch.randn(1, 2, 10)),
+            nn.BatchNorm2d(10),
+        )
         self.norm.running_mean.uniform_(-1, 1)
         self.head = nn.Linear(10, 5)
         if kind == "tokens":
@@ -87,7 +119,9 @@ class TimmLike(nn.Module):
 
 
 class TextLike(nn.Module):
-    """What an AutoModel for text promises: ``main_input_name``, keywords, ``last_hidden_state``; NaN for a row with no word to look at."""
+    """What an AutoModel for text promises: ``main_input_name``, keywords, ``last_hidden_state``;
+    NaN for a row with no word to look at.
+    """
 
     main_input_name = "input_ids"
 
@@ -99,18 +133,24 @@ class TextLike(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         x = self.embed(input_ids)
         y, _ = self.attention(x, x, x, key_padding_mask=attention_mask == 0, need_weights=False)
-        y = y / (attention_mask.sum(dim=1) > 0)[:, None, None]                # as a softmax over nothing
+        y = y / (attention_mask.sum(dim=1) > 0)[:, None, None]  # as a softmax over nothing
         return SimpleNamespace(last_hidden_state=x + y, pooler_output=self.pooler(y[:, 0]))
 
 
 class PictureLike(nn.Module):
-    """What an AutoModel for images promises: class token first and a fixed size (ViT), or a map (ConvNeXt)."""
+    """What an AutoModel for images promises: class token first and a fixed size (ViT), or a map
+    (ConvNeXt).
+    """
 
     main_input_name = "pixel_values"
 
     def __init__(self, patches: bool):
         super().__init__()
-        self.patches, self.conv, self.token = patches, nn.Conv2d(3, 10, 8, stride=8), nn.Parameter(torch.randn(1, 1, 10))
+        self.patches, self.conv, self.token = (
+            patches,
+            nn.Conv2d(3, 10, 8, stride=8),
+            nn.Parameter(torch.randn(1, 1, 10)),
+        )
         self.config = SimpleNamespace(image_size=24, patch_size=8) if patches else SimpleNamespace()
 
     def forward(self, pixel_values: Tensor) -> SimpleNamespace:
@@ -121,12 +161,20 @@ class PictureLike(nn.Module):
         return SimpleNamespace(last_hidden_state=x)
 
 
-CASES = {                                                                     # encoder, batch, tokens of a full row
+CASES = {  # encoder, batch, tokens of a full row
     "resnet": (lambda **k: TorchvisionEncoder(D, tiny_resnet(), **k), photos, 1),
-    "squeezenet": (lambda **k: TorchvisionEncoder(D, models.squeezenet1_1(weights=None), **k), lambda: photos(64), 9),
+    "squeezenet": (
+        lambda **k: TorchvisionEncoder(D, models.squeezenet1_1(weights=None), **k),
+        lambda: photos(64),
+        9,
+    ),
     "vit": (lambda **k: TorchvisionEncoder(D, tiny_vit(), **k), lambda: photos(48), 16),
     "wav2vec2": (lambda **k: Wav2Vec2Encoder(D, tiny_wav2vec2(), **k), sounds, 149),
-    "wav2vec2-layer": (lambda **k: Wav2Vec2Encoder(D, tiny_wav2vec2("layer_norm"), **k), sounds, 149),
+    "wav2vec2-layer": (
+        lambda **k: Wav2Vec2Encoder(D, tiny_wav2vec2("layer_norm"), **k),
+        sounds,
+        149,
+    ),
     "timm-map": (lambda **k: TimmEncoder(D, TimmLike("map"), **k), photos, 16),
     "timm-last": (lambda **k: TimmEncoder(D, TimmLike("last"), **k), photos, 16),
     "timm-tokens": (lambda **k: TimmEncoder(D, TimmLike("tokens"), **k), photos, 9),
@@ -142,7 +190,7 @@ def build(name: str, frozen: bool = True) -> tuple[nn.Module, Tensor, Tensor]:
     make, batch, _ = CASES[name]
     encoder = make(frozen=frozen)
     with torch.no_grad():
-        for p in encoder.parameters():                                        # a bias of zero, as at the start, would hide mistakes
+        for p in encoder.parameters():  # a bias of zero, as at the start, would hide mistakes
             p.add_(0.05 * torch.randn_like(p))
     return encoder.train(), *batch()
 
@@ -169,7 +217,7 @@ def test_nothing_under_the_mask_no_padding_and_no_other_sample_matters(name):
     torch.testing.assert_close(dirty, clean)
     length = mask.sum(dim=1).clamp(min=1).tolist() if x.ndim == 2 else [x.shape[-1]] * 4
     for row in (0, 1, 2, 3):
-        alone = encoder(x[row:row + 1, ..., :length[row]], mask[row:row + 1, :length[row]])
+        alone = encoder(x[row : row + 1, ..., : length[row]], mask[row : row + 1, : length[row]])
         torch.testing.assert_close(alone.pooled[0], clean.pooled[row], rtol=1e-4, atol=1e-5)
     if x.ndim == 2:
         longer = encoder(F.pad(x, (0, 500), value=1), F.pad(mask, (0, 500)))
@@ -181,8 +229,14 @@ def test_frozen_nothing_but_the_projection_learns_and_training_mode_changes_noth
     encoder, x, mask = build(name)
     before = {n: v.clone() for n, v in encoder.trunk.state_dict().items()}
     encoder(x, mask).pooled.square().sum().backward()
-    assert {n for n, p in encoder.named_parameters() if p.requires_grad} == {"project.weight", "project.bias"}
-    assert all(p.grad is None for p in encoder.trunk.parameters()) and encoder.project.weight.grad.any()
+    assert {n for n, p in encoder.named_parameters() if p.requires_grad} == {
+        "project.weight",
+        "project.bias",
+    }
+    assert (
+        all(p.grad is None for p in encoder.trunk.parameters())
+        and encoder.project.weight.grad.any()
+    )
     assert encoder.training and not any(module.training for module in encoder.trunk.modules())
     assert all(torch.equal(v, before[n]) for n, v in encoder.trunk.state_dict().items())
     torch.testing.assert_close(encoder(x, mask), encoder.eval()(x, mask))
@@ -193,12 +247,18 @@ def test_thawed_every_parameter_that_is_read_learns_and_batch_norm_keeps_its_sta
     encoder, x, mask = build(name, frozen=False)
     statistics = {n: v.clone() for n, v in encoder.named_buffers() if "running" in n}
     if name.startswith("wav2vec2"):
-        encoder.eval()                                                        # in training it leaves out whole layers by chance
+        encoder.eval()  # in training it leaves out whole layers by chance
     features = encoder(x, mask)
     (features.pooled.square().sum() + features.tokens.sin().sum()).backward()
     missing = {n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None}
-    assert not missing and all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
-    unread = {n.removeprefix("trunk.net.").split(".")[0] for n, p in encoder.named_parameters() if not p.requires_grad}
+    assert not missing and all(
+        p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None
+    )
+    unread = {
+        n.removeprefix("trunk.net.").split(".")[0]
+        for n, p in encoder.named_parameters()
+        if not p.requires_grad
+    }
     assert unread <= {"fc", "classifier", "heads", "head", "aux", "pooler", "prefix", "token"}
     assert any(p.grad is not None and p.grad.any() for p in encoder.trunk.parameters())
     assert all(torch.equal(v, statistics[n]) for n, v in encoder.named_buffers() if n in statistics)
@@ -209,13 +269,17 @@ def test_wav2vec2_gives_each_clip_what_torchaudio_gives_it_alone(mode):
     x, mask = sounds()
     net = tiny_wav2vec2(mode).eval()
     net.aux = None
-    expected = [net(x[row:row + 1, :length])[0][0] for row, length in ((0, 3000), (1, 800))]
+    expected = [net(x[row : row + 1, :length])[0][0] for row, length in ((0, 3000), (1, 800))]
     ragged_by_torchaudio, _ = net(hide(x, mask, 0)[:2], mask[:2].sum(dim=1))
     grid, real = Wav2Vec2Encoder(D, net).trunk(hide(x, mask, 0), mask)
     for row in (0, 1):
         torch.testing.assert_close(grid[row][real[row]], expected[row], rtol=1e-4, atol=1e-5)
-    differs = not torch.allclose(ragged_by_torchaudio[1, :len(expected[1])], expected[1], atol=1e-3)
-    assert differs == (mode == "group_norm"), "why the norm is replaced: torchaudio's own depends on the padding"
+    differs = not torch.allclose(
+        ragged_by_torchaudio[1, : len(expected[1])], expected[1], atol=1e-3
+    )
+    assert differs == (mode == "group_norm"), (
+        "why the norm is replaced: torchaudio's own depends on the padding"
+    )
     assert real.sum(dim=1).tolist() == [len(expected[0]), len(expected[1]), 0, 1]
 
 
@@ -232,19 +296,26 @@ def test_pretrained_encoders_stay_finite_in_bfloat16(name):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = encoder(x, mask)
         features.pooled.square().sum().backward()
-    assert features.tokens.isfinite().all() and all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
+    assert features.tokens.isfinite().all() and all(
+        p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None
+    )
 
 
-@pytest.mark.parametrize("make,package,install", [
-    (lambda: TimmEncoder(D, "resnet18"), "timm", "timm"),
-    (lambda: TransformersEncoder(D, "bert-base-uncased"), "transformers", "transformers"),
-    (lambda: TorchvisionEncoder(D, "no_such_name"), "torchvision", "'mmlib[torchvision]'"),
-    (lambda: TorchvisionEncoder(D, nn.Linear(1, 1)), "torchvision", "'mmlib[torchvision]'"),
-    (lambda: ResNetEncoder(D, name="no_such_name"), "torchvision", "'mmlib[torchvision]'"),
-    (lambda: Wav2Vec2Encoder(D), "torchaudio", "'mmlib[wav2vec2]'")])
-def test_a_missing_package_is_named_with_the_line_that_installs_it(make, package, install,
-                                                                   monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)                           # as if it were not installed
+@pytest.mark.parametrize(
+    "make,package,install",
+    [
+        (lambda: TimmEncoder(D, "resnet18"), "timm", "timm"),
+        (lambda: TransformersEncoder(D, "bert-base-uncased"), "transformers", "transformers"),
+        (lambda: TorchvisionEncoder(D, "no_such_name"), "torchvision", "'mmlib[torchvision]'"),
+        (lambda: TorchvisionEncoder(D, nn.Linear(1, 1)), "torchvision", "'mmlib[torchvision]'"),
+        (lambda: ResNetEncoder(D, name="no_such_name"), "torchvision", "'mmlib[torchvision]'"),
+        (lambda: Wav2Vec2Encoder(D), "torchaudio", "'mmlib[wav2vec2]'"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_line_that_installs_it(
+    make, package, install, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     message = f"needs the package {package}, which is not installed: pip install {install}"
     with pytest.raises(ImportError, match=re.escape(message)):
         make()
@@ -256,8 +327,14 @@ def test_a_network_that_is_not_read_is_named():
 
 
 def test_a_name_alone_downloads_nothing_and_a_frozen_random_network_is_warned_of(monkeypatch):
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *a, **k: pytest.fail("downloads"))
-    with pytest.warns(UserWarning, match="resnet18 is frozen with random numbers and can learn nothing: pass weights='DEFAULT'"):
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda *a, **k: pytest.fail("downloads")
+    )
+    with pytest.warns(
+        UserWarning,
+        match="resnet18 is frozen with random numbers and can learn nothing: pass "
+        "weights='DEFAULT'",
+    ):
         TorchvisionEncoder(D, "resnet18")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -304,8 +381,8 @@ def test_a_new_encoder_is_in_training_mode_as_every_new_module_and_a_frozen_netw
             encoder.train(not mode)
 
 
-BATCH = ([0.6, 0.3, 0.4], [0.15, 0.3, 0.2])                            # mean and std of the batches
-OWN = ([0.48, 0.46, 0.41], [1 / 255, 0.22, 0.5])                              # those of the network
+BATCH = ([0.6, 0.3, 0.4], [0.15, 0.3, 0.2])  # mean and std of the batches
+OWN = ([0.48, 0.46, 0.41], [1 / 255, 0.22, 0.5])  # those of the network
 
 
 class TimmWithStatistics(TimmLike):
@@ -334,7 +411,7 @@ def test_the_network_sees_exactly_what_its_own_preprocessing_would_give(name):
     seen = []
     encoder.trunk.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     features = encoder(batch, mask)
-    own = (pixels - channels(OWN[0])) / channels(OWN[1])               # the network's preprocessing
+    own = (pixels - channels(OWN[0])) / channels(OWN[1])  # the network's preprocessing
     torch.testing.assert_close(seen[0][:2], own[:2], rtol=1e-5, atol=1e-5)
     grid, summary = encoder.trunk(own[:2])
     pooled = encoder.project(grid.mean(dim=1) if summary is None else summary)
@@ -360,8 +437,9 @@ def test_renormalising_adds_nothing_to_a_checkpoint():
     assert plain.state_dict().keys() == exact.state_dict().keys()
 
 
-@pytest.mark.parametrize("weights", [None, "DEFAULT", "ResNet18_Weights.IMAGENET1K_V1",
-                                     models.ResNet18_Weights.DEFAULT])
+@pytest.mark.parametrize(
+    "weights", [None, "DEFAULT", "ResNet18_Weights.IMAGENET1K_V1", models.ResNet18_Weights.DEFAULT]
+)
 def test_a_named_network_of_torchvision_expects_the_same_with_and_without_its_weights(weights):
     """A model is built again without a download, then its checkpoint brings the weights."""
     preset = models.ResNet18_Weights.DEFAULT.transforms()
@@ -395,13 +473,23 @@ def test_what_is_not_known_is_said_and_the_images_stay_as_they_are():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         NORMALISED["timm"](mean=BATCH[0], std=BATCH[1])
-        TorchvisionEncoder(D, "resnet18", frozen=False)        # not trained yet
+        TorchvisionEncoder(D, "resnet18", frozen=False)  # not trained yet
 
 
-@pytest.mark.parametrize("options,message", [
-    ({"mean": [0.5] * 3}, "mean and std of the batches belong together: give both or neither"),
-    ({"mean": [0.5] * 3, "std": [0.2]}, r"std is \[0.2\], expected 3 numbers as in mean, one per"),
-    ({"mean": [0.5] * 3, "std": [0.2, 0, 1]}, r"std is \[0.2, 0, 1\], expected numbers above 0")])
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"mean": [0.5] * 3}, "mean and std of the batches belong together: give both or neither"),
+        (
+            {"mean": [0.5] * 3, "std": [0.2]},
+            r"std is \[0.2\], expected 3 numbers as in mean, one per",
+        ),
+        (
+            {"mean": [0.5] * 3, "std": [0.2, 0, 1]},
+            r"std is \[0.2, 0, 1\], expected numbers above 0",
+        ),
+    ],
+)
 def test_wrong_statistics_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         TorchvisionEncoder(D, tiny_resnet(), expects=OWN, **options)

@@ -4,6 +4,7 @@ Judged by each library's own forward, over every family that the encoders promis
 small, with random numbers; nothing is downloaded. Without timm or transformers, their tests are
 skipped.
 """
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -77,12 +78,23 @@ TORCHVISION = {  # network, its classifier
     "EfficientNetV2": (lambda: models.efficientnet_v2_s(), "classifier"),
     "MobileNetV2": (lambda: models.mobilenet_v2(), "classifier"),
     "MobileNetV3": (lambda: models.mobilenet_v3_small(), "classifier"),
-    "ConvNeXt": (lambda: models.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 2)]),
-                 "classifier.2"),
+    "ConvNeXt": (
+        lambda: models.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 2)]),
+        "classifier.2",
+    ),
     "Swin": (lambda: models.SwinTransformer([4, 4], 8, [1, 2], [1, 2], [2, 2]), "head"),
-    "SwinV2": (lambda: models.SwinTransformer([4, 4], 8, [1, 2], [1, 2], [4, 4],
-               block=models.swin_transformer.SwinTransformerBlockV2,
-               downsample_layer=models.swin_transformer.PatchMergingV2), "head"),
+    "SwinV2": (
+        lambda: models.SwinTransformer(
+            [4, 4],
+            8,
+            [1, 2],
+            [1, 2],
+            [4, 4],
+            block=models.swin_transformer.SwinTransformerBlockV2,
+            downsample_layer=models.swin_transformer.PatchMergingV2,
+        ),
+        "head",
+    ),
     "VisionTransformer": (lambda: models.VisionTransformer(64, 16, 2, 2, 16, 32), "heads"),
     "VGG": (tiny_vgg, "classifier"),
     "AlexNet": (lambda: models.alexnet(), "classifier"),
@@ -113,11 +125,15 @@ WINDOWS = {"img_size": 64, "window_size": 4, "embed_dim": 16, "depths": (1, 1), 
 TIMM = {  # name, options
     "ViT": ("vit_tiny_patch16_224", VIT),
     "ViT, registers": ("vit_tiny_patch16_224", VIT | {"reg_tokens": 4}),
-    "ViT, registers, no class token": ("vit_tiny_patch16_224",
-                                      VIT | NO_CLASS | {"reg_tokens": 4, "global_pool": "avg"}),
+    "ViT, registers, no class token": (
+        "vit_tiny_patch16_224",
+        VIT | NO_CLASS | {"reg_tokens": 4, "global_pool": "avg"},
+    ),
     "ViT, average": ("vit_tiny_patch16_224", VIT | {"global_pool": "avg"}),
-    "ViT, average, no class token": ("vit_tiny_patch16_224",
-                                    VIT | NO_CLASS | {"global_pool": "avg", "fc_norm": False}),
+    "ViT, average, no class token": (
+        "vit_tiny_patch16_224",
+        VIT | NO_CLASS | {"global_pool": "avg", "fc_norm": False},
+    ),
     "ViT, attention pooling": ("vit_tiny_patch16_224", VIT | NO_CLASS | {"global_pool": "map"}),
     "DeiT": ("deit_tiny_patch16_224", VIT),
     "DeiT3": ("deit3_small_patch16_224", VIT),
@@ -165,7 +181,7 @@ def timm_network(family: str) -> tuple[nn.Module, Tensor]:
 def test_timm_pooled_is_what_the_network_s_own_classifier_sees(family):
     net, x = timm_network(family)
     classifier = net.get_classifier()
-    classifier = classifier[0] if isinstance(classifier, tuple) else classifier   # two see the same
+    classifier = classifier[0] if isinstance(classifier, tuple) else classifier  # two see the same
     expected = what_enters(classifier, net, x).flatten(1)
     same(summary_of(TimmEncoder(D, net), x)[1], expected)
 
@@ -177,8 +193,9 @@ def test_timm_tokens_are_the_network_s_own_map_in_reading_order(family):
     with torch.no_grad():
         own = net.forward_features(x)  # (B, C, H, W)
         if own.ndim == 3 or getattr(net, "output_fmt", "NCHW") == "NHWC":
-            own, = net.forward_intermediates(x, indices=1, norm=family != "Hiera",
-                                             output_fmt="NCHW", intermediates_only=True)
+            (own,) = net.forward_intermediates(
+                x, indices=1, norm=family != "Hiera", output_fmt="NCHW", intermediates_only=True
+            )
     same(grid, own.flatten(2).transpose(1, 2))
 
 
@@ -187,7 +204,7 @@ def test_timm_of_one_size_gets_images_of_that_size():
     larger = torch.randn(2, 3, 50, 70)
     fitting = F.interpolate(larger, x.shape[2:], mode="bilinear", antialias=True)
     encoder, mask = TimmEncoder(D, net), torch.ones(2, 70, dtype=torch.bool)
-    torch.testing.assert_close(encoder(larger, mask), encoder(fitting, mask[:, :x.shape[3]]))
+    torch.testing.assert_close(encoder(larger, mask), encoder(fitting, mask[:, : x.shape[3]]))
 
 
 @pytest.mark.parametrize("name", ["crossvit_tiny_240", "pit_ti_224"])
@@ -207,18 +224,35 @@ def test_timm_statistics_are_those_of_the_network_s_own_configuration():
 
 
 def transformers_configs(t) -> dict[str, object]:
-    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "intermediate_size": 32, "image_size": 32, "patch_size": 8}
-    windows = {"image_size": 64, "patch_size": 4, "embed_dim": 8, "depths": [1, 2],
-               "num_heads": [2, 2], "window_size": 4}
+    small = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    windows = {
+        "image_size": 64,
+        "patch_size": 4,
+        "embed_dim": 8,
+        "depths": [1, 2],
+        "num_heads": [2, 2],
+        "window_size": 4,
+    }
     stages = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
     return {
-        "ViT": t.ViTConfig(**small), "DeiT": t.DeiTConfig(**small), "BEiT": t.BeitConfig(**small),
-        "ViTMSN": t.ViTMSNConfig(**small), "DINOv2": t.Dinov2Config(**small),
+        "ViT": t.ViTConfig(**small),
+        "DeiT": t.DeiTConfig(**small),
+        "BEiT": t.BeitConfig(**small),
+        "ViTMSN": t.ViTMSNConfig(**small),
+        "DINOv2": t.Dinov2Config(**small),
         "DINOv2, registers": t.Dinov2WithRegistersConfig(**small, num_register_tokens=4),
         "DINOv3": t.DINOv3ViTConfig(**small, num_register_tokens=4),
-        "CLIP": t.CLIPVisionConfig(**small), "SigLIP": t.SiglipVisionConfig(**small),
-        "Swin": t.SwinConfig(**windows), "SwinV2": t.Swinv2Config(**windows),
+        "CLIP": t.CLIPVisionConfig(**small),
+        "SigLIP": t.SiglipVisionConfig(**small),
+        "Swin": t.SwinConfig(**windows),
+        "SwinV2": t.Swinv2Config(**windows),
         "ConvNeXt": t.ConvNextConfig(**stages, image_size=64),
         "ConvNeXtV2": t.ConvNextV2Config(**stages, image_size=64),
         "ResNet": t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]),
@@ -227,10 +261,27 @@ def transformers_configs(t) -> dict[str, object]:
     }
 
 
-PREFIX = {"ViT": 1, "DeiT": 2, "BEiT": 1, "ViTMSN": 1, "DINOv2": 1,
-          "DINOv2, registers": 5, "DINOv3": 5, "CLIP": 1}
-FAMILIES = [*PREFIX, "SigLIP", "Swin", "SwinV2", "ConvNeXt", "ConvNeXtV2", "ResNet", "RegNet",
-            "MobileNetV2"]
+PREFIX = {
+    "ViT": 1,
+    "DeiT": 2,
+    "BEiT": 1,
+    "ViTMSN": 1,
+    "DINOv2": 1,
+    "DINOv2, registers": 5,
+    "DINOv3": 5,
+    "CLIP": 1,
+}
+FAMILIES = [
+    *PREFIX,
+    "SigLIP",
+    "Swin",
+    "SwinV2",
+    "ConvNeXt",
+    "ConvNeXtV2",
+    "ResNet",
+    "RegNet",
+    "MobileNetV2",
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -247,7 +298,7 @@ def test_transformers_tokens_are_last_hidden_state_and_pooled_is_what_its_classi
     tokens = own.last_hidden_state
     if tokens.ndim == 4:
         tokens = tokens.flatten(2).transpose(1, 2)  # (B, H' * W', C)
-    same(grid, tokens[:, PREFIX.get(family, 0):])
+    same(grid, tokens[:, PREFIX.get(family, 0) :])
     if family in ("DINOv2, registers", "DINOv3", "CLIP", "SigLIP", "DeiT"):  # no classifier, or 2
         expected = tokens[:, 0] if family == "DeiT" else own.pooler_output
     else:
@@ -263,15 +314,20 @@ def test_transformers_tokens_are_last_hidden_state_and_pooled_is_what_its_classi
 def test_transformers_text_tokens_are_last_hidden_state_and_pooled_is_their_mean():
     t = pytest.importorskip("transformers", reason="optional: pip install transformers")
     torch.manual_seed(0)
-    config = t.BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                          intermediate_size=32)
+    config = t.BertConfig(
+        vocab_size=20,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
     net = t.BertModel(config).eval()
     x = torch.randint(1, 20, (4, 7))
     mask = torch.arange(7) < torch.tensor([7, 4, 0, 1])[:, None]
     encoder = TransformersEncoder(D, net)
     features = encoder(x, mask)
     for row, length in ((0, 7), (1, 4), (3, 1)):  # each alone, without padding
-        own = encoder.project(net(input_ids=x[row:row + 1, :length]).last_hidden_state[0])
+        own = encoder.project(net(input_ids=x[row : row + 1, :length]).last_hidden_state[0])
         torch.testing.assert_close(features.tokens[row, :length], own, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(features.pooled[row], own.mean(dim=0), rtol=1e-4, atol=1e-5)
 
@@ -282,8 +338,10 @@ def test_transformers_statistics_are_those_of_the_saved_image_processor(tmp_path
     t.AutoModel.from_config(transformers_configs(t)["ViT"]).save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="Not known: mean and std of the network's training"):
         TransformersEncoder(D, str(tmp_path), mean=mean, std=std)
-    for options, own in (({"image_mean": [0.1, 0.2, 0.3]}, ([0.1, 0.2, 0.3], [0.5] * 3)),
-                         ({"do_normalize": False}, ([0.0] * 3, [1.0] * 3))):
+    for options, own in (
+        ({"image_mean": [0.1, 0.2, 0.3]}, ([0.1, 0.2, 0.3], [0.5] * 3)),
+        ({"do_normalize": False}, ([0.0] * 3, [1.0] * 3)),
+    ):
         t.ViTImageProcessor(**options).save_pretrained(tmp_path)
         encoder = TransformersEncoder(D, str(tmp_path), mean=mean, std=std)
         exact = Renormalise(mean, std, own)
@@ -293,7 +351,13 @@ def test_transformers_statistics_are_those_of_the_saved_image_processor(tmp_path
 
 def test_transformers_with_tokens_that_are_no_patches_are_refused_by_name():
     t = pytest.importorskip("transformers", reason="optional: pip install transformers")
-    config = t.YolosConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                           intermediate_size=32, image_size=[32, 32], patch_size=8)
+    config = t.YolosConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=[32, 32],
+        patch_size=8,
+    )
     with pytest.raises(ValueError, match="YolosModel is not read .* 101 of its tokens are not"):
         TransformersEncoder(D, t.YolosModel(config))

@@ -1,4 +1,7 @@
-"""What goes wrong with disk, memory, network and data: it is said, what was saved stays, and there is a way on."""
+"""What goes wrong with disk, memory, network and data: it is said, what was saved stays, and
+there is a way on.
+"""
+
 import csv
 import errno
 import os
@@ -14,17 +17,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.train.test_checkpoint import Bomb, rows_of
-from tests.train.test_loop import CPU, Tiny, cut, sample_batch, without_seconds
 from torch import nn
 
 from mmlib import Recipe, classify, load, recipes
-from mmlib.train import checkpoint
 from mmlib.cli.main import main
 from mmlib.core import Batch, Output
+from mmlib.train import checkpoint
 from mmlib.train.evaluate import evaluate
 from mmlib.train.loop import fit
 from mmlib.worlds import pets
+from tests.train.test_checkpoint import Bomb, rows_of
+from tests.train.test_loop import CPU, Tiny, cut, sample_batch, without_seconds
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="a fault of POSIX systems")
 QUICK = replace(CPU, epochs=4, checkpoint_every=1)
@@ -41,10 +44,14 @@ def same_state(a: dict, b: dict) -> bool:
 
 # ---- the disk
 
+
 @contextmanager
 def files_of_at_most(size: int):
-    """The system refuses to let a file grow further, as a full disk would, and with the same kind of error."""
+    """The system refuses to let a file grow further, as a full disk would, and with the same
+    kind of error.
+    """
     import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -59,7 +66,12 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_stays(tmp_path, size):
     checkpoint.save(tmp_path, {"step": 1, "model": {"w": torch.ones(10)}})
     checkpoint.save(tmp_path, {"step": 2, "model": {"w": torch.ones(20)}})
     before = names(tmp_path)
-    with files_of_at_most(size), pytest.raises(OSError, match=r"checkpoint\.pt cannot be written \(File too large\): make room") as caught:
+    with (
+        files_of_at_most(size),
+        pytest.raises(
+            OSError, match=r"checkpoint\.pt cannot be written \(File too large\): make room"
+        ) as caught,
+    ):
         checkpoint.save(tmp_path, {"step": 3, "model": {"w": torch.randn(100_000)}})
     assert caught.value.errno == errno.EFBIG
     assert names(tmp_path) == before and checkpoint.load(tmp_path)["step"] == 2
@@ -70,16 +82,24 @@ def test_a_run_stopped_by_a_full_disk_goes_on_when_there_is_room(tmp_path):
     data, calls = (cut(sample_batch(12), 4), [sample_batch(8)], QUICK), []
     straight, model = fit(Tiny(), *data, {"score": lambda *_: 0.0}), Tiny()
     with ExitStack() as full:
+
         def disk_fills(*_) -> float:
             calls.append(0)
             if len(calls) == 2:
                 full.enter_context(files_of_at_most(3000))
             return 0.0
+
         with pytest.raises(OSError, match=r"checkpoint\.pt cannot be written"):
             fit(model, *data, {"score": disk_fills}, tmp_path)
-    assert checkpoint.load(tmp_path)["step"] == 5 and names(tmp_path) == {checkpoint.NAME, checkpoint.PREVIOUS, checkpoint.HISTORY}
+    assert checkpoint.load(tmp_path)["step"] == 5 and names(tmp_path) == {
+        checkpoint.NAME,
+        checkpoint.PREVIOUS,
+        checkpoint.HISTORY,
+    }
     assert not model.training
-    assert without_seconds(fit(Tiny(), *data, {"score": lambda *_: 0.0}, tmp_path, resume=True)) == without_seconds(straight)
+    assert without_seconds(
+        fit(Tiny(), *data, {"score": lambda *_: 0.0}, tmp_path, resume=True)
+    ) == without_seconds(straight)
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp_path):
@@ -87,30 +107,54 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp
     model = Tiny()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(OSError, match="a run cannot be written into .*file.*give another folder"):
+        with pytest.raises(
+            OSError, match="a run cannot be written into .*file.*give another folder"
+        ):
             fit(model, [sample_batch(8)], config=CPU, out=out)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-MOUNTS = {"full": "mount -t tmpfs -o size={size} tmpfs {out}",
-          "read-only": "mount --bind {out} {out} && mount -o remount,ro,bind {out}"}
+MOUNTS = {
+    "full": "mount -t tmpfs -o size={size} tmpfs {out}",
+    "read-only": "mount --bind {out} {out} && mount -o remount,ro,bind {out}",
+}
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
-                    reason="needs a Linux that lets us mount")
+@pytest.mark.skipif(
+    not shutil.which("unshare")
+    or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="needs a Linux that lets us mount",
+)
 @pytest.mark.parametrize("kind", MOUNTS)
 def test_the_command_line_on_a_disk_that_is_really_full_or_read_only(tmp_path, kind):
     pets.write(pets.draw(24), tmp_path)
-    train = f"{sys.executable} -m mmlib train {tmp_path}/manifest.csv --epochs 3 --device cpu --use text --out "
+    train = (
+        f"{sys.executable} -m mmlib train {tmp_path}/manifest.csv --epochs 3 --device cpu "
+        "--use text --out "
+    )
     subprocess.run(train + str(tmp_path / "whole"), shell=True, check=True, capture_output=True)
     out, size = tmp_path / "out", (tmp_path / "whole" / checkpoint.NAME).stat().st_size
     out.mkdir()
-    mount = MOUNTS[kind].format(out=out, size=size * 5 // 2)       # room for two, not for a third while the two before it stay
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", f"{mount} && {train}{out}; echo code $?; ls -A {out}; cp {out}/*.pt {tmp_path}"],
-                          text=True, capture_output=True)
+    mount = MOUNTS[kind].format(
+        out=out, size=size * 5 // 2
+    )  # room for two, not for a third while the two before it stay
+    done = subprocess.run(
+        [
+            "unshare",
+            "-rm",
+            "sh",
+            "-c",
+            f"{mount} && {train}{out}; echo code $?; ls -A {out}; cp {out}/*.pt {tmp_path}",
+        ],
+        text=True,
+        capture_output=True,
+    )
     reason = "No space left" if kind == "full" else "Read-only file system"
-    assert "code 1" in done.stdout and f"mmlib: [Errno {errno.ENOSPC if kind == 'full' else errno.EROFS}]" in done.stderr
+    assert (
+        "code 1" in done.stdout
+        and f"mmlib: [Errno {errno.ENOSPC if kind == 'full' else errno.EROFS}]" in done.stderr
+    )
     assert reason in done.stderr and "Traceback" not in done.stderr and ".tmp" not in done.stdout
     if kind == "full":
         assert checkpoint.load(tmp_path)["epoch"] == 2
@@ -123,11 +167,20 @@ def test_at_no_moment_is_there_no_complete_checkpoint(tmp_path, monkeypatch):
             done = real(*arguments, **named)
             steps.append(checkpoint.load(tmp_path)["step"])
             return done
+
         return call
+
     steps: list[int] = []
     for step in range(3):
         checkpoint.save(tmp_path, {"step": step})
-    for place, name in ((os, "link"), (os, "replace"), (os, "fsync"), (Path, "unlink"), (os, "unlink"), (shutil, "copyfile")):
+    for place, name in (
+        (os, "link"),
+        (os, "replace"),
+        (os, "fsync"),
+        (Path, "unlink"),
+        (os, "unlink"),
+        (shutil, "copyfile"),
+    ):
         monkeypatch.setattr(place, name, watched(getattr(place, name)))
     checkpoint.save(tmp_path, {"step": 3})
     assert steps == sorted(steps) and set(steps) == {2, 3}
@@ -137,24 +190,36 @@ def test_at_no_moment_is_there_no_complete_checkpoint(tmp_path, monkeypatch):
 def test_a_disk_without_hard_links_keeps_the_one_before_too(tmp_path, monkeypatch):
     def no_links(*_):
         raise OSError(errno.EPERM, "Operation not permitted")
+
     monkeypatch.setattr(os, "link", no_links)
     for step in range(3):
         checkpoint.save(tmp_path, {"step": step})
     assert names(tmp_path) == {checkpoint.NAME, checkpoint.PREVIOUS}
-    assert checkpoint.load(tmp_path)["step"] == 2 and checkpoint._read(tmp_path / checkpoint.PREVIOUS)["step"] == 1
+    assert (
+        checkpoint.load(tmp_path)["step"] == 2
+        and checkpoint._read(tmp_path / checkpoint.PREVIOUS)["step"] == 1
+    )
 
 
 # ---- the checkpoint
 
+
 def test_no_damage_to_a_checkpoint_goes_unnoticed(tmp_path):
     """Cut off at any place, or any byte changed: an error, or exactly what was saved."""
-    saved = {"step": 5, "model": {"w": torch.randn(50), "n": torch.arange(5)}, "history": [{"epoch": 1, "seconds": 2.5}], "words": ["cat", "狗"]}
+    saved = {
+        "step": 5,
+        "model": {"w": torch.randn(50), "n": torch.arange(5)},
+        "history": [{"epoch": 1, "seconds": 2.5}],
+        "words": ["cat", "狗"],
+    }
     checkpoint.save(tmp_path, saved)
     path = tmp_path / checkpoint.NAME
     whole, same, noticed = path.read_bytes(), 0, 0
     saved = checkpoint.load(tmp_path)
     broken = [whole[:length] for length in range(0, len(whole), 17)]
-    broken += [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1:] for i in range(0, len(whole), 5)]
+    broken += [
+        whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(0, len(whole), 5)
+    ]
     for content in broken:
         path.write_bytes(content)
         try:
@@ -168,26 +233,55 @@ def test_no_damage_to_a_checkpoint_goes_unnoticed(tmp_path):
     assert noticed > len(broken) / 2 and same < len(broken) / 2
 
 
-DAMAGE = {"empty": b"", "text": b"hello", "cut": -40, "code": {"format": 1, "model": Bomb()}, "another program's": {"state_dict": {}},
-          "another format": {"format": 99}, "gone": None}
+DAMAGE = {
+    "empty": b"",
+    "text": b"hello",
+    "cut": -40,
+    "code": {"format": 1, "model": Bomb()},
+    "another program's": {"state_dict": {}},
+    "another format": {"format": 99},
+    "gone": None,
+}
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_of_a_bad_checkpoint_the_one_before_is_offered_and_goes_on_as_if_never_stopped(tmp_path, kind):
+def test_of_a_bad_checkpoint_the_one_before_is_offered_and_goes_on_as_if_never_stopped(
+    tmp_path, kind
+):
     def train(resume: bool) -> list[dict]:
-        return without_seconds(fit(Tiny(dropout=0.3), cut(sample_batch(12), 4), [sample_batch(8)], QUICK, out=tmp_path, resume=resume))
+        return without_seconds(
+            fit(
+                Tiny(dropout=0.3),
+                cut(sample_batch(12), 4),
+                [sample_batch(8)],
+                QUICK,
+                out=tmp_path,
+                resume=resume,
+            )
+        )
+
     straight = train(False)
-    path, previous, damage = tmp_path / checkpoint.NAME, tmp_path / checkpoint.PREVIOUS, DAMAGE[kind]
+    path, previous, damage = (
+        tmp_path / checkpoint.NAME,
+        tmp_path / checkpoint.PREVIOUS,
+        DAMAGE[kind],
+    )
     whole = path.read_bytes()
     if isinstance(damage, dict):
         torch.save(damage, path)
     else:
-        path.unlink() if damage is None else path.write_bytes(whole[:damage] if isinstance(damage, int) else damage)
+        path.unlink() if damage is None else path.write_bytes(
+            whole[:damage] if isinstance(damage, int) else damage
+        )
     step = checkpoint._read(previous)["step"]
     for use in (lambda: checkpoint.load(tmp_path), lambda: train(True)):
-        with pytest.raises(ValueError, match=rf"whole \(step {step}\): to go on from there, rename checkpoint.previous.pt to checkpoint.pt$"):
+        with pytest.raises(
+            ValueError,
+            match=rf"whole \(step {step}\): to go on from there, rename checkpoint.previous.pt to "
+            r"checkpoint.pt$",
+        ):
             use()
-    previous.replace(path)                                                       # as the message says
+    previous.replace(path)  # as the message says
     assert 0 < step < straight[-1]["step"] and train(True) == straight == rows_of(tmp_path)
 
 
@@ -196,7 +290,9 @@ def test_two_bad_checkpoints_are_both_named_and_a_single_one_offers_nothing(tmp_
     with pytest.raises(ValueError, match="take a copy of it, or train again$"):
         checkpoint.load(tmp_path)
     (tmp_path / checkpoint.PREVIOUS).write_bytes(b"bad too")
-    with pytest.raises(ValueError, match="nor can the one before it, .*checkpoint.previous.pt: train again$"):
+    with pytest.raises(
+        ValueError, match="nor can the one before it, .*checkpoint.previous.pt: train again$"
+    ):
         checkpoint.load(tmp_path)
     checkpoint.clear(tmp_path)
     assert not names(tmp_path)
@@ -207,8 +303,22 @@ def run_state(folder: Path) -> dict:
     return checkpoint.load(folder)
 
 
-BAD = {"best": [1], "optimizer": {}, "history": 5, "random": [], "model": {"w": 5}, "epoch": -1, "batch": "x", "config": None, "step": 0.5,
-       "loss": float("nan"), "best_value": "high", "extra": [torch.ones(2)], "processes": True, "seconds": None}
+BAD = {
+    "best": [1],
+    "optimizer": {},
+    "history": 5,
+    "random": [],
+    "model": {"w": 5},
+    "epoch": -1,
+    "batch": "x",
+    "config": None,
+    "step": 0.5,
+    "loss": float("nan"),
+    "best_value": "high",
+    "extra": [torch.ones(2)],
+    "processes": True,
+    "seconds": None,
+}
 
 
 @pytest.mark.parametrize("key", BAD)
@@ -216,20 +326,49 @@ BAD = {"best": [1], "optimizer": {}, "history": 5, "random": [], "model": {"w": 
 def test_content_that_no_run_writes_is_named_by_its_key(tmp_path, key, gone):
     state = run_state(tmp_path)
     assert key in state
-    checkpoint.save(tmp_path, {k: v for k, v in state.items() if k != key} if gone else state | {key: BAD[key]})
+    checkpoint.save(
+        tmp_path, {k: v for k, v in state.items() if k != key} if gone else state | {key: BAD[key]}
+    )
     (tmp_path / checkpoint.PREVIOUS).unlink()
-    with pytest.raises(ValueError, match=rf"{'it has no .' if gone else ''}{key}|states of torch's generators"):
-        fit(Tiny(), [sample_batch(8)], [sample_batch(8)], CPU, out=tmp_path, resume=True, extra={"words": ["cat"]})
+    with pytest.raises(
+        ValueError, match=rf"{'it has no .' if gone else ''}{key}|states of torch's generators"
+    ):
+        fit(
+            Tiny(),
+            [sample_batch(8)],
+            [sample_batch(8)],
+            CPU,
+            out=tmp_path,
+            resume=True,
+            extra={"words": ["cat"]},
+        )
 
 
-@pytest.mark.parametrize("change, reason", [({"betas": (0.9,)}, "another optimizer"), ({"amsgrad": True}, "another optimizer"),
-                                            ({"params": [0]}, "another optimizer"), ({"lr": 0.7}, "")])
-def test_an_optimizer_of_another_kind_is_refused_and_only_its_rate_may_differ(tmp_path, change, reason):
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"betas": (0.9,)}, "another optimizer"),
+        ({"amsgrad": True}, "another optimizer"),
+        ({"params": [0]}, "another optimizer"),
+        ({"lr": 0.7}, ""),
+    ],
+)
+def test_an_optimizer_of_another_kind_is_refused_and_only_its_rate_may_differ(
+    tmp_path, change, reason
+):
     state = run_state(tmp_path)
     state["optimizer"]["param_groups"][0] |= change
     checkpoint.save(tmp_path, state)
     try:
-        fit(Tiny(), [sample_batch(8)], [sample_batch(8)], CPU, out=tmp_path, resume=True, extra={"words": ["cat"]})
+        fit(
+            Tiny(),
+            [sample_batch(8)],
+            [sample_batch(8)],
+            CPU,
+            out=tmp_path,
+            resume=True,
+            extra={"words": ["cat"]},
+        )
     except ValueError as error:
         assert reason and reason in str(error)
     else:
@@ -257,22 +396,30 @@ def test_infinity_in_a_buffer_of_a_model_of_ones_own_is_its_own_affair(tmp_path)
 
 def test_a_folder_that_fit_wrote_says_what_to_do_with_it(tmp_path, capsys):
     fit(model := Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
-    with pytest.raises(ValueError, match=r"was written by fit\(\.\.\., out=\).*Build the model.*set_weights"):
+    with pytest.raises(
+        ValueError, match=r"was written by fit\(\.\.\., out=\).*Build the model.*set_weights"
+    ):
         load(tmp_path)
-    assert main(["predict", str(tmp_path), "--text", "a"]) == 1 and "Traceback" not in capsys.readouterr().err
+    assert (
+        main(["predict", str(tmp_path), "--text", "a"]) == 1
+        and "Traceback" not in capsys.readouterr().err
+    )
     other = Tiny()
-    checkpoint.set_weights(other, checkpoint.load(tmp_path)["best"])            # as it says
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+    checkpoint.set_weights(other, checkpoint.load(tmp_path)["best"])  # as it says
+    assert all(
+        torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items()
+    )
 
 
 # ---- whose files
+
 
 @POSIX
 @pytest.mark.parametrize("umask", [0o077, 0o022, 0o002])
 def test_who_may_read_a_file_is_for_the_umask_to_say(tmp_path, umask):
     before = os.umask(umask)
     try:
-        for _ in range(2):                                                          # new, and replaced
+        for _ in range(2):  # new, and replaced
             fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
     finally:
         os.umask(before)
@@ -284,7 +431,9 @@ def test_fit_overwrites_no_history_that_is_of_no_run_and_leaves_other_files_alon
     (tmp_path / "notes.txt").write_text("mine")
     fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path / "a")
     (tmp_path / checkpoint.HISTORY).write_text("mine")
-    with pytest.raises(ValueError, match=r"history\.jsonl is there, and no checkpoint.* would be overwritten"):
+    with pytest.raises(
+        ValueError, match=r"history\.jsonl is there, and no checkpoint.* would be overwritten"
+    ):
         fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
     assert (tmp_path / checkpoint.HISTORY).read_text() == "mine"
     (tmp_path / checkpoint.HISTORY).unlink()
@@ -293,8 +442,12 @@ def test_fit_overwrites_no_history_that_is_of_no_run_and_leaves_other_files_alon
 
 
 @POSIX
-def test_a_run_that_begins_while_another_reads_its_files_is_refused_and_destroys_nothing(tmp_path, interrupted, monkeypatch):
-    """The first has looked at the folder, and reads; a second that is quicker must not be overwritten when the first comes to train."""
+def test_a_run_that_begins_while_another_reads_its_files_is_refused_and_destroys_nothing(
+    tmp_path, interrupted, monkeypatch
+):
+    """The first has looked at the folder, and reads; a second that is quicker must not be
+    overwritten when the first comes to train.
+    """
     real, refused = recipes.load_data, []
 
     def reading(*arguments, **named):
@@ -303,10 +456,12 @@ def test_a_run_that_begins_while_another_reads_its_files_is_refused_and_destroys
                 fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path / "run")
             except ValueError as error:
                 refused.append(str(error))
+
         thread = threading.Thread(target=quicker)
         thread.start()
         thread.join()
         return real(*arguments, **named)
+
     monkeypatch.setattr(recipes, "load_data", reading)
     recipe = replace(interrupted, out=tmp_path / "run")
     classify(recipe)
@@ -317,6 +472,7 @@ def test_a_run_that_begins_while_another_reads_its_files_is_refused_and_destroys
 
 
 # ---- memory
+
 
 class Greedy(nn.Module):
     """Asks for more memory than any machine has, when ``at`` says so."""
@@ -346,8 +502,12 @@ def test_out_of_memory_names_the_batch_and_what_to_try(at, device):
     size = 8 if at == "training" else 7
     assert f"batch of {size} samples (image ({size}, 3, 4, 5), text ({size}, 6))" in text
     advice = ("accumulate", "bf16", "--batch-size") if at == "training" else ("device='cpu'",)
-    assert all(words in text for words in ("batch_size", "memory=False", *advice)) and "\n" not in text
-    assert not model.training and model.made() is None, "the error keeps the tensors of the forward pass"
+    assert (
+        all(words in text for words in ("batch_size", "memory=False", *advice)) and "\n" not in text
+    )
+    assert not model.training and model.made() is None, (
+        "the error keeps the tensors of the forward pass"
+    )
 
 
 def test_other_errors_of_a_model_stay_as_they_are():
@@ -360,12 +520,20 @@ def test_other_errors_of_a_model_stay_as_they_are():
 
 # ---- the data
 
+
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     """A recipe whose run has a checkpoint, over a manifest with a split column."""
     folder = tmp_path_factory.mktemp("edited")
     pets.write(pets.draw(40), folder)
-    recipe = Recipe(folder / "manifest.csv", out=folder / "run", epochs=1, device="cpu", use=("text", "image"), log=lambda line: None)
+    recipe = Recipe(
+        folder / "manifest.csv",
+        out=folder / "run",
+        epochs=1,
+        device="cpu",
+        use=("text", "image"),
+        log=lambda line: None,
+    )
     classify(recipe)
     return recipe
 
@@ -392,14 +560,26 @@ def swap(rows: list[dict], column: str) -> list[dict]:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("column", ["text", "label", "image"])
-def test_a_manifest_edited_between_stop_and_resume_is_refused_by_split_and_column(interrupted, split, column):
-    """Two cells change places: the same words, classes and counts, so that nothing but the cells can tell."""
-    with pytest.raises(ValueError, match=rf"cannot resume .*manifest, {split} rows, column '{column}' was .* is now .*give what it was"):
+def test_a_manifest_edited_between_stop_and_resume_is_refused_by_split_and_column(
+    interrupted, split, column
+):
+    """Two cells change places: the same words, classes and counts, so that nothing but the cells
+    can tell.
+    """
+    with pytest.raises(
+        ValueError,
+        match=rf"cannot resume .*manifest, {split} rows, column '{column}' was .* is now .*give "
+        r"what it was",
+    ):
         classify(edited(interrupted, split, lambda rows: swap(rows, column)))
 
 
 def test_a_row_taken_out_is_refused_with_the_numbers(interrupted):
-    with pytest.raises(ValueError, match=r"manifest, train rows, column 'image' was '(\d+) cells .* and is now '(?!\1)\d+ cells"):
+    with pytest.raises(
+        ValueError,
+        match=r"manifest, train rows, column 'image' was '(\d+) cells .* and is now '(?!\1)\d+ "
+        r"cells",
+    ):
         classify(edited(interrupted, "train", lambda rows: rows[1:]))
 
 
@@ -408,19 +588,39 @@ def test_test_rows_may_be_edited_since_training_never_sees_them(interrupted):
     assert len(classify(edited(interrupted, "train", lambda rows: rows)).history) == 1
 
 
-def test_a_row_taken_out_before_training_rows_is_refused_as_their_places_decide_about_order_and_augmentation(interrupted):
+def test_a_row_taken_out_before_training_rows_is_refused_as_their_places_decide_about_order_and_augmentation(
+    interrupted,
+):
     with pytest.raises(ValueError, match="train, checksum of the rows' places in the manifest was"):
         classify(edited(interrupted, "test", lambda rows: rows[1:]))
 
 
 # ---- the network
 
+
 def test_training_and_predicting_ask_for_no_network(interrupted, monkeypatch):
     def cut_off(*arguments):
         raise AssertionError(f"asked for the network: {arguments}")
+
     for name in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(socket.socket, name, cut_off)
     monkeypatch.setattr(socket, "getaddrinfo", cut_off)
     out = f"{interrupted.out}-offline"
-    assert main(["train", str(interrupted.manifest), "--epochs", "1", "--device", "cpu", "--use", "text,audio", "--out", out]) == 0
+    assert (
+        main(
+            [
+                "train",
+                str(interrupted.manifest),
+                "--epochs",
+                "1",
+                "--device",
+                "cpu",
+                "--use",
+                "text,audio",
+                "--out",
+                out,
+            ]
+        )
+        == 0
+    )
     assert load(out, "cpu").predict(text="it purrs")["class"] in ("cat", "dog")

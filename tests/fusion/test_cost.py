@@ -1,12 +1,24 @@
-"""The table of fusions: what can be counted by hand is what it says, and what can be proved of interaction is what it measures."""
+"""The table of fusions: what can be counted by hand is what it says, and what can be proved of
+interaction is what it measures.
+"""
+
 import pytest
 import torch
 from torch import nn
 
 from mmlib import fusion
-from mmlib.fusion import cost as fusion_table
 from mmlib.core import Features, from_pooled
-from mmlib.fusion.cost import TOKENS, count_flops, count_kept, interaction, main_table, make_features, table, to_markdown
+from mmlib.fusion import cost as fusion_table
+from mmlib.fusion.cost import (
+    TOKENS,
+    count_flops,
+    count_kept,
+    interaction,
+    main_table,
+    make_features,
+    table,
+    to_markdown,
+)
 
 B, D = 8, 16
 ADDITIVE = {"SumFusion", "LateFusion"}
@@ -29,19 +41,33 @@ def test_parameters_and_tokens_are_those_of_the_module(rows, name):
 
 
 def test_parameters_flops_and_tokens_are_what_counting_by_hand_gives(rows):
-    assert rows["SumFusion"].parameters == 3 * (D * D + D) and rows["LateFusion"].parameters == 2 * rows["SumFusion"].parameters
-    assert rows["SumFusion"].flops == 2 * B * 3 * D * D and rows["LateFusion"].flops == 2 * rows["SumFusion"].flops
-    assert rows["TensorFusion"].flops == 2 * B * (3 * D * 8 + 9 ** 3 * D)
+    assert (
+        rows["SumFusion"].parameters == 3 * (D * D + D)
+        and rows["LateFusion"].parameters == 2 * rows["SumFusion"].parameters
+    )
+    assert (
+        rows["SumFusion"].flops == 2 * B * 3 * D * D
+        and rows["LateFusion"].flops == 2 * rows["SumFusion"].flops
+    )
+    assert rows["TensorFusion"].flops == 2 * B * (3 * D * 8 + 9**3 * D)
     T = sum(TOKENS.values())
-    assert rows["JoinFusion"].flops == 2 * B * T * (4 + 8) * D * D + 2 * 2 * B * T * T * D      # four maps, the MLP; scores and sums
-    assert {name for name, row in rows.items() if row.tokens == T} == {"JoinFusion", "FiLMFusion", "CrossmodalFusion"}
+    assert (
+        rows["JoinFusion"].flops == 2 * B * T * (4 + 8) * D * D + 2 * 2 * B * T * T * D
+    )  # four maps, the MLP; scores and sums
+    assert {name for name, row in rows.items() if row.tokens == T} == {
+        "JoinFusion",
+        "FiLMFusion",
+        "CrossmodalFusion",
+    }
 
 
 def test_twice_the_batch_costs_twice_the_flops_and_memory_and_no_parameter(rows):
     for name in ("SumFusion", "BilinearFusion", "PerceiverFusion"):
         module, larger = getattr(fusion, name)(D, TOKENS), make_features(D, 2 * B)
         assert count_flops(module, larger) == 2 * rows[name].flops
-        assert count_kept(module, larger) == pytest.approx(2 * rows[name].kept, rel=0.02)       # a few numbers do not grow
+        assert count_kept(module, larger) == pytest.approx(
+            2 * rows[name].kept, rel=0.02
+        )  # a few numbers do not grow
 
 
 @pytest.mark.parametrize("name", fusion.__all__)
@@ -57,22 +83,33 @@ def test_the_mixed_difference_of_a_sum_is_rounding_and_of_a_product_is_itself():
 
     old, new = (make_features(D, B, seed, torch.float64) for seed in (0, 1))
     change = [new[name].pooled - old[name].pooled for name in ("audio", "text")]
-    expected = (change[0] * change[1]).abs().max() / (old["audio"].pooled * old["text"].pooled).abs().max()
+    expected = (change[0] * change[1]).abs().max() / (
+        old["audio"].pooled * old["text"].pooled
+    ).abs().max()
     assert interaction(Product(), D, B) == pytest.approx(expected.item())
     assert interaction(fusion.SumFusion(D, TOKENS), D, B) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["SumFusion", "LateFusion", "BilinearFusion", "TensorFusion"])
 def test_a_linear_head_sees_an_exclusive_or_just_where_modalities_interact(rows, name):
-    """Four samples, two modalities that say plus or minus; the exclusive-or of them is in the span of the output, or not at all."""
+    """Four samples, two modalities that say plus or minus; the exclusive-or of them is in the
+    span of the output, or not at all.
+    """
     torch.manual_seed(0)
     sign = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
-    said = {key: sign[:, i, None] * torch.randn(D, dtype=torch.float64) for i, key in enumerate(["audio", "image"])}
-    features = {key: from_pooled(pooled, torch.ones(4, dtype=torch.bool)) for key, pooled in said.items()}
+    said = {
+        key: sign[:, i, None] * torch.randn(D, dtype=torch.float64)
+        for i, key in enumerate(["audio", "image"])
+    }
+    features = {
+        key: from_pooled(pooled, torch.ones(4, dtype=torch.bool)) for key, pooled in said.items()
+    }
     pooled = getattr(fusion, name)(D, features).double()(features).pooled
     inputs, target = torch.cat([pooled, torch.ones(4, 1)], dim=1), sign.prod(dim=1, keepdim=True)
     fitted = inputs @ torch.linalg.lstsq(inputs, target, driver="gelsd").solution
-    torch.testing.assert_close(fitted, target if rows[name].interact else torch.zeros_like(target), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        fitted, target if rows[name].interact else torch.zeros_like(target), rtol=0, atol=1e-6
+    )
 
 
 class Layer(nn.Module):
@@ -86,11 +123,29 @@ class Layer(nn.Module):
         return features["image"]._replace(tokens=self.act(self, features["image"].tokens))
 
 
-@pytest.mark.parametrize("act, tensors", [
-    (lambda module, x: x + 1, 0), (lambda module, x: x * x, 0), (lambda module, x: module.linear(x), 0),        # only input and parameters
-    (lambda module, x: x.exp(), 1), (lambda module, x: x.exp().exp(), 2), (lambda module, x: x.exp().chunk(2)[0].square(), 1),
-    (lambda module, x: module.linear(x.exp()), 1), (lambda module, x: x.exp() * x, 1),
-], ids=["sum", "square", "linear", "exp", "exp exp", "part of one that is kept whole", "linear of exp", "one that two need"])
+@pytest.mark.parametrize(
+    "act, tensors",
+    [
+        (lambda module, x: x + 1, 0),
+        (lambda module, x: x * x, 0),
+        (lambda module, x: module.linear(x), 0),  # only input and parameters
+        (lambda module, x: x.exp(), 1),
+        (lambda module, x: x.exp().exp(), 2),
+        (lambda module, x: x.exp().chunk(2)[0].square(), 1),
+        (lambda module, x: module.linear(x.exp()), 1),
+        (lambda module, x: x.exp() * x, 1),
+    ],
+    ids=[
+        "sum",
+        "square",
+        "linear",
+        "exp",
+        "exp exp",
+        "part of one that is kept whole",
+        "linear of exp",
+        "one that two need",
+    ],
+)
 def test_what_is_kept_for_the_backward_pass_is_counted_once(act, tensors):
     assert count_kept(Layer(act), make_features(D, B)) == tensors * 4 * B * TOKENS["image"] * D
 
@@ -117,8 +172,14 @@ def test_the_printed_table_says_what_the_rows_say(rows, monkeypatch):
     assert len({len(line) for line in lines}) == 1 and len(lines) == len(rows) + 2
     for line, row in zip(lines[2:], rows.values()):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[:4] == [row.name, str(row.tokens), "yes" if row.interact else "no", f"{row.parameters:,}"]
+        assert cells[:4] == [
+            row.name,
+            str(row.tokens),
+            "yes" if row.interact else "no",
+            f"{row.parameters:,}",
+        ]
         assert [float(cell.replace(",", "")) for cell in cells[4:]] == pytest.approx(
-            [row.flops / 1e6, row.kept / 1e3, row.forward, row.both], abs=0.5) and float(cells[4]) == round(row.flops / 1e6, 1)
+            [row.flops / 1e6, row.kept / 1e3, row.forward, row.both], abs=0.5
+        ) and float(cells[4]) == round(row.flops / 1e6, 1)
     monkeypatch.setattr(fusion_table, "table", lambda: list(rows.values()))
     assert main_table().startswith(lines[0]) and "audio 25, image 16, text 12" in main_table()

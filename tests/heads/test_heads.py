@@ -1,4 +1,7 @@
-"""Each head against torch and scikit-learn; a weighted mean over any split of a batch is the loss of the whole."""
+"""Each head against torch and scikit-learn; a weighted mean over any split of a batch is the
+loss of the whole.
+"""
+
 import math
 
 import pytest
@@ -13,13 +16,13 @@ from mmlib.heads.language import LanguageHead
 from mmlib.heads.regress import RegressHead
 
 B, T, S, D, K, BOS, EOS = 6, 7, 5, 8, 6, 1, 2
-LENGTHS = torch.tensor([7, 4, 1, 5, 0, 6])                                                # the fifth row has no modality
+LENGTHS = torch.tensor([7, 4, 1, 5, 0, 6])  # the fifth row has no modality
 
 
 def make_features(holes: bool = False) -> Features:
     g = torch.Generator().manual_seed(0)
     mask = torch.arange(T) < LENGTHS[:, None]
-    if holes:                                                                             # as after JoinFusion: two modalities, each padded
+    if holes:  # as after JoinFusion: two modalities, each padded
         mask = torch.cat([mask, mask.flip(0)], dim=1)
     return from_tokens(torch.randn(*mask.shape, D, generator=g), mask)
 
@@ -35,18 +38,30 @@ def sequences() -> dict[str, Tensor]:
 def lines() -> dict[str, Tensor]:
     """Targets for CTC: the third has one frame for two ids, which cannot be written."""
     target = torch.tensor([[3, 3, 4], [5, 0, 0], [4, 5, 0], [1, 2, 0], [2, 0, 0], [4, 5, 4]])
-    return {"target": target, "target_mask": torch.arange(3) < torch.tensor([3, 1, 2, 2, 1, 3])[:, None]}
+    return {
+        "target": target,
+        "target_mask": torch.arange(3) < torch.tensor([3, 1, 2, 2, 1, 3])[:, None],
+    }
 
 
 def make(head: str) -> tuple[nn.Module, dict[str, Tensor]]:
     torch.manual_seed(0)
     classes = {"target": torch.tensor([0, 1, 2, 2, 1, 0])}
     prior = torch.tensor([5.0, 3.0, 2.0])
-    return {"classify": lambda: (ClassifyHead(D, 3, prior), classes),
-            "weighted": lambda: (ClassifyHead(D, 3, prior, weight=torch.tensor([0.2, 1.0, 4.0])), classes),
-            "regress": lambda: (RegressHead(D, mean=10.0, std=4.0), {"target": torch.tensor([8.0, 13.0, 9.0, 20.0, 11.0, 2.0])}),
-            "prefix": lambda: (LanguageHead(D, K), sequences()), "cross": lambda: (LanguageHead(D, K, cross=True), sequences()),
-            "ctc": lambda: (CTCHead(D, K), lines())}[head]()
+    return {
+        "classify": lambda: (ClassifyHead(D, 3, prior), classes),
+        "weighted": lambda: (
+            ClassifyHead(D, 3, prior, weight=torch.tensor([0.2, 1.0, 4.0])),
+            classes,
+        ),
+        "regress": lambda: (
+            RegressHead(D, mean=10.0, std=4.0),
+            {"target": torch.tensor([8.0, 13.0, 9.0, 20.0, 11.0, 2.0])},
+        ),
+        "prefix": lambda: (LanguageHead(D, K), sequences()),
+        "cross": lambda: (LanguageHead(D, K, cross=True), sequences()),
+        "ctc": lambda: (CTCHead(D, K), lines()),
+    }[head]()
 
 
 HEADS = ["classify", "weighted", "regress", "prefix", "cross", "ctc"]
@@ -57,14 +72,24 @@ HEADS = ["classify", "weighted", "regress", "prefix", "cross", "ctc"]
 def test_the_weighted_mean_over_any_split_is_the_loss_of_the_whole(head, sizes):
     module, batch = make(head)
     features, whole = make_features(), module(make_features(), batch)
-    assert whole.count.shape == () and whole.count.is_floating_point() and not whole.count.requires_grad
-    parts = [module(Features(*f), dict(zip(batch, b))) for f, b in
-             zip(zip(*(x.split(sizes) for x in features)), zip(*(x.split(sizes) for x in batch.values())))]
+    assert (
+        whole.count.shape == ()
+        and whole.count.is_floating_point()
+        and not whole.count.requires_grad
+    )
+    parts = [
+        module(Features(*f), dict(zip(batch, b)))
+        for f, b in zip(
+            zip(*(x.split(sizes) for x in features)), zip(*(x.split(sizes) for x in batch.values()))
+        )
+    ]
     total = sum(part.count for part in parts)
     mean = sum(part.loss * part.count for part in parts) / total
     torch.testing.assert_close(total, whole.count)
     torch.testing.assert_close(mean, whole.loss)
-    got, expected = (torch.autograd.grad(loss, list(module.parameters())) for loss in (mean, whole.loss))
+    got, expected = (
+        torch.autograd.grad(loss, list(module.parameters())) for loss in (mean, whole.loss)
+    )
     for a, b in zip(got, expected):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -86,20 +111,23 @@ def test_a_batch_of_absent_rows_only_stays_finite(head):
     features = from_tokens(torch.zeros(B, T, D), torch.zeros(B, T, dtype=torch.bool))
     output = module(features, batch)
     output.loss.backward()
-    assert output.loss.isfinite() and all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
+    assert output.loss.isfinite() and all(
+        p.grad.isfinite().all() for p in module.parameters() if p.grad is not None
+    )
 
 
 @pytest.mark.parametrize("head", ["prefix", "cross", "ctc"])
 def test_padding_the_target_further_changes_nothing(head):
     module, batch = make(head)
     longer = {key: F.pad(value, (0, 4)) for key, value in batch.items()}
-    longer["target"] = longer["target"].masked_fill(~longer["target_mask"], -10 ** 9)
+    longer["target"] = longer["target"].masked_fill(~longer["target_mask"], -(10**9))
     a, b = module(make_features(), batch), module(make_features(), longer)
     torch.testing.assert_close(a.loss, b.loss)
     torch.testing.assert_close(a.count, b.count)
 
 
-# --- classes -------------------------------------------------------------------------------------------------------------
+# --- classes
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("head", ["classify", "weighted"])
@@ -118,7 +146,9 @@ def test_classify_loss_is_cross_entropy_forward_and_gradient_and_log_loss(head):
     torch.testing.assert_close(output.loss, expected)
     torch.testing.assert_close(output.count, weight[target].sum())
     parameters = list(module.parameters())
-    torch.testing.assert_close(torch.autograd.grad(output.loss, parameters), torch.autograd.grad(expected, parameters))
+    torch.testing.assert_close(
+        torch.autograd.grad(output.loss, parameters), torch.autograd.grad(expected, parameters)
+    )
     probabilities = (output.logits.detach().double() + weight.log()).softmax(1).numpy()
     judge = log_loss(target, probabilities, sample_weight=weight[target].numpy(), labels=[0, 1, 2])
     assert math.isclose(output.loss.item(), judge, rel_tol=1e-5)
@@ -128,7 +158,9 @@ def test_a_row_with_no_modality_gets_the_prior():
     counts = torch.tensor([30, 50, 20])
     probability = ClassifyHead(D, 3, prior=counts)(make_features(), {}).logits.softmax(1)
     torch.testing.assert_close(probability[4], counts / 100)
-    torch.testing.assert_close(ClassifyHead(D, 3)(make_features(), {}).logits[4].softmax(0), torch.full((3,), 1 / 3))
+    torch.testing.assert_close(
+        ClassifyHead(D, 3)(make_features(), {}).logits[4].softmax(0), torch.full((3,), 1 / 3)
+    )
     assert not torch.allclose(probability[0], probability[4])
 
 
@@ -153,6 +185,7 @@ def trained(
         loss = head(features, {"target": target}).loss
         loss.backward()
         return loss
+
     optimizer.step(closure)
     return head, head(features, {}).logits.detach(), target
 
@@ -168,6 +201,7 @@ WEIGHTS = {
 def test_probabilities_are_those_of_the_data_whatever_the_weights(weight):
     """Features that tell nothing: the shares of the classes. Others: as sure as right."""
     from mmlib.metrics.calibration import calibration_error
+
     head, logits, target = trained(0.0, weight)
     assert logits.softmax(1).mean(0).tolist() == pytest.approx([0.9, 0.1], abs=0.01)
     assert logits.softmax(1)[:, 1].std() < 0.03
@@ -189,9 +223,11 @@ def test_weights_hardly_change_the_order():
 
 def test_training_starts_from_the_prior_and_equal_classes_change_nothing():
     features = from_tokens(torch.zeros(1, 1, D), torch.ones(1, 1, dtype=torch.bool))
+
     def start(*options) -> Tensor:
         torch.manual_seed(0)
         return ClassifyHead(D, 3, *options)(features, {}).logits[0].detach()
+
     prior = torch.tensor([70.0, 20.0, 10.0])
     plain = start()
     for weight in (None, 1 / prior, torch.tensor([1.0, 2.0, 30.0])):
@@ -229,6 +265,7 @@ def test_a_target_of_minus_100_is_left_out_of_loss_count_and_gradient(head):
 def test_every_head_says_its_kind_and_how_many_classes_and_the_model_says_it_on():
     from mmlib.core import KINDS
     from mmlib.models import Model
+
     found = {head: (make(head)[0].kind, getattr(make(head)[0], "classes", None)) for head in HEADS}
     assert found == {
         "classify": ("classes", 3),
@@ -245,10 +282,18 @@ def test_every_head_says_its_kind_and_how_many_classes_and_the_model_says_it_on(
     assert Model(nn.Identity(), nn.Identity()).kind is None
 
 
-@pytest.mark.parametrize("options", [{"prior": torch.tensor([1.0, 0.0, 2.0])}, {"weight": torch.tensor([1.0, 2.0])},
-                                     {"weight": torch.tensor([1.0, math.nan, 1.0])}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prior": torch.tensor([1.0, 0.0, 2.0])},
+        {"weight": torch.tensor([1.0, 2.0])},
+        {"weight": torch.tensor([1.0, math.nan, 1.0])},
+    ],
+)
 def test_a_wrong_prior_or_weight_is_named(options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))} is .* expected 3 numbers above zero"):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(options))} is .* expected 3 numbers above zero"
+    ):
         ClassifyHead(D, 3, **options)
 
 
@@ -257,19 +302,25 @@ def test_prior_weight_mean_and_std_are_saved():
     assert {"mean", "std"} <= set(RegressHead(D).state_dict())
 
 
-# --- numbers -------------------------------------------------------------------------------------------------------------
+# --- numbers
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_regress_loss_is_mse_in_units_of_std_forward_and_gradient():
     module, batch = make("regress")
     features = make_features()
-    expected = F.mse_loss((10 + 4 * module.linear(features.pooled).squeeze(1) * features.present) / 4, batch["target"] / 4)
+    expected = F.mse_loss(
+        (10 + 4 * module.linear(features.pooled).squeeze(1) * features.present) / 4,
+        batch["target"] / 4,
+    )
     output = module(features, batch)
     torch.testing.assert_close(output.loss, expected)
     torch.testing.assert_close(output.loss, F.mse_loss(output.logits, batch["target"]) / 16)
     assert output.logits[4] == 10 and output.count == B
     parameters = list(module.parameters())
-    torch.testing.assert_close(torch.autograd.grad(output.loss, parameters), torch.autograd.grad(expected, parameters))
+    torch.testing.assert_close(
+        torch.autograd.grad(output.loss, parameters), torch.autograd.grad(expected, parameters)
+    )
 
 
 def test_regress_keeps_its_precision_under_bf16_when_the_mean_is_large():
@@ -310,7 +361,8 @@ def test_a_target_of_the_wrong_shape_is_refused(head):
         module(make_features(), {"target": batch["target"][:, None]})
 
 
-# --- words ---------------------------------------------------------------------------------------------------------------
+# --- words
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("head", ["prefix", "cross"])
@@ -318,22 +370,28 @@ def test_language_loss_is_flat_cross_entropy_over_the_real_words(head):
     module, batch = make(head)
     output = module(make_features(), batch)
     real = batch["target_mask"][:, 1:]
-    torch.testing.assert_close(output.loss, F.cross_entropy(output.logits[real], batch["target"][:, 1:][real]))
+    torch.testing.assert_close(
+        output.loss, F.cross_entropy(output.logits[real], batch["target"][:, 1:][real])
+    )
     assert output.count == real.sum() == 16
 
 
 @pytest.mark.parametrize("head", ["prefix", "cross"])
 def test_each_row_reads_its_own_real_prefix_only(head):
-    """One row at a time, holes cut out, no mask: the same logits as in the batch with padding and holes."""
+    """One row at a time, holes cut out, no mask: the same logits as in the batch with padding
+    and holes.
+    """
     module, batch = make(head)
     features = make_features(holes=True)
     together = module(features, batch).logits
     for i in range(B):
         kept, words = features.tokens[i][features.mask[i]][None], batch["target_mask"][i]
-        alone = module(from_tokens(kept, torch.ones(kept.shape[:2], dtype=torch.bool)),
-                       {"target": batch["target"][i][words][None], "target_mask": words[words][None]}).logits[0]
-        torch.testing.assert_close(alone, together[i, :len(alone)])
-    assert not torch.allclose(together[0, 0], together[1, 0])                             # same BOS, other prefix
+        alone = module(
+            from_tokens(kept, torch.ones(kept.shape[:2], dtype=torch.bool)),
+            {"target": batch["target"][i][words][None], "target_mask": words[words][None]},
+        ).logits[0]
+        torch.testing.assert_close(alone, together[i, : len(alone)])
+    assert not torch.allclose(together[0, 0], together[1, 0])  # same BOS, other prefix
 
 
 @pytest.mark.parametrize("head", ["prefix", "cross"])
@@ -356,25 +414,42 @@ def test_generate_takes_the_likeliest_word_until_eos(head):
     assert written[:, 0].eq(BOS).all() and written.shape[1] <= 13 and written.dtype == torch.int64
     for i in range(B):
         ids = [BOS]
-        while ids[-1] != EOS and len(ids) < 13:                                           # by hand, one row, one word at a time
-            row = Features(*(x[i:i + 1] for x in features))
-            ids.append(int(module.logits(row, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool))[0, -1].argmax()))
-        assert written[i].tolist() == (ids + [0] * 13)[:written.shape[1]]
+        while ids[-1] != EOS and len(ids) < 13:  # by hand, one row, one word at a time
+            row = Features(*(x[i : i + 1] for x in features))
+            ids.append(
+                int(
+                    module.logits(
+                        row, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool)
+                    )[0, -1].argmax()
+                )
+            )
+        assert written[i].tolist() == (ids + [0] * 13)[: written.shape[1]]
 
 
 def test_generate_stops_each_row_at_its_own_eos_and_the_batch_when_all_are_done():
     module, _ = make("prefix")
-    script, asked = torch.tensor([[3, EOS, 5, 5, 5, 5], [EOS, 4, 4, 4, 4, 4], [3, 4, EOS, 3, 3, 3]]), []
+    script, asked = (
+        torch.tensor([[3, EOS, 5, 5, 5, 5], [EOS, 4, 4, 4, 4, 4], [3, 4, EOS, 3, 3, 3]]),
+        [],
+    )
 
     def scripted(features: Features, ids: Tensor, mask: Tensor) -> Tensor:
         asked.append(ids.shape[1])
-        return F.one_hot(script[:, :ids.shape[1]], K).float()
+        return F.one_hot(script[:, : ids.shape[1]], K).float()
 
     module.logits = scripted
     features = Features(*(x[:3] for x in make_features()))
-    assert module.generate(features, BOS, EOS, steps=6).tolist() == [[BOS, 3, EOS, 0], [BOS, EOS, 0, 0], [BOS, 3, 4, EOS]]
+    assert module.generate(features, BOS, EOS, steps=6).tolist() == [
+        [BOS, 3, EOS, 0],
+        [BOS, EOS, 0, 0],
+        [BOS, 3, 4, EOS],
+    ]
     assert asked == [1, 2, 3]
-    assert module.generate(features, BOS, EOS, steps=2).tolist() == [[BOS, 3, EOS], [BOS, EOS, 0], [BOS, 3, 4]]
+    assert module.generate(features, BOS, EOS, steps=2).tolist() == [
+        [BOS, 3, EOS],
+        [BOS, EOS, 0],
+        [BOS, 3, 4],
+    ]
 
 
 def test_an_odd_width_is_refused():
@@ -382,7 +457,8 @@ def test_an_odd_width_is_refused():
         LanguageHead(9, K, heads=3)
 
 
-# --- lines ---------------------------------------------------------------------------------------------------------------
+# --- lines
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_ctc_loss_is_torchs_mean_over_the_present_rows_forward_and_gradient():
@@ -391,22 +467,34 @@ def test_ctc_loss_is_torchs_mean_over_the_present_rows_forward_and_gradient():
     here = features.present
     logp = module.linear(features.tokens)[here].log_softmax(-1).transpose(0, 1)
     lengths = batch["target_mask"][here].sum(1)
-    expected = F.ctc_loss(logp, batch["target"][here], LENGTHS[here], lengths, reduction="mean", zero_infinity=True)
+    expected = F.ctc_loss(
+        logp, batch["target"][here], LENGTHS[here], lengths, reduction="mean", zero_infinity=True
+    )
     output = module(features, batch)
     torch.testing.assert_close(output.loss, expected)
     assert output.count == 5 and output.loss > 0
     parameters = list(module.parameters())
-    torch.testing.assert_close(torch.autograd.grad(output.loss, parameters), torch.autograd.grad(expected, parameters))
+    torch.testing.assert_close(
+        torch.autograd.grad(output.loss, parameters), torch.autograd.grad(expected, parameters)
+    )
 
 
 def test_ctc_loss_is_the_sum_over_all_alignments_by_hand():
-    """Three frames, target [3, 4]: every path of three classes that collapses to it, its probabilities multiplied and added."""
+    """Three frames, target [3, 4]: every path of three classes that collapses to it, its
+    probabilities multiplied and added.
+    """
     module, _ = make("ctc")
-    features = from_tokens(torch.randn(1, 3, D, generator=torch.Generator().manual_seed(0)), torch.ones(1, 3, dtype=torch.bool))
+    features = from_tokens(
+        torch.randn(1, 3, D, generator=torch.Generator().manual_seed(0)),
+        torch.ones(1, 3, dtype=torch.bool),
+    )
     p = module.linear(features.tokens)[0].softmax(-1)
     paths = [(3, 4, 0), (3, 0, 4), (0, 3, 4), (3, 3, 4), (3, 4, 4)]
     probability = sum(p[0, a] * p[1, b] * p[2, c] for a, b, c in paths)
-    loss = module(features, {"target": torch.tensor([[3, 4]]), "target_mask": torch.ones(1, 2, dtype=torch.bool)}).loss
+    loss = module(
+        features,
+        {"target": torch.tensor([[3, 4]]), "target_mask": torch.ones(1, 2, dtype=torch.bool)},
+    ).loss
     torch.testing.assert_close(loss, -probability.log() / 2)
 
 
@@ -416,7 +504,7 @@ def test_ctc_reads_the_real_tokens_in_order_holes_closed():
     length = features.mask.sum(1)
     closed = torch.zeros(B, int(length.max()), D)
     for i in range(B):
-        closed[i, :length[i]] = features.tokens[i][features.mask[i]]
+        closed[i, : length[i]] = features.tokens[i][features.mask[i]]
     together = module(from_tokens(closed, torch.arange(closed.shape[1]) < length[:, None]), batch)
     torch.testing.assert_close(module(features, batch).loss, together.loss)
 
@@ -425,7 +513,10 @@ def test_ctc_frames_under_the_mask_say_blank():
     module, batch = make("ctc")
     features = make_features()
     logits = module(features, {}).logits
-    assert not logits[~features.mask].argmax(-1).any() and (logits[~features.mask].softmax(-1)[:, 0] == 1).all()
+    assert (
+        not logits[~features.mask].argmax(-1).any()
+        and (logits[~features.mask].softmax(-1)[:, 0] == 1).all()
+    )
 
 
 def test_a_ctc_target_with_too_few_frames_is_zero_and_has_no_gradient():

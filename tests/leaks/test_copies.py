@@ -1,4 +1,7 @@
-"""Copies across splits: found when re-encoded, resized, resampled; other images and sounds, and stock phrases, are no copies."""
+"""Copies across splits: found when re-encoded, resized, resampled; other images and sounds, and
+stock phrases, are no copies.
+"""
+
 import io
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from mmlib.data.manifest import read_manifest
 from mmlib.leaks.copies import equal_rows, neighbours
 from mmlib.worlds import pets
 
-N = 24   # originals in train; as many copies in test
+N = 24  # originals in train; as many copies in test
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,13 @@ def world():
 
 def copies_in(folder, column, originals, others, quick=False):
     """Row numbers of test that are said to repeat train."""
-    frame = pd.DataFrame({column: [*originals, *others], "split": ["train"] * len(originals) + ["test"] * len(others), "label": "x"})
+    frame = pd.DataFrame(
+        {
+            column: [*originals, *others],
+            "split": ["train"] * len(originals) + ["test"] * len(others),
+            "label": "x",
+        }
+    )
     return [f for f in leaks.find(read_manifest(frame, root=folder), quick) if f.kind == "copies"]
 
 
@@ -40,7 +49,10 @@ def write_images(folder, images, prefix, ending=".png", **options):
 
 
 def scaled(images, by):
-    return [image.resize((round(image.width * by), round(image.height * by)), Image.Resampling.BICUBIC) for image in images]
+    return [
+        image.resize((round(image.width * by), round(image.height * by)), Image.Resampling.BICUBIC)
+        for image in images
+    ]
 
 
 @pytest.mark.parametrize("quality", [50, 70, 90])
@@ -48,30 +60,60 @@ def scaled(images, by):
 def test_re_encoded_pictures_are_found(tmp_path, world, quality, by):
     images = [Image.fromarray(x) for x in world.images[:N]]
     names = write_images(tmp_path, images, "a")
-    others = write_images(tmp_path, scaled(images, by) if by else images, "b", ".jpg", quality=quality)
+    others = write_images(
+        tmp_path, scaled(images, by) if by else images, "b", ".jpg", quality=quality
+    )
     assert count(copies_in(tmp_path, "image", names, others)) == N
 
 
 @pytest.mark.parametrize("by", [0.5, 0.75, 1.5, 2])
 def test_resized_pictures_are_found(tmp_path, world, by):
     images = [Image.fromarray(x) for x in world.images[:N]]
-    assert count(copies_in(tmp_path, "image", write_images(tmp_path, images, "a"), write_images(tmp_path, scaled(images, by), "b"))) == N
+    assert (
+        count(
+            copies_in(
+                tmp_path,
+                "image",
+                write_images(tmp_path, images, "a"),
+                write_images(tmp_path, scaled(images, by), "b"),
+            )
+        )
+        == N
+    )
 
 
 def test_other_pictures_are_no_copies(tmp_path, world):
     """Nor are images of one colour, of which there are only so many."""
     a, b = ([Image.fromarray(x) for x in part] for part in (world.images[:N], world.images[N:]))
-    assert copies_in(tmp_path, "image", write_images(tmp_path, a, "a"), write_images(tmp_path, b, "b")) == []
-    flat = [[Image.new("RGB", (size, size), (9, 9, 9)) for size in sizes] for sizes in (range(20, 40), range(40, 60))]
-    assert copies_in(tmp_path, "image", write_images(tmp_path, flat[0], "c"), write_images(tmp_path, flat[1], "d")) == []
+    assert (
+        copies_in(tmp_path, "image", write_images(tmp_path, a, "a"), write_images(tmp_path, b, "b"))
+        == []
+    )
+    flat = [
+        [Image.new("RGB", (size, size), (9, 9, 9)) for size in sizes]
+        for sizes in (range(20, 40), range(40, 60))
+    ]
+    assert (
+        copies_in(
+            tmp_path,
+            "image",
+            write_images(tmp_path, flat[0], "c"),
+            write_images(tmp_path, flat[1], "d"),
+        )
+        == []
+    )
 
 
 def test_a_small_shape_elsewhere_is_another_picture(tmp_path):
-    """Flat images collide in hashes of brightness: one square on grey, a pixel further or in another colour, is no copy."""
+    """Flat images collide in hashes of brightness: one square on grey, a pixel further or in
+    another colour, is no copy.
+    """
+
     def picture(x, y, colour):
         pixels = np.full((64, 64, 3), 230, np.uint8)
-        pixels[y:y + 14, x:x + 14] = colour
+        pixels[y : y + 14, x : x + 14] = colour
         return Image.fromarray(pixels)
+
     places = [(x, y) for x in range(4, 44, 6) for y in range(4, 44, 6)]
     a = write_images(tmp_path, [picture(x, y, (200, 40, 40)) for x, y in places], "a")
     moved = write_images(tmp_path, [picture(x + 1, y + 1, (200, 40, 40)) for x, y in places], "b")
@@ -84,6 +126,7 @@ RATE = pets.RATE
 
 def sound_variants(wave):
     """Name -> (bytes of a file)."""
+
     def pack(x, rate, kind, subtype=None):
         file = io.BytesIO()
         soundfile.write(file, x, rate, format=kind, subtype=subtype)
@@ -91,13 +134,14 @@ def sound_variants(wave):
 
     def at(rate):
         return torchaudio.functional.resample(torch.from_numpy(wave), RATE, rate).numpy()
+
     yield "ogg", lambda: pack(wave, RATE, "OGG", "VORBIS")
     yield "mp3", lambda: pack(wave, RATE, "MP3")
-    yield "quiet", lambda: pack(.25 * wave, RATE, "WAV", "PCM_16")
+    yield "quiet", lambda: pack(0.25 * wave, RATE, "WAV", "PCM_16")
     yield "late", lambda: pack(np.concatenate([np.zeros(1600, np.float32), wave]), RATE, "FLAC")
     for rate in (8000, 22050, 44100):
         yield f"{rate} Hz", lambda rate=rate: pack(at(rate), rate, "WAV", "PCM_16")
-    yield "mp3 at 44.1 kHz, quiet", lambda: pack(.5 * at(44100), 44100, "MP3")
+    yield "mp3 at 44.1 kHz, quiet", lambda: pack(0.5 * at(44100), 44100, "MP3")
 
 
 VARIANTS = [name for name, _ in sound_variants(np.zeros(1, np.float32))]
@@ -108,8 +152,14 @@ def test_re_encoded_resampled_and_quieter_sounds_are_found(tmp_path, world, vari
     for i, wave in enumerate(world.audio[:12]):
         soundfile.write(tmp_path / f"a{i}.flac", wave, RATE)
         (tmp_path / f"b{i}.wav").write_bytes(dict(sound_variants(wave))[variant]())
-    found = count(copies_in(tmp_path, "audio", [f"a{i}.flac" for i in range(12)], [f"b{i}.wav" for i in range(12)]))
-    assert found >= (11 if variant in ("ogg", "mp3") else 12)   # a codec changes a rustle of rain a little more
+    found = count(
+        copies_in(
+            tmp_path, "audio", [f"a{i}.flac" for i in range(12)], [f"b{i}.wav" for i in range(12)]
+        )
+    )
+    assert found >= (
+        11 if variant in ("ogg", "mp3") else 12
+    )  # a codec changes a rustle of rain a little more
 
 
 def test_other_sounds_are_no_copies(tmp_path, world):
@@ -118,11 +168,20 @@ def test_other_sounds_are_no_copies(tmp_path, world):
     names = [f"{i}.wav" for i in range(2 * N)]
     assert copies_in(tmp_path, "audio", names[:N], names[N:]) == []
     for i in range(6):
-        soundfile.write(tmp_path / f"s{i}.wav", np.zeros(8000 + 100 * i), RATE)   # silence is no copy of silence
-    assert copies_in(tmp_path, "audio", [f"s{i}.wav" for i in range(3)], [f"s{i}.wav" for i in range(3, 6)]) == []
+        soundfile.write(
+            tmp_path / f"s{i}.wav", np.zeros(8000 + 100 * i), RATE
+        )  # silence is no copy of silence
+    assert (
+        copies_in(
+            tmp_path, "audio", [f"s{i}.wav" for i in range(3)], [f"s{i}.wav" for i in range(3, 6)]
+        )
+        == []
+    )
 
 
-def test_the_same_bytes_under_another_name_are_found_quickly_and_equal_sizes_alone_are_not(tmp_path):
+def test_the_same_bytes_under_another_name_are_found_quickly_and_equal_sizes_alone_are_not(
+    tmp_path,
+):
     random = np.random.default_rng(0)
     for i in range(20):
         (tmp_path / f"a{i}.bin").write_bytes(random.bytes(9000))
@@ -131,8 +190,18 @@ def test_the_same_bytes_under_another_name_are_found_quickly_and_equal_sizes_alo
     same_middle[0] ^= 1
     (tmp_path / "b0.bin").write_bytes(bytes(same_middle))
     (tmp_path / "b7.bin").write_bytes((tmp_path / "a3.bin").read_bytes())
-    found = copies_in(tmp_path, "image", [f"a{i}.bin" for i in range(20)], [f"b{i}.bin" for i in range(20)], quick=True)
-    assert count(found) == 1 and "row 27 = row 3" in str(found[0]) and "1 of 20 test rows" in str(found[0])
+    found = copies_in(
+        tmp_path,
+        "image",
+        [f"a{i}.bin" for i in range(20)],
+        [f"b{i}.bin" for i in range(20)],
+        quick=True,
+    )
+    assert (
+        count(found) == 1
+        and "row 27 = row 3" in str(found[0])
+        and "1 of 20 test rows" in str(found[0])
+    )
     one_path = copies_in(tmp_path, "image", ["a1.bin", "a2.bin"], ["a2.bin", "b2.bin"], quick=True)
     assert count(one_path) == 1
 
@@ -141,25 +210,43 @@ def test_every_later_row_is_paired_with_a_row_of_an_earlier_split():
     splits = np.array(["test", "train", "val", "val", "train", "test"])
     found = equal_rows(["a", "a", "a", "b", None, "b"], splits)
     assert sorted(zip(found.later.tolist(), found.earlier.tolist())) == [(0, 1), (2, 1), (5, 3)]
-    assert len(equal_rows(["a", "a", None, None], np.array(["train", "train", "train", "test"])).later) == 0
+    assert (
+        len(equal_rows(["a", "a", None, None], np.array(["train", "train", "train", "test"])).later)
+        == 0
+    )
 
 
 def test_neighbours_are_those_of_all_pairs():
     random = np.random.default_rng(0)
     old = random.normal(size=(300, 40))
-    new = np.concatenate([old[:50] + .02 * random.normal(size=(50, 40)), random.normal(size=(50, 40))])
+    new = np.concatenate(
+        [old[:50] + 0.02 * random.normal(size=(50, 40)), random.normal(size=(50, 40))]
+    )
     distance = np.linalg.norm(new[:, None] - old, axis=2)
     assert neighbours(old, new, 0.5, 4) == [[i] if i < 50 else [] for i in range(100)]
-    assert neighbours(old[:6], new[:6], 99, 4) == np.argsort(distance[:6, :6], axis=1)[:, :4].tolist()
+    assert (
+        neighbours(old[:6], new[:6], 99, 4) == np.argsort(distance[:6, :6], axis=1)[:, :4].tolist()
+    )
 
 
 # ---- texts
 
-WORDS = [f"{a}{b}{c}" for a in ("ka", "mo", "ti", "lu", "pe") for b in ("r", "n", "sh", "v") for c in ("ol", "im", "ath", "une", "ex")]
+WORDS = [
+    f"{a}{b}{c}"
+    for a in ("ka", "mo", "ti", "lu", "pe")
+    for b in ("r", "n", "sh", "v")
+    for c in ("ol", "im", "ath", "une", "ex")
+]
 
 
 def text_findings(train, test, quick=True):
-    frame = pd.DataFrame({"text": [*train, *test], "split": ["train"] * len(train) + ["test"] * len(test), "label": "x"})
+    frame = pd.DataFrame(
+        {
+            "text": [*train, *test],
+            "split": ["train"] * len(train) + ["test"] * len(test),
+            "label": "x",
+        }
+    )
     return leaks.find(read_manifest(frame), quick)
 
 
@@ -172,11 +259,28 @@ def test_a_long_text_in_two_splits_is_found_however_it_is_written():
 
 
 def test_a_copy_does_not_make_its_own_words_likely():
-    """Rare words stand in a copied text and its copies only: to a word model without discount each follows the other for certain."""
+    """Rare words stand in a copied text and its copies only: to a word model without discount
+    each follows the other for certain.
+    """
     random = np.random.default_rng(0)
-    texts = [" ".join(f"{word}{number}" for word, number in zip(random.choice(WORDS, 14), random.integers(0, 999, 14))) for _ in range(200)]
+    texts = [
+        " ".join(
+            f"{word}{number}"
+            for word, number in zip(random.choice(WORDS, 14), random.integers(0, 999, 14))
+        )
+        for _ in range(200)
+    ]
     edited = [text[:40] + "q" + text[41:] for text in texts[:20]]
-    assert count([f for f in text_findings(texts[:150], [*texts[150:], *edited], quick=False) if f.kind == "copies"]) == 20
+    assert (
+        count(
+            [
+                f
+                for f in text_findings(texts[:150], [*texts[150:], *edited], quick=False)
+                if f.kind == "copies"
+            ]
+        )
+        == 20
+    )
 
 
 def test_a_text_with_a_few_letters_changed_is_found_by_the_long_check():
@@ -184,30 +288,45 @@ def test_a_text_with_a_few_letters_changed_is_found_by_the_long_check():
     texts = [" ".join(random.choice(WORDS, 25)) for _ in range(200)]
     edited = [text[:40] + "q" + text[41:] for text in texts[:20]]
     assert text_findings(texts[:150], edited) == []
-    assert count([f for f in text_findings(texts[:150], edited, quick=False) if f.kind == "copies"]) == 20
+    assert (
+        count([f for f in text_findings(texts[:150], edited, quick=False) if f.kind == "copies"])
+        == 20
+    )
 
 
 def test_phrases_that_chance_repeats_are_no_copies():
     """Short words, a closed set of questions, captions made from a template."""
     random = np.random.default_rng(2)
     one_word = random.choice(["zero", "one", "two"], 300).tolist()
-    questions = [f"is there a {random.choice(WORDS[:8])} {random.choice(['circle', 'square'])} in the image?" for _ in range(600)]
-    captions = [f"a {random.choice(WORDS[:6])} pet, {random.choice(WORDS[6:12])}, near {random.choice(WORDS[12:20])}" for _ in range(600)]
+    questions = [
+        f"is there a {random.choice(WORDS[:8])} {random.choice(['circle', 'square'])} in the image?"
+        for _ in range(600)
+    ]
+    captions = [
+        f"a {random.choice(WORDS[:6])} pet, {random.choice(WORDS[6:12])}, near "
+        f"{random.choice(WORDS[12:20])}"
+        for _ in range(600)
+    ]
     for texts in (one_word, questions, captions):
         half = len(texts) // 2
-        assert set(texts[:half]) & set(texts[half:]) and text_findings(texts[:half], texts[half:], quick=False) == []
+        assert (
+            set(texts[:half]) & set(texts[half:])
+            and text_findings(texts[:half], texts[half:], quick=False) == []
+        )
 
 
 # ---- pairs that are alike and no copies
 
 
 def strokes(random, n):
-    """(n images) straight strokes of a pen, each by another hand: angle, length, place, thickness."""
+    """(n images) straight strokes of a pen, each by another hand: angle, length, place,
+    thickness.
+    """
     pictures, fine = [], 8
     for _ in range(n):
         image = Image.new("L", (28 * fine, 28 * fine))
-        angle, half, width = random.normal(0, .25), random.uniform(8, 11), random.uniform(1.5, 3.5)
-        middle, to = 14 + random.normal(0, .4, 2), half * np.array([np.sin(angle), np.cos(angle)])
+        angle, half, width = random.normal(0, 0.25), random.uniform(8, 11), random.uniform(1.5, 3.5)
+        middle, to = 14 + random.normal(0, 0.4, 2), half * np.array([np.sin(angle), np.cos(angle)])
         ends = [tuple((middle + sign * to) * fine) for sign in (-1, 1)]
         ImageDraw.Draw(image).line(ends, fill=255, width=round(width * fine))
         pictures.append(image.resize((28, 28), Image.Resampling.BOX))
@@ -231,25 +350,31 @@ SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in ran
 
 @pytest.mark.parametrize("draw", [strokes, written_words])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_pictures_that_are_only_alike_are_no_copies_and_planted_ones_are_found(tmp_path, draw, seed):
+def test_pictures_that_are_only_alike_are_no_copies_and_planted_ones_are_found(
+    tmp_path, draw, seed
+):
     pictures = draw(np.random.default_rng(seed), 200)
     train = write_images(tmp_path, pictures[:100], "a")
     test = write_images(tmp_path, pictures[100:], "b")
     assert copies_in(tmp_path, "image", train, test) == []
-    planted = [*write_images(tmp_path, pictures[:5], "c", ".jpg", quality=60),
-               *write_images(tmp_path, scaled(pictures[5:10], 2), "d"),
-               *write_images(tmp_path, scaled(pictures[10:15], 2), "e", ".jpg", quality=50),
-               *write_images(tmp_path, pictures[15:20], "f", ".webp", lossless=True)]
+    planted = [
+        *write_images(tmp_path, pictures[:5], "c", ".jpg", quality=60),
+        *write_images(tmp_path, scaled(pictures[5:10], 2), "d"),
+        *write_images(tmp_path, scaled(pictures[10:15], 2), "e", ".jpg", quality=50),
+        *write_images(tmp_path, pictures[15:20], "f", ".webp", lossless=True),
+    ]
     found = copies_in(tmp_path, "image", train, [*test, *planted])
     assert count(found) == len(planted)
 
 
 def test_a_copy_is_found_whatever_its_orientation_tag_and_transparency_say(tmp_path):
-    """A phone stores a image on its side and a tag beside it."""
+    """A phone stores an image on its side and a tag beside it."""
     random = np.random.default_rng(0)
     pixels = [np.cumsum(np.cumsum(random.normal(size=(40, 64, 3)), 0), 1) for _ in range(12)]
     images = [Image.fromarray(np.uint8(255 * (x - x.min()) / np.ptp(x))) for x in pixels]
-    turned = [image.transpose(Image.Transpose.ROTATE_90) for image in images]   # tag 6 turns them back
+    turned = [
+        image.transpose(Image.Transpose.ROTATE_90) for image in images
+    ]  # tag 6 turns them back
     exif = Image.Exif()
     exif[0x0112] = 6
     names = write_images(tmp_path, [image.convert("RGBA") for image in images], "a")

@@ -1,4 +1,7 @@
-"""Leaks: the answer among the inputs is named, evidence is not; groups, shift and giveaway files; clean data stay clean."""
+"""Leaks: the answer among the inputs is named, evidence is not; groups, shift and giveaway
+files; clean data stay clean.
+"""
+
 import warnings
 
 import numpy as np
@@ -14,7 +17,12 @@ from mmlib.leaks.columns import A_LITTLE, NEARLY_ALL
 from mmlib.leaks.score import Task, bound, lookup_shares, one_class, score
 from mmlib.worlds import pets
 
-WORDS = [f"{a}{b}{c}" for a in ("ka", "mo", "ti", "lu", "pe") for b in ("r", "n", "sh", "v") for c in ("ol", "im", "ath", "une", "ex")]
+WORDS = [
+    f"{a}{b}{c}"
+    for a in ("ka", "mo", "ti", "lu", "pe")
+    for b in ("r", "n", "sh", "v")
+    for c in ("ol", "im", "ath", "une", "ex")
+]
 
 
 def sentences(random, n, words=12):
@@ -22,11 +30,20 @@ def sentences(random, n, words=12):
 
 
 def table(n=400, seed=0, classes=("cat", "dog"), **columns):
-    """A clean table: texts of many words that say little, labels, splits; ``columns`` are added, or made from (random, labels)."""
+    """A clean table: texts of many words that say little, labels, splits; ``columns`` are added,
+    or made from (random, labels).
+    """
     random = np.random.default_rng(seed)
     label = random.choice(classes, n)
-    frame = {"text": sentences(random, n), "label": label, "split": random.choice(["train", "val", "test"], n, p=[.7, .15, .15])}
-    return pd.DataFrame(frame | {name: make(random, label) if callable(make) else make for name, make in columns.items()})
+    frame = {
+        "text": sentences(random, n),
+        "label": label,
+        "split": random.choice(["train", "val", "test"], n, p=[0.7, 0.15, 0.15]),
+    }
+    return pd.DataFrame(
+        frame
+        | {name: make(random, label) if callable(make) else make for name, make in columns.items()}
+    )
 
 
 def find(frame, quick=True, **options):
@@ -39,37 +56,64 @@ def kinds(findings):
 
 def wrong(share):
     """Labels of which this share is replaced by another class."""
-    return lambda random, label: np.where(random.random(len(label)) < share, np.where(label == "cat", "dog", "cat"), label)
+    return lambda random, label: np.where(
+        random.random(len(label)) < share, np.where(label == "cat", "dog", "cat"), label
+    )
 
 
 # ---- the answer
 
-@pytest.mark.parametrize("text, sign", [
-    (lambda random, label: np.where(label == "cat", "Type A.", "type b"), "2 distinct texts"),
-    (lambda random, label: [f"{s} {name}!" for s, name in zip(sentences(random, len(label)), label)], "name a class"),
-    (lambda random, label: [f"{s} {'zz1' if name == 'cat' else ''}" for s, name in zip(sentences(random, len(label)), label)], "'zz1'"),
-])
+
+@pytest.mark.parametrize(
+    "text, sign",
+    [
+        (lambda random, label: np.where(label == "cat", "Type A.", "type b"), "2 distinct texts"),
+        (
+            lambda random, label: [
+                f"{s} {name}!" for s, name in zip(sentences(random, len(label)), label)
+            ],
+            "name a class",
+        ),
+        (
+            lambda random, label: [
+                f"{s} {'zz1' if name == 'cat' else ''}"
+                for s, name in zip(sentences(random, len(label)), label)
+            ],
+            "'zz1'",
+        ),
+    ],
+)
 def test_a_text_that_is_the_answer_is_named_with_evidence_bound_and_cure(text, sign):
     found = find(table(text=text, image=""))
     line = str(found[0])
     assert kinds(found) == [("answer", "text")] and "\n" not in line
-    assert sign in line and "100.0% of held-out rows" in line and "bound" in line and "majority" in line and "--use image" in line
+    assert (
+        sign in line
+        and "100.0% of held-out rows" in line
+        and "bound" in line
+        and "majority" in line
+        and "--use image" in line
+    )
 
 
 def test_evidence_in_words_is_not_the_answer():
-    """Captions of the pets world that always tell the species, each by one of 28 habits: it takes reading many captions to know them."""
+    """Captions of the pets world that always tell the species, each by one of 28 habits: it
+    takes reading many captions to know them.
+    """
     world = pets.draw(500, dials=pets.Dials(text=0))
     frame = pd.DataFrame({"text": world.text, "label": [pets.CLASSES[k] for k in world.label]})
     assert find(frame, quick=False) == []
 
 
 def test_words_that_name_other_things_than_the_label_are_no_answer():
-    """easy-VQA's questions name shapes and are answered by yes and no, or by a shape they do not name."""
+    """easy-VQA's questions name shapes and are answered by yes and no, or by a shape they do not
+    name.
+    """
     random = np.random.default_rng(0)
     shapes = ["circle", "square", "star"]
     text, label = [], []
     for _ in range(600):
-        shape, asked, yes = random.choice(shapes), random.choice(shapes), random.random() < .6
+        shape, asked, yes = random.choice(shapes), random.choice(shapes), random.random() < 0.6
         text.append(f"does the image show a {asked}?" if yes else "what shape is in the image?")
         label.append(("yes" if shape == asked else "no") if yes else shape)
     assert find(pd.DataFrame({"image": "", "text": text, "label": label})) == []
@@ -77,13 +121,22 @@ def test_words_that_name_other_things_than_the_label_are_no_answer():
 
 @pytest.mark.parametrize("share, found", [(0, True), (0.03, True), (0.12, False), (0.3, False)])
 def test_a_column_is_the_answer_within_the_room_for_error(share, found):
-    assert kinds(find(table(n=600, second=wrong(share)))) == ([("answer", "second")] if found else [])
+    assert kinds(find(table(n=600, second=wrong(share)))) == (
+        [("answer", "second")] if found else []
+    )
 
 
 def test_a_column_of_numbers_is_read_by_intervals():
-    score = table(n=600, score=lambda random, label: np.where(label == "cat", 1.0, -1.0) * (0.1 + random.random(len(label))))
+    score = table(
+        n=600,
+        score=lambda random, label: (
+            np.where(label == "cat", 1.0, -1.0) * (0.1 + random.random(len(label)))
+        ),
+    )
     assert kinds(find(score)) == [("answer", "score")]
-    weak = table(n=600, score=lambda random, label: (label == "cat") + random.normal(size=len(label)))
+    weak = table(
+        n=600, score=lambda random, label: (label == "cat") + random.normal(size=len(label))
+    )
     assert find(weak) == []
 
 
@@ -97,7 +150,11 @@ def test_a_number_as_target_is_checked_too():
 @pytest.mark.parametrize("name", ["counter", "key"])
 def test_identifiers_do_not_score_even_where_rows_are_sorted_by_label(name):
     frame = table(n=400).sort_values("label")
-    frame[name] = np.arange(400) if name == "counter" else [f"{label}_{i}" for i, label in enumerate(frame["label"])]
+    frame[name] = (
+        np.arange(400)
+        if name == "counter"
+        else [f"{label}_{i}" for i, label in enumerate(frame["label"])]
+    )
     assert find(frame, quick=False) == []
 
 
@@ -106,25 +163,37 @@ def test_folds_keep_groups_together_so_that_knowing_the_group_is_not_knowing_the
     random = np.random.default_rng(0)
     patient = np.repeat(np.arange(60), 10)
     label = np.repeat(random.choice(["ill", "well"], 60), 10)
-    frame = table(n=600, label=label, patient=[f"p{i}" for i in patient], nurse=[f"n{i}" for i in patient]).drop(columns="split")
+    frame = table(
+        n=600, label=label, patient=[f"p{i}" for i in patient], nurse=[f"n{i}" for i in patient]
+    ).drop(columns="split")
     assert ("group", "patient") in kinds(find(frame)) and find(frame, group="patient") == []
 
 
 def test_which_modalities_are_there_can_tell_the_label():
     def text(random, label):
-        return np.where(random.random(len(label)) < np.where(label == "cat", .8, .2), "", sentences(random, len(label)))
+        return np.where(
+            random.random(len(label)) < np.where(label == "cat", 0.8, 0.2),
+            "",
+            sentences(random, len(label)),
+        )
+
     assert kinds(find(table(text=text, image=""))) == [("missing", "image,text")]
-    both = table(text=lambda random, label: np.where(random.random(len(label)) < .5, "", sentences(random, len(label))))
+    both = table(
+        text=lambda random, label: np.where(
+            random.random(len(label)) < 0.5, "", sentences(random, len(label))
+        )
+    )
     assert find(both) == []
 
 
 # ---- groups
 
+
 def test_a_group_in_two_splits_is_found_and_one_kept_together_is_not():
     frame = table(n=300, hospital=lambda random, label: random.choice(list("abcdefghij"), 300))
     found = find(frame, group="hospital")
     assert kinds(found) == [("group", "--group")] and "10 of 10 groups" in str(found[0])
-    assert find(frame.drop(columns="split"), group="hospital") == []          # split drawn by group
+    assert find(frame.drop(columns="split"), group="hospital") == []  # split drawn by group
 
 
 @pytest.mark.parametrize("column", ["patient", "speaker_id", "writerId", "users"])
@@ -138,34 +207,53 @@ def test_a_column_that_sounds_like_a_group_is_suspected(column):
 def test_a_nameless_group_is_suspected_by_its_labels_and_an_ordinary_attribute_is_not():
     random = np.random.default_rng(3)
     code = random.integers(0, 50, 600)
-    frame = table(n=600, label=np.array(["cat", "dog"])[code % 2], code=[f"k{value}" for value in code])
+    frame = table(
+        n=600, label=np.array(["cat", "dog"])[code % 2], code=[f"k{value}" for value in code]
+    )
     assert kinds(find(frame)) == [("group", "code")]
-    plain = table(n=600, city=lambda random, label: random.choice(WORDS[:50], 600), age=lambda random, label: random.integers(0, 90, 600),
-                  coat=lambda random, label: random.choice(["red", "black", "white"], 600))
+    plain = table(
+        n=600,
+        city=lambda random, label: random.choice(WORDS[:50], 600),
+        age=lambda random, label: random.integers(0, 90, 600),
+        coat=lambda random, label: random.choice(["red", "black", "white"], 600),
+    )
     assert find(plain, quick=False) == []
 
 
 # ---- shift
 
+
 def test_a_shift_is_told_as_a_shift():
     def year(random, label):
         return 2000 + np.arange(len(label)) // 50
+
     frame = table(n=600, year=year, split=np.repeat(["train", "test"], [400, 200]))
     frame.loc[::9, "split"] = "train"
     found = find(frame, quick=False)
-    assert kinds(found) == [("shift", "year")] and "AUROC" in str(found[0]) and "bound" in str(found[0]) and "not a leak" in str(found[0])
+    assert (
+        kinds(found) == [("shift", "year")]
+        and "AUROC" in str(found[0])
+        and "bound" in str(found[0])
+        and "not a leak" in str(found[0])
+    )
     assert find(frame, quick=True) == []
     polite = table(n=600)
-    polite["text"] = [f"please {text} thanks" if split == "test" else text for text, split in zip(polite["text"], polite["split"])]
+    polite["text"] = [
+        f"please {text} thanks" if split == "test" else text
+        for text, split in zip(polite["text"], polite["split"])
+    ]
     assert kinds(find(polite, quick=False)) == [("shift", "text")]
 
 
 # ---- files
 
+
 def write_pictures(folder, random, label, picture):
     names = []
     for i, name in enumerate(label):
-        path = picture(folder / f"{i:03d}", name, random.integers(0, 256, (24, 24, 3), dtype=np.uint8))
+        path = picture(
+            folder / f"{i:03d}", name, random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        )
         names.append(path.name)
     return names
 
@@ -185,7 +273,11 @@ def as_quality(stem, name, pixels):
 
 
 def as_size(stem, name, pixels):
-    return save(stem, ".png", pixels if name == "cat" else np.pad(pixels, ((0, 3), (0, 3), (0, 0)), mode="reflect"))
+    return save(
+        stem,
+        ".png",
+        pixels if name == "cat" else np.pad(pixels, ((0, 3), (0, 3), (0, 0)), mode="reflect"),
+    )
 
 
 def as_corner(stem, name, pixels):
@@ -198,12 +290,22 @@ def as_evidence(stem, name, pixels):
     return save(stem, ".bmp", pixels)
 
 
-@pytest.mark.parametrize("image, kind", [(as_format, "encoding"), (as_quality, "encoding"), (as_size, "size"), (as_corner, "frame"),
-                                           (as_evidence, None)])
+@pytest.mark.parametrize(
+    "image, kind",
+    [
+        (as_format, "encoding"),
+        (as_quality, "encoding"),
+        (as_size, "size"),
+        (as_corner, "frame"),
+        (as_evidence, None),
+    ],
+)
 def test_pictures_that_give_the_label_away_without_being_looked_at(tmp_path, picture, kind):
     random = np.random.default_rng(0)
     label = random.choice(["cat", "dog"], 150)
-    frame = pd.DataFrame({"image": write_pictures(tmp_path, random, label, picture), "label": label})
+    frame = pd.DataFrame(
+        {"image": write_pictures(tmp_path, random, label, picture), "label": label}
+    )
     manifest = read_manifest(frame, root=tmp_path)
     assert [finding.kind for finding in leaks.find(manifest)] == ([kind] if kind else [])
     assert leaks.find(manifest, quick=True) == []
@@ -215,20 +317,27 @@ def test_the_rate_of_sounds_can_tell_the_label(tmp_path, rates, kind):
     label = random.integers(0, 2, 120)
     names = []
     for i, code in enumerate(label):
-        wave = np.cumsum(random.normal(size=int(random.uniform(.2, .4) * rates[code])))
-        soundfile.write(tmp_path / f"{i}.wav", (.5 * wave / np.abs(wave).max()).astype(np.float32), rates[code])
+        wave = np.cumsum(random.normal(size=int(random.uniform(0.2, 0.4) * rates[code])))
+        soundfile.write(
+            tmp_path / f"{i}.wav", (0.5 * wave / np.abs(wave).max()).astype(np.float32), rates[code]
+        )
         names.append(f"{i}.wav")
-    manifest = read_manifest(pd.DataFrame({"audio": names, "label": [f"c{code}" for code in label]}), root=tmp_path)
+    manifest = read_manifest(
+        pd.DataFrame({"audio": names, "label": [f"c{code}" for code in label]}), root=tmp_path
+    )
     found = [finding.kind for finding in leaks.find(manifest)]
     assert found[0] == kind if kind else found == []
 
 
 # ---- what must not disturb
 
+
 def test_unreadable_files_and_targets_are_somebody_elses_matter(tmp_path):
     names = [f"{i}.png" for i in range(60)]
     for i, name in enumerate(names[:40]):
-        (tmp_path / name).write_bytes([b"", b"no image", b"\x89PNG\r\n\x1a\n broken"][i % 3] + bytes([i]) * (i % 3))
+        (tmp_path / name).write_bytes(
+            [b"", b"no image", b"\x89PNG\r\n\x1a\n broken"][i % 3] + bytes([i]) * (i % 3)
+        )
     frame = table(n=60, image=names, audio=names)
     for quick in (True, False):
         leaks.find(read_manifest(frame, root=tmp_path), quick)
@@ -240,12 +349,39 @@ def test_unreadable_files_and_targets_are_somebody_elses_matter(tmp_path):
 
 
 def test_strange_cells_are_only_cells():
-    strange = ["", "nan", "inf", "-inf", "1e300", "-1e300", "1_0", "\u0661", "猫", "a\nb", " ", "0x1", "\x00", "!", "💥"]
+    strange = [
+        "",
+        "nan",
+        "inf",
+        "-inf",
+        "1e300",
+        "-1e300",
+        "1_0",
+        "\u0661",
+        "猫",
+        "a\nb",
+        " ",
+        "0x1",
+        "\x00",
+        "!",
+        "💥",
+    ]
     for seed in range(3):
         random = np.random.default_rng(seed)
-        numbers = np.where(random.random(90) < .3, random.choice(strange[:7], 90), random.normal(size=90).astype(str))
-        frame = table(n=90, seed=seed, a=random.choice(strange, 90), b=numbers, text=random.choice(strange, 90), patient=random.choice(strange, 90),
-                      label=random.choice(strange[8:], 90))
+        numbers = np.where(
+            random.random(90) < 0.3,
+            random.choice(strange[:7], 90),
+            random.normal(size=90).astype(str),
+        )
+        frame = table(
+            n=90,
+            seed=seed,
+            a=random.choice(strange, 90),
+            b=numbers,
+            text=random.choice(strange, 90),
+            patient=random.choice(strange, 90),
+            label=random.choice(strange[8:], 90),
+        )
         for quick in (True, False):
             for group in (None, "a"):
                 assert all("\n" not in str(finding) for finding in find(frame, quick, group=group))
@@ -256,6 +392,7 @@ def test_quick_decodes_nothing(tmp_path, monkeypatch):
 
     def refuse(*arguments):
         raise AssertionError("decoded")
+
     monkeypatch.setattr("mmlib.leaks.files.read_image", refuse)
     monkeypatch.setattr("mmlib.leaks.files.read_audio", refuse)
     assert leaks.find(read_manifest(path), quick=True) == []
@@ -263,13 +400,20 @@ def test_quick_decodes_nothing(tmp_path, monkeypatch):
         leaks.find(read_manifest(path))
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 20))])
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 20))]
+)
 def test_pets_have_no_leak(tmp_path, seed):
     path = pets.write(pets.draw(150, seed), tmp_path / "w")
-    assert leaks.find(read_manifest(path)) == [] and leaks.find(read_manifest(path, columns={"text": "text_zh"}), quick=True) == []
+    assert (
+        leaks.find(read_manifest(path)) == []
+        and leaks.find(read_manifest(path, columns={"text": "text_zh"}), quick=True) == []
+    )
 
 
-@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(6, 200))])
+@pytest.mark.parametrize(
+    "seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(6, 200))]
+)
 def test_clean_tables_stay_clean(seed):
     """About thirty looks at a table of pure chance: many looks must not add up to a false alarm."""
     random = np.random.default_rng(seed)
@@ -281,11 +425,14 @@ def test_clean_tables_stay_clean(seed):
 
 
 def test_the_same_seed_finds_the_same():
-    frame = table(n=300, second=wrong(0.02), patient=lambda random, label: random.integers(0, 40, 300))
+    frame = table(
+        n=300, second=wrong(0.02), patient=lambda random, label: random.integers(0, 40, 300)
+    )
     assert find(frame, quick=False) == find(frame, quick=False) and len(find(frame)) == 2
 
 
 # ---- bounds
+
 
 def a_task(codes, groups=None, classes=3):
     codes = np.asarray(codes)
@@ -301,12 +448,14 @@ def test_of_hundreds_of_looks_at_chance_none_is_suspicious(room):
         random = np.random.default_rng(seed)
         classes = int(random.integers(2, 6))
         rows = np.arange(random.integers(30, 120))
-        task = a_task(random.integers(0, classes, len(rows)), random.permutation(len(rows)), classes)
+        task = a_task(
+            random.integers(0, classes, len(rows)), random.permutation(len(rows)), classes
+        )
         shares = lookup_shares(task, rows, random.integers(0, 3, len(rows)).tolist())
         found = score(task, rows, shares, room)
         lucky += found.accuracy > found.majority + (1 - room) * (1 - found.majority)
         assert not found.suspicious and not one_class(task, rows, shares, room).suspicious
-    assert room == NEARLY_ALL or lucky > 5          # without standard errors these would be alarms
+    assert room == NEARLY_ALL or lucky > 5  # without standard errors these would be alarms
 
 
 def test_rows_of_one_group_are_one_witness():
@@ -330,7 +479,10 @@ def test_rows_of_one_group_are_one_witness_for_a_class_too():
     of_many = one_class(many, rows, lookup_shares(many, rows, values), A_LITTLE)
     once = a_task(np.arange(3).repeat(20))
     shares = np.ones((60, 3), np.float32)
-    assert one_class(many, rows, shares.repeat(5, axis=0), A_LITTLE).bound == one_class(once, np.arange(60), shares, A_LITTLE).bound
+    assert (
+        one_class(many, rows, shares.repeat(5, axis=0), A_LITTLE).bound
+        == one_class(once, np.arange(60), shares, A_LITTLE).bound
+    )
     assert of_many.suspicious and of_many.name == "class 1" and not of_few.suspicious
 
 
@@ -377,13 +529,25 @@ def usual(stem, name, pixels):
     return save(stem, ".jpg", pixels, quality=90)
 
 
-@pytest.mark.parametrize("artefact, clean, kind", [(grey, plain, "encoding"), (smoother, usual, "encoding"), (padded, plain, "size"),
-                                                   (marked, plain, "frame"), (plain, plain, None)])
-def test_an_artefact_of_one_class_of_three_is_found_and_the_class_named(tmp_path, artefact, clean, kind):
+@pytest.mark.parametrize(
+    "artefact, clean, kind",
+    [
+        (grey, plain, "encoding"),
+        (smoother, usual, "encoding"),
+        (padded, plain, "size"),
+        (marked, plain, "frame"),
+        (plain, plain, None),
+    ],
+)
+def test_an_artefact_of_one_class_of_three_is_found_and_the_class_named(
+    tmp_path, artefact, clean, kind
+):
     random = np.random.default_rng(0)
     label = random.choice(["cat", "dog", "bird"], 180)
     picture = third(artefact, clean)
-    frame = pd.DataFrame({"image": write_pictures(tmp_path, random, label, picture), "label": label})
+    frame = pd.DataFrame(
+        {"image": write_pictures(tmp_path, random, label, picture), "label": label}
+    )
     found = leaks.find(read_manifest(frame, root=tmp_path))
     assert [finding.kind for finding in found] == ([kind] if kind else [])
     assert all("class 'cat'" in str(finding) for finding in found)
@@ -391,12 +555,16 @@ def test_an_artefact_of_one_class_of_three_is_found_and_the_class_named(tmp_path
 
 def test_which_modalities_are_there_can_tell_one_class_of_four():
     def text(random, label):
-        return np.where((label == "cat") & (random.random(len(label)) < .9), "", sentences(random, len(label)))
+        return np.where(
+            (label == "cat") & (random.random(len(label)) < 0.9), "", sentences(random, len(label))
+        )
+
     found = find(table(600, classes=("cat", "dog", "bird", "fish"), text=text, image=""))
     assert kinds(found) == [("missing", "image,text")] and "class 'cat'" in str(found[0])
 
 
 # ---- false alarms about columns
+
 
 def captions(random, label):
     """Three captions for each class: another name of the class."""
@@ -408,12 +576,20 @@ def test_a_column_that_is_nearly_the_class_is_the_answer_and_no_group_to_split_b
     classes = [f"kind {i}" for i in range(10)]
     found = find(table(600, classes=classes, caption=captions))
     assert kinds(found) == [("answer", "caption")] and "--group" not in str(found[0])
-    ten = find(table(600, classes=classes, caption=lambda random, label: [f"a {name}" for name in label]))
+    ten = find(
+        table(600, classes=classes, caption=lambda random, label: [f"a {name}" for name in label])
+    )
     assert kinds(ten) == [("answer", "caption")]
 
 
 def test_columns_that_use_leaves_out_give_no_finding_but_groups_do():
-    frame = table(600, image="", second=wrong(0), year=np.repeat([2001, 2002], 300), text=lambda random, label: label)
+    frame = table(
+        600,
+        image="",
+        second=wrong(0),
+        year=np.repeat([2001, 2002], 300),
+        text=lambda random, label: label,
+    )
     frame["split"] = np.where(np.arange(600) < 300, "train", "test")
     frame.loc[::9, "split"] = "train"
     assert {("answer", "text"), ("answer", "second")} <= set(kinds(find(frame, quick=False)))
@@ -427,9 +603,12 @@ def scenes(random, shared=454, alone=446, questions=4):
     """A table of questions about scenes: some scenes stand in both splits, others in train only."""
     scene = np.repeat(np.arange(shared + alone), questions)
     both = scene < shared
-    split = np.where(both & (random.random(len(scene)) < .4), "test", "train")
+    split = np.where(both & (random.random(len(scene)) < 0.4), "test", "train")
     # a shared scene has a question on each side
-    split[:shared * questions:questions], split[1:shared * questions:questions] = "train", "test"
+    split[: shared * questions : questions], split[1 : shared * questions : questions] = (
+        "train",
+        "test",
+    )
     return scene, split, len(set(scene[split == "test"]) & set(scene[split == "train"]))
 
 
@@ -437,12 +616,17 @@ def scenes(random, shared=454, alone=446, questions=4):
 def test_groups_that_both_splits_share_are_named_with_their_number_and_rows_not_as_a_shift(column):
     random = np.random.default_rng(0)
     scene, split, shared = scenes(random)
-    frame = table(len(scene), **{column: [f"s{i}" for i in random.permutation(900)[scene]]}).assign(split=split)
+    frame = table(len(scene), **{column: [f"s{i}" for i in random.permutation(900)[scene]]}).assign(
+        split=split
+    )
     val = table(40, seed=1, **{column: [f"v{i}" for i in range(40)]}).assign(split="val")
     found = find(pd.concat([frame, val]), quick=False)
     assert kinds(found) == [("group", column)]
     line = str(found[0])
-    assert f"{shared} of 940 values stand in both train and test" in line and f"{(split == 'test').sum():,} rows of test" in line
+    assert (
+        f"{shared} of 940 values stand in both train and test" in line
+        and f"{(split == 'test').sum():,} rows of test" in line
+    )
     assert "row 1 as row 0" in line and f"--group {column}" in line
 
 
@@ -452,20 +636,32 @@ def test_a_picture_asked_about_in_both_splits_is_a_copy_and_no_shift(tmp_path):
     names = write_pictures(tmp_path, random, np.repeat("x", 80), plain)
     frame = table(len(scene), image=[names[i] for i in scene]).assign(split=split)
     found = leaks.find(read_manifest(frame, root=tmp_path))
-    assert {kind for kind, column in kinds(found)} == {"copies"} and "40 different ones" in str(found[0])
+    assert {kind for kind, column in kinds(found)} == {"copies"} and "40 different ones" in str(
+        found[0]
+    )
 
 
 # ---- what is said
 
+
 def test_no_note_of_a_library_reaches_the_screen(tmp_path, capfd):
-    """libmpg123 says what it thinks of a damaged file without naming it; scikit-learn wonders about classes of one row."""
+    """libmpg123 says what it thinks of a damaged file without naming it; scikit-learn wonders
+    about classes of one row.
+    """
     random = np.random.default_rng(0)
     names = [f"{i}.mp3" for i in range(30)]
     for name in names:
-        soundfile.write(tmp_path / name, (.1 * random.normal(size=8000)).astype(np.float32), 16000, format="MP3")
+        soundfile.write(
+            tmp_path / name,
+            (0.1 * random.normal(size=8000)).astype(np.float32),
+            16000,
+            format="MP3",
+        )
         data = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(data[:len(data) // 2] + bytes(300) + data[len(data) // 2:])
-    frame = table(30, classes=[f"class {i}" for i in range(60)], audio=names, number=random.normal(size=30))
+        (tmp_path / name).write_bytes(data[: len(data) // 2] + bytes(300) + data[len(data) // 2 :])
+    frame = table(
+        30, classes=[f"class {i}" for i in range(60)], audio=names, number=random.normal(size=30)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         leaks.find(read_manifest(frame, root=tmp_path))
@@ -482,7 +678,16 @@ def test_where_nothing_is_found_the_command_says_what_was_looked_for(tmp_path, c
     assert main(["leaks", str(path), "--use", "image"]) == 0
     image = capsys.readouterr().out
     for out in (quick, whole, image):
-        assert out.count("\n") == 1 and "no leak found" in out and "groups across splits" in out and "image: " in out
+        assert (
+            out.count("\n") == 1
+            and "no leak found" in out
+            and "groups across splits" in out
+            and "image: " in out
+        )
     assert "text: the answer" in quick and "text: " not in image and "columns" not in image
     assert "image: equal files" in quick and "size" not in quick and "shift" not in quick
-    assert "image: copies" in whole and "audio: format, size and edges" in whole and "shift between splits" in whole
+    assert (
+        "image: copies" in whole
+        and "audio: format, size and edges" in whole
+        and "shift between splits" in whole
+    )

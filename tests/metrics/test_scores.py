@@ -1,12 +1,24 @@
 """Scores against values worked out by hand, and against each other where they must agree."""
+
 import pytest
 import torch
 from sklearn.metrics import mean_absolute_error as their_error
 
 from mmlib.metrics.calibration import calibration_error
-from mmlib.metrics.scores import accuracy, auroc, balanced_accuracy, confusion, log_loss, macro_f1, mean_absolute_error, r2
+from mmlib.metrics.scores import (
+    accuracy,
+    auroc,
+    balanced_accuracy,
+    confusion,
+    log_loss,
+    macro_f1,
+    mean_absolute_error,
+    r2,
+)
 
-LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0], [5.0, 0.0, 1.0], [0.0, 1.0, 0.5]])   # guesses 0 1 2 0 1
+LOGITS = torch.tensor(
+    [[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0], [5.0, 0.0, 1.0], [0.0, 1.0, 0.5]]
+)  # guesses 0 1 2 0 1
 TARGET = torch.tensor([0, 1, 2, 1, 1])
 
 
@@ -21,7 +33,10 @@ def test_by_hand():
 
 def test_confusion_has_a_row_for_every_class_and_its_diagonal_is_the_accuracy():
     draw = torch.Generator().manual_seed(0)
-    logits, target = torch.randn(50, 4, generator=draw), torch.randint(0, 3, (50,), generator=draw)   # class 3 is never true
+    logits, target = (
+        torch.randn(50, 4, generator=draw),
+        torch.randint(0, 3, (50,), generator=draw),
+    )  # class 3 is never true
     table = confusion(logits, target)
     assert table.shape == (4, 4) and table.sum() == 50 and table[3].sum() == 0
     assert table.sum(1).tolist() == target.bincount(minlength=4).tolist()
@@ -31,7 +46,9 @@ def test_confusion_has_a_row_for_every_class_and_its_diagonal_is_the_accuracy():
 
 def test_a_rare_class_weighs_as_much_as_a_frequent_one_in_macro_f1():
     logits, target = torch.tensor([[1.0, 0.0]] * 10), torch.tensor([0] * 9 + [1])
-    assert accuracy(logits, target) == 0.9 and macro_f1(logits, target) == pytest.approx((18 / 19) / 2)
+    assert accuracy(logits, target) == 0.9 and macro_f1(logits, target) == pytest.approx(
+        (18 / 19) / 2
+    )
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order():
@@ -40,18 +57,26 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order():
     logits = torch.stack([-score, score], dim=1)
     pairs = score[target == 1][:, None] > score[target == 0]
     assert auroc(logits, target) == pytest.approx(float(pairs.double().mean()))
-    three = torch.cat([logits, torch.full((40, 1), -30.0)], dim=1)      # a class that never comes: left out
+    three = torch.cat(
+        [logits, torch.full((40, 1), -30.0)], dim=1
+    )  # a class that never comes: left out
     assert auroc(three, target) == pytest.approx(auroc(logits, target))
-    assert auroc(torch.randn(4000, 3, generator=draw), torch.randint(0, 3, (4000,), generator=draw)) == pytest.approx(0.5, abs=0.03)
+    assert auroc(
+        torch.randn(4000, 3, generator=draw), torch.randint(0, 3, (4000,), generator=draw)
+    ) == pytest.approx(0.5, abs=0.03)
 
 
 def test_calibration_error_is_zero_where_confidence_is_accuracy_and_the_gap_elsewhere():
     chance = torch.tensor([[0.75, 0.25]] * 4)
     assert calibration_error(chance.log(), torch.tensor([0, 0, 0, 1])) == pytest.approx(0, abs=1e-6)
-    assert calibration_error(chance.log(), torch.tensor([0, 0, 1, 1])) == pytest.approx(0.25, abs=1e-6)
+    assert calibration_error(chance.log(), torch.tensor([0, 0, 1, 1])) == pytest.approx(
+        0.25, abs=1e-6
+    )
     mixed = torch.cat([chance, torch.tensor([[0.05, 0.95]] * 4)])
     target = torch.tensor([0, 0, 1, 1, 1, 1, 1, 1])
-    assert calibration_error(mixed.log(), target) == pytest.approx((0.25 * 4 + 0.05 * 4) / 8, abs=1e-6)
+    assert calibration_error(mixed.log(), target) == pytest.approx(
+        (0.25 * 4 + 0.05 * 4) / 8, abs=1e-6
+    )
     edges = torch.tensor([[99.0, -99.0], [0.0, 0.0]])
     assert calibration_error(edges, torch.tensor([0, 0])) == pytest.approx(0.25)
 
@@ -94,14 +119,23 @@ def test_log_loss_is_scikit_learns_and_of_the_shares_their_entropy():
     "metric", [accuracy, balanced_accuracy, log_loss, macro_f1, auroc, confusion, calibration_error]
 )
 def test_classes_of_the_wrong_shape_are_refused(metric):
-    for logits, target in [(LOGITS[:, 0], TARGET), (LOGITS, TARGET[:, None]), (LOGITS, TARGET.float()), (LOGITS[:0], TARGET[:0])]:
+    for logits, target in [
+        (LOGITS[:, 0], TARGET),
+        (LOGITS, TARGET[:, None]),
+        (LOGITS, TARGET.float()),
+        (LOGITS[:0], TARGET[:0]),
+    ]:
         with pytest.raises(ValueError, match="expected logits|no samples"):
             metric(logits, target)
 
 
 @pytest.mark.parametrize("metric", [mean_absolute_error, r2])
 def test_numbers_of_the_wrong_shape_are_refused(metric):
-    for logits, target in [(torch.ones(3, 1), torch.ones(3)), (torch.ones(3), torch.ones(3, 1)), (torch.ones(0), torch.ones(0))]:
+    for logits, target in [
+        (torch.ones(3, 1), torch.ones(3)),
+        (torch.ones(3), torch.ones(3, 1)),
+        (torch.ones(0), torch.ones(0)),
+    ]:
         with pytest.raises(ValueError, match="one shape|no samples"):
             metric(logits, target)
 

@@ -1,12 +1,14 @@
 """What a screen reader is told is what was drawn."""
+
 import re
 
 import numpy as np
 import pytest
 
 from mmlib import plots
+from mmlib.course.figures import fusion as plots_fusion
+from mmlib.course.figures import loss as plots_loss
 from mmlib.course.figures import pipeline
-from mmlib.course.figures import fusion as plots_fusion, loss as plots_loss
 from mmlib.plots.alt_text import LONGEST, describe
 from mmlib.train.history import History
 from mmlib.worlds.pets.dials import Dials
@@ -30,7 +32,10 @@ def test_a_named_line_is_said_with_its_ends_and_the_others_are_counted():
     axes.plot([0, 1], [0, 6])
     axes.plot([], [], label="nothing")
     axes.set(title="the\nloss", xlabel="epoch", ylabel="nats")
-    assert describe(figure) == "the loss; lines: train from 2.5 to 1; 2 more lines; across: epoch; up: nats"
+    assert (
+        describe(figure)
+        == "the loss; lines: train from 2.5 to 1; 2 more lines; across: epoch; up: nats"
+    )
 
 
 def test_pictures_are_one_list_and_equal_panels_are_said_once():
@@ -53,7 +58,9 @@ def test_points_maps_and_diagrams_are_named():
 
 
 def test_colour_bars_and_empty_panels_say_nothing():
-    assert describe(plots.confusion(np.eye(2), ["cat", "dog"])) == "map; across: predicted; up: true"
+    assert (
+        describe(plots.confusion(np.eye(2), ["cat", "dog"])) == "map; across: predicted; up: true"
+    )
     figure, _ = plots.panels(1, 2, 4, 2)
     assert describe(figure) == "an empty figure"
 
@@ -65,10 +72,17 @@ def test_a_long_description_ends():
     assert len(describe(figure)) == LONGEST and describe(figure).endswith("...")
 
 
-@pytest.mark.parametrize("draw", [
-    lambda: plots.bars({"image": 0.9}), pipeline, lambda: plots.panels(1, 1, 2, 2)[0],
-    lambda: plots_loss.landscape((0.1, 0)), lambda: plots_fusion.optimum(Dials(structure="unique")),
-    lambda: History([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]).plot()])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.bars({"image": 0.9}),
+        pipeline,
+        lambda: plots.panels(1, 1, 2, 2)[0],
+        lambda: plots_loss.landscape((0.1, 0)),
+        lambda: plots_fusion.optimum(Dials(structure="unique")),
+        lambda: History([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]).plot(),
+    ],
+)
 def test_ipython_puts_the_words_beside_the_picture(draw):
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.core.pylabtools import select_figure_formats
@@ -77,4 +91,6 @@ def test_ipython_puts_the_words_beside_the_picture(draw):
     select_figure_formats(shell, {"png"})
     data, metadata = shell.display_formatter.format(figure)
     assert data["image/png"] and metadata["image/png"] == {"alt": describe(figure)}
-    assert re.match("<Figure size", data["text/plain"])            # compared by nbval: no number that a machine's rounding can change
+    assert re.match(
+        "<Figure size", data["text/plain"]
+    )  # compared by nbval: no number that a machine's rounding can change

@@ -1,4 +1,7 @@
-"""Figures: they show the numbers given, nothing is cut off, and neither the caller's style nor the screen matters."""
+"""Figures: they show the numbers given, nothing is cut off, and neither the caller's style nor
+the screen matters.
+"""
+
 import ast
 from pathlib import Path
 
@@ -14,13 +17,21 @@ from mmlib.course.figures import pipeline
 matplotlib.use("agg")
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-TONE = 0.5 * np.sin(2 * np.pi * 2000 * np.arange(8000) / 16000).astype(np.float32)  # 2 kHz, half a second
+TONE = 0.5 * np.sin(2 * np.pi * 2000 * np.arange(8000) / 16000).astype(
+    np.float32
+)  # 2 kHz, half a second
 
 FIGURES = {
     "confusion": lambda: plots.confusion([[90, 3], [5, 88]], ["cat", "dog"]),
-    "many classes": lambda: plots.confusion(np.eye(50, dtype=int), [f"a class with a long name {i}" for i in range(50)]),
-    "bars": lambda: plots.bars({"image": 0.8, "text": 0.7, "all modalities together": 0.9}, {"text": 0.75}, chance=0.5),
-    "samples": lambda: plots.samples([PICTURE, None, PICTURE], ["It purrs. " * 30, "", "a"], [TONE, TONE[:99], None], list("abc")),
+    "many classes": lambda: plots.confusion(
+        np.eye(50, dtype=int), [f"a class with a long name {i}" for i in range(50)]
+    ),
+    "bars": lambda: plots.bars(
+        {"image": 0.8, "text": 0.7, "all modalities together": 0.9}, {"text": 0.75}, chance=0.5
+    ),
+    "samples": lambda: plots.samples(
+        [PICTURE, None, PICTURE], ["It purrs. " * 30, "", "a"], [TONE, TONE[:99], None], list("abc")
+    ),
     "one sample": lambda: plots.samples([PICTURE], ["a"], [np.zeros(3, np.float32)]),
     "pipeline": pipeline,
 }
@@ -40,15 +51,24 @@ def test_nothing_is_cut_off_and_nothing_is_warned_of(draw):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     width, height = canvas.get_width_height()
-    ticks = {label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels(which="both")}
+    ticks = {
+        label
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for label in axis.get_ticklabels(which="both")
+    }
     for text in texts(figure):
         if text in ticks:
             continue  # matplotlib makes more of them than it shows
         box = text.get_window_extent()
-        assert box.x0 >= -2 and box.y0 >= -2 and box.x1 <= width + 2 and box.y1 <= height + 2, f"{text.get_text()!r} leaves the figure"
+        assert box.x0 >= -2 and box.y0 >= -2 and box.x1 <= width + 2 and box.y1 <= height + 2, (
+            f"{text.get_text()!r} leaves the figure"
+        )
 
 
-@pytest.mark.parametrize("draw", [FIGURES[name] for name in ("confusion", "bars", "one sample", "pipeline")])
+@pytest.mark.parametrize(
+    "draw", [FIGURES[name] for name in ("confusion", "bars", "one sample", "pipeline")]
+)
 def test_the_ground_is_white_and_no_style_of_the_caller_matters(draw, tmp_path):
     plots.save(draw(), tmp_path / "plain.png")
     before = dict(matplotlib.rcParams)
@@ -56,13 +76,16 @@ def test_the_ground_is_white_and_no_style_of_the_caller_matters(draw, tmp_path):
         figure = draw()
         plots.save(figure, tmp_path / "dark.png")
     assert to_hex(figure.get_facecolor()) == "#ffffff"
-    assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "dark.png").read_bytes(), "the same figure, the same bytes"
+    assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "dark.png").read_bytes(), (
+        "the same figure, the same bytes"
+    )
     assert before == dict(matplotlib.rcParams)
 
 
 @every_figure
 def test_no_figure_is_left_open_to_be_shown_twice(draw):
     import matplotlib.pyplot as plt
+
     plt.close("all")
     draw()
     assert plt.get_fignums() == []
@@ -72,8 +95,15 @@ def test_a_confusion_matrix_shows_true_by_predicted():
     matrix = np.array([[9, 1], [20, 20]])
     axes = plots.confusion(matrix, ["cat", "dog"]).axes[0]
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
-    assert np.allclose(axes.images[0].get_array(), [[0.9, 0.1], [0.5, 0.5]]), "shade = share of the true class"
-    assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "9", (1, 0): "1", (0, 1): "20", (1, 1): "20"}
+    assert np.allclose(axes.images[0].get_array(), [[0.9, 0.1], [0.5, 0.5]]), (
+        "shade = share of the true class"
+    )
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (0, 0): "9",
+        (1, 0): "1",
+        (0, 1): "20",
+        (1, 1): "20",
+    }
 
 
 def test_a_class_that_never_occurs_is_not_divided_by_zero():
@@ -87,13 +117,18 @@ def test_names_must_fit_the_matrix():
 
 
 def test_bars_stand_at_their_scores_and_the_best_at_its_own():
-    axes = plots.bars({"text": 0.7, "image": 0.8}, {"image": 0.85, "text": 0.75}, chance=0.5).axes[0]
+    axes = plots.bars({"text": 0.7, "image": 0.8}, {"image": 0.85, "text": 0.75}, chance=0.5).axes[
+        0
+    ]
     assert [bar.get_height() for bar in axes.patches] == [0.7, 0.8]
     assert [text.get_text() for text in axes.texts] == ["0.70", "0.80"]
     best = {round(line[:, 0].mean()): line[0, 1] for line in axes.collections[0].get_segments()}
     assert best == {0: 0.75, 1: 0.85}, "whatever the order of the names"
     assert [float(line.get_ydata()[0]) for line in axes.lines] == [0.5]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["best possible", "chance"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "best possible",
+        "chance",
+    ]
 
 
 def test_bars_alone_need_no_legend():
@@ -112,7 +147,11 @@ def test_a_picture_may_have_its_channels_first_or_last():
 
 
 def test_the_spectrogram_shows_pitch_and_time():
-    picture = plots.samples([PICTURE], ["a"], [np.concatenate([np.zeros(8000, np.float32), TONE])]).axes[3].images[0]
+    picture = (
+        plots.samples([PICTURE], ["a"], [np.concatenate([np.zeros(8000, np.float32), TONE])])
+        .axes[3]
+        .images[0]
+    )
     values, (left, right, low, high) = np.asarray(picture.get_array()), picture.get_extent()
     row, column = np.unravel_index(values.argmax(), values.shape)
     assert (left, right, low, high, picture.origin) == (0, 1, 0, 8, "lower"), "low pitch below"
@@ -133,15 +172,28 @@ def test_samples_must_be_as_many_of_each():
 def test_the_pipeline_names_every_stage_and_every_modality():
     shown = " ".join(text.get_text() for text in texts(pipeline()))
     stages = ("data", "feature extraction", "fusion", "task layer", "output")
-    assert [word for word in (*stages, "image", "words", "sound", "CNN", "RNN", "audio encoder") if word not in shown] == []
+    assert [
+        word
+        for word in (*stages, "image", "words", "sound", "CNN", "RNN", "audio encoder")
+        if word not in shown
+    ] == []
 
 
 def test_matplotlib_loads_when_the_first_figure_is_drawn():
-    top = [node for node in ast.parse(Path(plots.__file__).read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    assert not [node for node in top if "matplotlib" in ast.dump(node)], "the command line imports plots even when it draws nothing"
+    top = [
+        node
+        for node in ast.parse(Path(plots.__file__).read_text()).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    assert not [node for node in top if "matplotlib" in ast.dump(node)], (
+        "the command line imports plots even when it draws nothing"
+    )
 
 
-@pytest.mark.parametrize("names", [["$5_$10", "$10_$20"], [r"$\foo$", "$^$"], ["$", "a$b"], ["猫", "狗"], ["สุนัข", "\u202ea"]])
+@pytest.mark.parametrize(
+    "names",
+    [["$5_$10", "$10_$20"], [r"$\foo$", "$^$"], ["$", "a$b"], ["猫", "狗"], ["สุนัข", "\u202ea"]],
+)
 @pytest.mark.filterwarnings("error")
 def test_any_class_name_is_drawn_as_it_is_written_and_without_a_word(names, tmp_path):
     figure = plots.confusion([[3, 1], [0, 4]], names)
@@ -152,9 +204,15 @@ def test_any_class_name_is_drawn_as_it_is_written_and_without_a_word(names, tmp_
 
 def test_a_script_is_drawn_with_a_font_of_this_machine_that_has_it(monkeypatch):
     from matplotlib.font_manager import fontManager
-    monkeypatch.setattr(plots, "CJK", ("Not a Font", "STIXGeneral"))         # one that comes with matplotlib stands for one that is there
+
+    monkeypatch.setattr(
+        plots, "CJK", ("Not a Font", "STIXGeneral")
+    )  # one that comes with matplotlib stands for one that is there
     plots._families.cache_clear()
-    assert plots._families() == ["DejaVu Sans", "STIXGeneral"] and "STIXGeneral" in fontManager.get_font_names()
+    assert (
+        plots._families() == ["DejaVu Sans", "STIXGeneral"]
+        and "STIXGeneral" in fontManager.get_font_names()
+    )
     labels = plots.confusion(np.eye(2), ["猫", "狗"]).axes[0].get_xticklabels()
     assert labels[0].get_fontfamily() == ["DejaVu Sans", "STIXGeneral"]
     plots._families.cache_clear()

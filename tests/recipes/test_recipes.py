@@ -1,4 +1,7 @@
-"""From files to a saved model and back: what `train` decides, what `load` brings back, and the errors on the way."""
+"""From files to a saved model and back: what `train` decides, what `load` brings back, and the
+errors on the way.
+"""
+
 import csv
 import json
 import shutil
@@ -12,9 +15,9 @@ import torch
 from PIL import Image
 
 from mmlib import ClassifyHead, Recipe, classify, load, recipes, regress
+from mmlib.data import Loader
 from mmlib.recipes.plan import MOST_EPOCHS, WIDTHS
 from mmlib.train import checkpoint
-from mmlib.data import Loader
 from mmlib.train.evaluate import autocast
 from mmlib.worlds import pets
 
@@ -24,7 +27,9 @@ def small(tmp_path_factory):
     """48 pets on disk, and a model trained on them for one epoch."""
     folder = tmp_path_factory.mktemp("small")
     pets.write(pets.draw(48), folder)
-    recipe = Recipe(folder / "manifest.csv", out=folder / "run", epochs=1, device="cpu", log=lambda line: None)
+    recipe = Recipe(
+        folder / "manifest.csv", out=folder / "run", epochs=1, device="cpu", log=lambda line: None
+    )
     return folder, recipe, classify(recipe)
 
 
@@ -42,21 +47,34 @@ def rewrite(source, target, change):
 
 def test_the_loaded_model_answers_as_the_trained_one(small):
     folder, recipe, run = small
-    modalities = {"image": folder / "images/00000.png", "text": "It purrs.", "audio": folder / "audio/00000.flac"}
-    loaded, trained = load(folder / "run", "cpu").predict(**modalities), run.predictor.predict(**modalities)
-    assert loaded.pop("probabilities") == pytest.approx(trained.pop("probabilities"), abs=1e-6)   # weights lie otherwise in memory
+    modalities = {
+        "image": folder / "images/00000.png",
+        "text": "It purrs.",
+        "audio": folder / "audio/00000.flac",
+    }
+    loaded, trained = (
+        load(folder / "run", "cpu").predict(**modalities),
+        run.predictor.predict(**modalities),
+    )
+    assert loaded.pop("probabilities") == pytest.approx(
+        trained.pop("probabilities"), abs=1e-6
+    )  # weights lie otherwise in memory
     assert loaded == trained
 
 
 def test_evaluate_after_loading_repeats_the_scores_of_training(small):
     folder, recipe, run = small
     for split in ("val", "test"):
-        assert load(folder / "run", "cpu").evaluate(recipe.manifest, split) == pytest.approx(run.metrics[split], abs=1e-6)
+        assert load(folder / "run", "cpu").evaluate(recipe.manifest, split) == pytest.approx(
+            run.metrics[split], abs=1e-6
+        )
 
 
 def test_probabilities_are_by_class_name_and_sum_to_one(small):
     answer = small[2].predictor.predict(text="It purrs.")
-    assert set(answer["probabilities"]) == {"cat", "dog"} and sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert set(answer["probabilities"]) == {"cat", "dog"} and sum(
+        answer["probabilities"].values()
+    ) == pytest.approx(1, abs=1e-6)
     assert answer["class"] == max(answer["probabilities"], key=answer["probabilities"].get)
     assert answer["modalities"] == ["text"]
 
@@ -66,7 +84,12 @@ def test_one_or_many_paths_arrays_or_pictures_give_the_same_answer(small):
     path = folder / "images/00001.png"
     picture = Image.open(path).convert("RGB")
     one = run.predictor.predict(image=path)
-    for value in (str(path), picture, np.asarray(picture), torch.from_numpy(np.array(picture)).permute(2, 0, 1)):
+    for value in (
+        str(path),
+        picture,
+        np.asarray(picture),
+        torch.from_numpy(np.array(picture)).permute(2, 0, 1),
+    ):
         assert run.predictor.predict(image=value) == one, type(value)
     many = run.predictor.predict(image=[path, None, path], text=[None, "It barks at nothing.", ""])
     assert [answer["modalities"] for answer in many] == [["image"], ["text"], ["image"]]
@@ -78,12 +101,19 @@ def test_without_any_modality_the_shares_of_the_training_rows_answer(small):
     answer = run.predictor.predict()
     counts = np.array(run.data.counts)
     assert answer["modalities"] == []
-    assert list(answer["probabilities"].values()) == pytest.approx((counts / counts.sum()).tolist(), abs=1e-6)
+    assert list(answer["probabilities"].values()) == pytest.approx(
+        (counts / counts.sum()).tolist(), abs=1e-6
+    )
 
 
-def test_rows_without_modalities_are_left_out_of_training_and_counted_in_evaluation(small, tmp_path):
+def test_rows_without_modalities_are_left_out_of_training_and_counted_in_evaluation(
+    small, tmp_path
+):
     folder, recipe, _ = small
-    shutil.copytree(folder / "images", tmp_path / "images"), shutil.copytree(folder / "audio", tmp_path / "audio")
+    (
+        shutil.copytree(folder / "images", tmp_path / "images"),
+        shutil.copytree(folder / "audio", tmp_path / "audio"),
+    )
     empty = {"image": "", "text": "", "audio": ""}
     seen = {"train": 0, "test": 0}
 
@@ -94,8 +124,17 @@ def test_rows_without_modalities_are_left_out_of_training_and_counted_in_evaluat
         return {}
 
     lines = []
-    run = classify(replace(recipe, manifest=rewrite(recipe.manifest, tmp_path / "m.csv", change), out=None, log=lines.append))
-    assert run.data.loaders["train"].dropped == 2 and any("2 training rows" in line for line in lines)
+    run = classify(
+        replace(
+            recipe,
+            manifest=rewrite(recipe.manifest, tmp_path / "m.csv", change),
+            out=None,
+            log=lines.append,
+        )
+    )
+    assert run.data.loaders["train"].dropped == 2 and any(
+        "2 training rows" in line for line in lines
+    )
     assert run.metrics["test"]["without_modalities"] == 2
 
 
@@ -114,8 +153,14 @@ def test_a_manifest_to_predict_needs_no_target_and_not_every_modality(small, tmp
 
 def test_numbers_are_told_from_the_target_and_come_back_in_its_units(small, tmp_path):
     folder, recipe, _ = small
-    manifest = rewrite(recipe.manifest, folder / "numbers.csv", lambda row: {"label": f"{1000 + 100.5 * (row['label'] == 'cat')}"})
-    run = recipes.train(replace(recipe, manifest=manifest, out=tmp_path / "run", use=("text",), epochs=3))
+    manifest = rewrite(
+        recipe.manifest,
+        folder / "numbers.csv",
+        lambda row: {"label": f"{1000 + 100.5 * (row['label'] == 'cat')}"},
+    )
+    run = recipes.train(
+        replace(recipe, manifest=manifest, out=tmp_path / "run", use=("text",), epochs=3)
+    )
     assert run.confusion is None and {"mean_absolute_error", "r2"} < set(run.metrics["test"])
     assert 900 < load(tmp_path / "run", "cpu").predict(text="It purrs.")["value"] < 1200
     with pytest.raises(ValueError, match="expected numbers only"):
@@ -219,16 +264,21 @@ def test_a_finished_run_is_not_overwritten(small):
 def test_a_finished_run_resumed_is_the_same(small):
     run = classify(replace(small[1], resume=True))
     assert run.metrics["test"] == pytest.approx(small[2].metrics["test"], abs=1e-6)
-    rows = [json.loads(line) for line in (small[0] / "run" / "history.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (small[0] / "run" / "history.jsonl").read_text().splitlines()
+    ]
     assert rows == list(small[2].history)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"fusion": "blend"}, "fusion is 'blend', expected one of"),
-    ({"target": "lable"}, "no column 'lable'.*did you mean 'label'"),
-    ({"use": ("smell",)}, "asks for 'smell'"),
-    ({"manifest": "nowhere.csv"}, "nowhere.csv: no such manifest"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"fusion": "blend"}, "fusion is 'blend', expected one of"),
+        ({"target": "lable"}, "no column 'lable'.*did you mean 'label'"),
+        ({"use": ("smell",)}, "asks for 'smell'"),
+        ({"manifest": "nowhere.csv"}, "nowhere.csv: no such manifest"),
+    ],
+)
 def test_a_wrong_setting_says_what_is_there(small, change, message):
     with pytest.raises(ValueError, match=message):
         classify(replace(small[1], out=None, **change))
@@ -247,31 +297,60 @@ def test_predict_names_the_wrong_sample_and_modality(small):
 
 
 def test_the_score_of_large_numbers_is_honest_and_the_answer_has_their_size(tmp_path):
-    """Times of a clock, 1.7e9 and 0 or 50 seconds: the text tells which, and noise of a second. In float32 all of them are one number."""
+    """Times of a clock, 1.7e9 and 0 or 50 seconds: the text tells which, and noise of a second.
+
+    In float32 all of them are one number.
+    """
     noise = np.random.default_rng(0).normal(size=120)
-    rows = [{"text": "late" if i % 2 else "early", "label": f"{1.7e9 + 50 * (i % 2) + noise[i]:.3f}",
-             "split": ("train", "val", "test")[i // 40]} for i in range(120)]
+    rows = [
+        {
+            "text": "late" if i % 2 else "early",
+            "label": f"{1.7e9 + 50 * (i % 2) + noise[i]:.3f}",
+            "split": ("train", "val", "test")[i // 40],
+        }
+        for i in range(120)
+    ]
     blind = [row | {"text": "word"} for row in rows]
     scores = []
     for name, table in (("told", rows), ("blind", blind)):
-        run = regress(Recipe(pd.DataFrame(table), out=tmp_path / name, epochs=30, lr=0.01, dim=16, device="cpu", log=lambda line: None))
+        run = regress(
+            Recipe(
+                pd.DataFrame(table),
+                out=tmp_path / name,
+                epochs=30,
+                lr=0.01,
+                dim=16,
+                device="cpu",
+                log=lambda line: None,
+            )
+        )
         scores.append(run.metrics["test"])
         truth = np.array([float(row["label"]) for row in table if row["split"] == "test"])
         texts = [row["text"] for row in table if row["split"] == "test"]
         for predictor in (run.predictor, load(tmp_path / name, "cpu")):
             answers = np.array([answer["value"] for answer in predictor.predict(text=texts)])
-            assert abs(answers - truth).mean() == pytest.approx(run.metrics["test"]["mean_absolute_error"], rel=1e-3)
+            assert abs(answers - truth).mean() == pytest.approx(
+                run.metrics["test"]["mean_absolute_error"], rel=1e-3
+            )
         none = run.predictor.predict()["value"]
-        assert abs(none - np.mean([float(row["label"]) for row in table if row["split"] == "train"])) < 0.01
-    assert scores[1]["mean_absolute_error"] > 20 and scores[1]["r2"] < 0.1          # nothing to learn from
+        assert (
+            abs(none - np.mean([float(row["label"]) for row in table if row["split"] == "train"]))
+            < 0.01
+        )
+    assert scores[1]["mean_absolute_error"] > 20 and scores[1]["r2"] < 0.1  # nothing to learn from
     assert scores[0]["mean_absolute_error"] < 10 and 0.8 < scores[0]["r2"] < 1
 
 
 def test_predicting_a_manifest_with_bad_files_skips_their_rows_and_stays_aligned(small, tmp_path):
     folder, _, run = small
     (folder / "torn.png").write_bytes(b"no image")
-    rows = [["image", "text"], ["images/00000.png", ""], ["torn.png", "It purrs."],
-            ["nowhere.png", ""], ["images/00001.png", "It purrs."]]
+    rows = [
+        ["image", "text"],
+        ["images/00000.png", ""],
+        ["torn.png", "It purrs."],
+        ["nowhere.png", ""],
+        ["images/00001.png", "It purrs."],
+    ]
     with open(folder / "some.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
     with pytest.raises(ValueError, match="torn.png"):

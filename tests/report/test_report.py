@@ -1,4 +1,9 @@
-"""Does fusion help? Verdicts on made-up answers, the additive part against brute force, and the verdict that a world's dials make true."""
+"""Does fusion help?
+
+Verdicts on made-up answers, the additive part against brute force, and the verdict that a world's
+dials make true.
+"""
+
 import csv
 import json
 from dataclasses import replace
@@ -13,15 +18,26 @@ from torch import nn
 from mmlib import Recipe
 from mmlib.core import Output, from_pooled
 from mmlib.report.make import make_report, too_short
-from mmlib.report.measure import SHUFFLES, Encoded, average, project, reliability, shuffle, still_improving
+from mmlib.report.measure import (
+    SHUFFLES,
+    Encoded,
+    average,
+    project,
+    reliability,
+    shuffle,
+    still_improving,
+)
 from mmlib.report.result import Answers
 from mmlib.report.verdict import MATTERS, POWER, Scale, gap, judge, worth_it
 from mmlib.worlds import pets
 from mmlib.worlds.pets.dials import Dials
 
-TRUTH = {"redundant": False, "unique": True, "synergy": True}       # does fusion help?
-DIALS = {"redundant": Dials(0.3, 0.3, 0.3, structure="redundant"), "unique": Dials(1, 0.3, 0.3),
-         "synergy": Dials(1, 0, 0, structure="synergy")}
+TRUTH = {"redundant": False, "unique": True, "synergy": True}  # does fusion help?
+DIALS = {
+    "redundant": Dials(0.3, 0.3, 0.3, structure="redundant"),
+    "unique": Dials(1, 0.3, 0.3),
+    "synergy": Dials(1, 0, 0, structure="synergy"),
+}
 SPLITS = {"train": 360, "val": 90, "test": 300}
 
 
@@ -38,13 +54,19 @@ def quiet(line):
 @pytest.mark.parametrize("structure", TRUTH)
 def test_on_captions_and_voices_the_verdict_is_what_the_dials_make_true(structure, seed, tmp_path):
     world = pets.draw(sum(SPLITS.values()), seed, DIALS[structure], ("text", "audio"))
-    pets.write(world._replace(audio=[clip[:pets.RATE // 3] for clip in world.audio]), tmp_path)       # cut for speed
+    pets.write(
+        world._replace(audio=[clip[: pets.RATE // 3] for clip in world.audio]), tmp_path
+    )  # cut for speed
     with open(tmp_path / "manifest.csv", encoding="utf-8") as file:
-        rows = [row | {"split": split} for row, split in zip(csv.DictReader(file), split_column(SPLITS))]
+        rows = [
+            row | {"split": split} for row, split in zip(csv.DictReader(file), split_column(SPLITS))
+        ]
     with open(tmp_path / "manifest.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader(), writer.writerows(rows)
-    recipe = Recipe(tmp_path / "manifest.csv", use=("text", "audio"), epochs=12, device="cpu", log=quiet)
+    recipe = Recipe(
+        tmp_path / "manifest.csv", use=("text", "audio"), epochs=12, device="cpu", log=quiet
+    )
     report = make_report(recipe, seeds=(0, 1))
     print(report)
     assert_true(report, structure)
@@ -66,6 +88,7 @@ def assert_true(report, structure):
 
 
 # The verdict, from made-up answers
+
 
 def answers(rows, seeds, accuracy, seed=0, noise=0.0):
     """(S, N) of 0 and 1: the same rows right for each seed, but for a share ``noise`` of them."""
@@ -138,7 +161,12 @@ def test_interaction_counts_only_where_fusion_helps():
 
 def test_interaction_is_not_claimed_where_a_model_that_adds_up_does_as_well():
     found = verdict(0.8, additive=0.7, summed=0.8)
-    assert found.kind == "helps" and found.interaction.clear and not found.interacts and "adds up" in found.text
+    assert (
+        found.kind == "helps"
+        and found.interaction.clear
+        and not found.interacts
+        and "adds up" in found.text
+    )
 
 
 def test_the_average_of_the_answers_is_a_fusion_and_may_win():
@@ -221,6 +249,7 @@ def test_the_smallest_gain_that_is_named_shows_about_four_times_in_five():
 
 # Rare classes
 
+
 def evidence(rows=1500, rare=0.1, strength=1.13, seed=0, seeds=3, noise=0.2):
     """Two modalities tell a rare class, AUROC .8 each, .87 together: log ratios (S, N)."""
     random = np.random.default_rng(seed)
@@ -255,6 +284,7 @@ def test_what_tells_a_rare_class_has_learned_though_the_most_frequent_class_is_r
 ):
     """Nine to one, AUROC .87, trained with class weights: the verdict was "nothing learned"."""
     from mmlib.metrics.scores import accuracy, auroc
+
     found, target, prior = evidence()
     logits = of(sum(found.values()), prior if assumed == "the world's" else torch.zeros(2))
     assert auroc(logits[0], target) > 0.85
@@ -295,6 +325,7 @@ def test_rare_or_not_the_verdict_is_what_was_put_in(rare, truth):
 
 def test_the_score_is_that_of_scikit_learn_and_each_class_counts_alike():
     from sklearn.metrics import balanced_accuracy_score, log_loss
+
     found, target, prior = evidence(300, 0.2, seeds=1)
     scale, logits = Scale(target, prior), of(found["image"], prior)
     assert scale.score(logits) == pytest.approx(
@@ -351,7 +382,9 @@ def test_better_probabilities_are_told_where_the_score_cannot_see_them():
     assert better.kind == "does not help" and "clearly better, however: log loss -0." in better.text
     worse = judge({"a": weak, "b": weak}, 40 * strong, weak, strong, strong, scale, scores)
     assert worse.kind == "does not help" and "clearly worse, however: log loss +" in worse.text
-    assert "however" not in judge({"a": weak, "b": weak}, weak, weak, weak, weak, scale, scores).text
+    assert (
+        "however" not in judge({"a": weak, "b": weak}, weak, weak, weak, weak, scale, scores).text
+    )
 
 
 def test_being_far_too_sure_is_not_having_learned_nothing():
@@ -366,7 +399,9 @@ def test_being_far_too_sure_is_not_having_learned_nothing():
 def test_the_richer_model_is_taken_only_where_it_is_better_by_more_than_chance():
     simple = answers(100, 2, 0.80, 1, 0.1)
     assert not worth_it(simple, simple)
-    assert not worth_it(simple, answers(100, 2, 0.81, 2, 0.1)) and worth_it(simple, answers(100, 2, 0.95, 2, 0.1))
+    assert not worth_it(simple, answers(100, 2, 0.81, 2, 0.1)) and worth_it(
+        simple, answers(100, 2, 0.95, 2, 0.1)
+    )
     assert not worth_it(answers(100, 2, 0.95, 2, 0.1), simple)
 
 
@@ -382,44 +417,67 @@ def test_a_difference_that_few_rows_make_is_none():
 
 def test_the_text_names_the_modality_and_the_numbers():
     found = verdict(0.8, additive=0.75)
-    assert "(image)" in found.text and f"{found.gain.points:+.1f}" in found.text and f"{found.interaction.points:.1f} ±" in found.text
+    assert (
+        "(image)" in found.text
+        and f"{found.gain.points:+.1f}" in found.text
+        and f"{found.interaction.points:.1f} ±" in found.text
+    )
 
 
 def test_the_error_of_one_seed_is_that_of_a_paired_mean():
     random = np.random.default_rng(0)
-    first, second = (torch.from_numpy((random.random((1, 300)) < share).astype(float)) for share in (0.8, 0.6))
+    first, second = (
+        torch.from_numpy((random.random((1, 300)) < share).astype(float)) for share in (0.8, 0.6)
+    )
     difference = (first - second)[0].numpy()
     found = gap(first, second)
     assert found.points == pytest.approx(100 * difference.mean())
-    assert found.error == pytest.approx(100 * difference.std(ddof=1) / 300 ** 0.5)
+    assert found.error == pytest.approx(100 * difference.std(ddof=1) / 300**0.5)
 
 
 def test_two_seeds_that_disagree_make_the_error_larger_than_two_that_agree():
     rows = torch.arange(200) < 20
     agree = gap(torch.stack([rows, rows]), torch.zeros(2, 200))
-    apart = gap(torch.stack([torch.arange(200) < 40, torch.zeros(200, dtype=torch.bool)]), torch.zeros(2, 200))
+    apart = gap(
+        torch.stack([torch.arange(200) < 40, torch.zeros(200, dtype=torch.bool)]),
+        torch.zeros(2, 200),
+    )
     assert agree.points == apart.points and apart.error > 2 * agree.error
 
 
 def test_rows_of_one_group_count_as_one_draw():
-    one, none = (torch.rand(1, 60, generator=torch.Generator().manual_seed(0)) < 0.5).double(), torch.zeros(1, 60)
-    single, copied = gap(one, none), gap(one.repeat_interleave(5, dim=1), torch.zeros(1, 300), np.arange(60).repeat(5))
+    one, none = (
+        (torch.rand(1, 60, generator=torch.Generator().manual_seed(0)) < 0.5).double(),
+        torch.zeros(1, 60),
+    )
+    single, copied = (
+        gap(one, none),
+        gap(one.repeat_interleave(5, dim=1), torch.zeros(1, 300), np.arange(60).repeat(5)),
+    )
     assert copied == pytest.approx(single)
     assert gap(one.repeat_interleave(5, dim=1), torch.zeros(1, 300)).error < single.error / 2
 
 
 def test_the_error_is_honest():
-    """Of many pairs of equally good models, few differ by more than two errors; and the error is not far too large."""
+    """Of many pairs of equally good models, few differ by more than two errors; and the error is
+    not far too large.
+    """
     random = np.random.default_rng(0)
-    draws = [gap(*(torch.from_numpy((random.random((2, 300)) < 0.7).astype(float)) for _ in range(2))) for _ in range(400)]
+    draws = [
+        gap(*(torch.from_numpy((random.random((2, 300)) < 0.7).astype(float)) for _ in range(2)))
+        for _ in range(400)
+    ]
     ratio = np.array([found.points / found.error for found in draws])
     assert np.mean(np.abs(ratio) > 2) < 0.06 and ratio.std() > 0.5
 
 
 # The additive part
 
+
 class Made(nn.Module):
-    """A model of made features: the fusion keeps ``pooled`` side by side, the head is any function of them."""
+    """A model of made features: the fusion keeps ``pooled`` side by side, the head is any
+    function of them.
+    """
 
     kind = "classes"
 
@@ -437,23 +495,32 @@ class Made(nn.Module):
 
 def made(modalities, rows, width=2, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    features = {name: from_pooled(torch.randn(rows, width, generator=generator), torch.ones(rows, dtype=torch.bool)) for name in modalities}
+    features = {
+        name: from_pooled(
+            torch.randn(rows, width, generator=generator), torch.ones(rows, dtype=torch.bool)
+        )
+        for name in modalities
+    }
     return Encoded(features, torch.arange(rows))
 
 
 def tangled(x):
     """Three logits in which all numbers (N, M * 2) of all modalities meet."""
-    return torch.stack([x.prod(dim=1), (x.sum(dim=1)).sin(), x[:, :1].mul(x[:, 1:]).sum(dim=1).tanh()], dim=1)
+    return torch.stack(
+        [x.prod(dim=1), (x.sum(dim=1)).sin(), x[:, :1].mul(x[:, 1:]).sum(dim=1).tanh()], dim=1
+    )
 
 
 def additive(x):
-    return torch.stack([x.sin().sum(dim=1), (x ** 2).sum(dim=1)], dim=1)
+    return torch.stack([x.sin().sum(dim=1), (x**2).sum(dim=1)], dim=1)
 
 
 def test_the_projection_of_two_modalities_equals_brute_force():
     encoded = made("ab", 23)
     a, b = (encoded.features[name].pooled for name in "ab")
-    table = torch.stack([torch.stack([tangled(torch.cat([x, y])[None])[0] for y in b]) for x in a]).double()       # (N, N, K)
+    table = torch.stack(
+        [torch.stack([tangled(torch.cat([x, y])[None])[0] for y in b]) for x in a]
+    ).double()  # (N, N, K)
     expected = table.mean(dim=1) + table.mean(dim=0) - table.mean(dim=(0, 1))
     found = project(Made(tangled), encoded)
     assert found.combinations == 23
@@ -465,13 +532,26 @@ def test_the_projection_of_three_modalities_comes_close_to_brute_force():
     rule = lambda x: torch.tanh(x[:, :2] * x[:, 2:4] + x[:, 4:] * x[:, :2] + x[:, 4:])  # noqa: E731
     parts = [encoded.features[name].pooled for name in "abc"]
     index = torch.cartesian_prod(*[torch.arange(20)] * 3)
-    table = rule(torch.cat([part[i] for part, i in zip(parts, index.T)], dim=1)).reshape(20, 20, 20, 2).double()
-    expected = (table.mean(dim=(1, 2)) + table.mean(dim=(0, 2)) + table.mean(dim=(0, 1)) - 2 * table.mean(dim=(0, 1, 2)))
-    found = torch.stack([project(Made(rule), encoded, seed).logits.double() for seed in range(40)]).mean(dim=0)
+    table = (
+        rule(torch.cat([part[i] for part, i in zip(parts, index.T)], dim=1))
+        .reshape(20, 20, 20, 2)
+        .double()
+    )
+    expected = (
+        table.mean(dim=(1, 2))
+        + table.mean(dim=(0, 2))
+        + table.mean(dim=(0, 1))
+        - 2 * table.mean(dim=(0, 1, 2))
+    )
+    found = torch.stack(
+        [project(Made(rule), encoded, seed).logits.double() for seed in range(40)]
+    ).mean(dim=0)
     assert (found - expected).abs().max() < 0.1 * (table - table.mean(dim=(0, 1, 2))).abs().max()
 
 
-@pytest.mark.parametrize("modalities, evaluations", [("ab", 500_000), ("ab", 200), ("abc", 500_000), ("abcd", 300)])
+@pytest.mark.parametrize(
+    "modalities, evaluations", [("ab", 500_000), ("ab", 200), ("abc", 500_000), ("abcd", 300)]
+)
 def test_a_model_that_adds_up_is_its_own_projection_whatever_was_drawn(modalities, evaluations):
     encoded = made(modalities, 30)
     found = project(Made(additive), encoded, evaluations=evaluations)
@@ -481,9 +561,14 @@ def test_a_model_that_adds_up_is_its_own_projection_whatever_was_drawn(modalitie
 
 
 def test_the_projection_of_an_exclusive_or_is_chance():
-    bits = torch.cartesian_prod(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0])).repeat(25, 1)                  # (100, 2)
+    bits = torch.cartesian_prod(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0])).repeat(
+        25, 1
+    )  # (100, 2)
     there = torch.ones(100, dtype=torch.bool)
-    encoded = Encoded({"a": from_pooled(bits[:, :1], there), "b": from_pooled(bits[:, 1:], there)}, torch.arange(100))
+    encoded = Encoded(
+        {"a": from_pooled(bits[:, :1], there), "b": from_pooled(bits[:, 1:], there)},
+        torch.arange(100),
+    )
     rule = lambda x: torch.stack([torch.zeros(len(x)), 4.0 * (x[:, 0] != x[:, 1]) - 2], dim=1)  # noqa: E731
     logits = project(Made(rule), encoded).logits
     torch.testing.assert_close(logits, torch.zeros_like(logits), atol=1e-5, rtol=0)
@@ -491,22 +576,42 @@ def test_the_projection_of_an_exclusive_or_is_chance():
 
 def test_a_shuffled_modality_comes_from_another_sample_and_the_others_stay():
     encoded = made("ab", 12, width=1)
-    found = shuffle(Made(lambda x: x), encoded, "a")                                                               # (draws, N, 2)
+    found = shuffle(Made(lambda x: x), encoded, "a")  # (draws, N, 2)
     a, b = (encoded.features[name].pooled[:, 0] for name in "ab")
     assert found.shape == (SHUFFLES, 12, 2) and not (found[..., 0] == a).any()
-    assert (found[..., 0].sort(dim=1).values == a.sort().values).all() and (found[..., 1] == b).all()
+    assert (found[..., 0].sort(dim=1).values == a.sort().values).all() and (
+        found[..., 1] == b
+    ).all()
 
 
 # A whole report
 
+
 def told(structure, seed, train=200, val=60, test=300):
-    """A pets world told in one word a modality: its dials still make the truth, and it trains in a second."""
+    """A pets world told in one word a modality: its dials still make the truth, and it trains in
+    a second.
+    """
     world = pets.draw(train + val + test, seed, DIALS[structure], modalities=())
-    random, names = np.random.default_rng(seed), np.array([["meow", "purr", "hiss", "mew"], ["woof", "bark", "growl", "howl"]])
-    words = {modality: np.where(world.tells[modality], names[world.shown[modality], random.integers(4, size=len(world.label))], "quiet")
-             for modality in ("text", "audio")}
-    return pd.DataFrame({"said": words["text"], "heard": words["audio"], "label": np.array(pets.CLASSES)[world.label],
-                         "split": split_column({"train": train, "val": val, "test": test})})
+    random, names = (
+        np.random.default_rng(seed),
+        np.array([["meow", "purr", "hiss", "mew"], ["woof", "bark", "growl", "howl"]]),
+    )
+    words = {
+        modality: np.where(
+            world.tells[modality],
+            names[world.shown[modality], random.integers(4, size=len(world.label))],
+            "quiet",
+        )
+        for modality in ("text", "audio")
+    }
+    return pd.DataFrame(
+        {
+            "said": words["text"],
+            "heard": words["audio"],
+            "label": np.array(pets.CLASSES)[world.label],
+            "split": split_column({"train": train, "val": val, "test": test}),
+        }
+    )
 
 
 WORDS = Recipe(None, columns={"text": "said,heard"}, epochs=6, device="cpu", log=quiet)
@@ -515,7 +620,9 @@ WORDS = Recipe(None, columns={"text": "said,heard"}, epochs=6, device="cpu", log
 @pytest.fixture(scope="module")
 def report():
     """Of an exclusive-or."""
-    return make_report(replace(WORDS, manifest=told("synergy", 0, 120, 30, 120), epochs=10), seeds=(0, 1))
+    return make_report(
+        replace(WORDS, manifest=told("synergy", 0, 120, 30, 120), epochs=10), seeds=(0, 1)
+    )
 
 
 def test_the_verdict_on_an_exclusive_or_is_that_fusion_helps_by_interaction(report):
@@ -535,12 +642,16 @@ def test_the_sum_is_its_own_additive_part_and_the_exclusive_or_has_none(report):
     summed = next(found for found in report.answers if found.name == "all, sum")
     torch.testing.assert_close(summed.additive, summed.logits, atol=1e-3, rtol=0)
     rows = {row["model"]: row for row in report.table}
-    assert rows["all, lowrank"]["accuracy"] > 0.9 and rows["additive part of all, lowrank"]["accuracy"] < 0.75
+    assert (
+        rows["all, lowrank"]["accuracy"] > 0.9
+        and rows["additive part of all, lowrank"]["accuracy"] < 0.75
+    )
     assert report.chosen == "all, lowrank"
 
 
 def test_the_table_has_every_model_and_scores_by_scikit_learn(report):
     from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
     assert [row["model"] for row in report.table] == [
         "most frequent class",
         "heard",
@@ -552,37 +663,62 @@ def test_the_table_has_every_model_and_scores_by_scikit_learn(report):
     ]
     target = report.target.numpy()
     for row, found in zip(report.table, report.answers):
-        guesses, shares = found.logits.argmax(dim=-1).numpy(), found.logits.softmax(dim=-1)[..., 1].numpy()
-        scores = [(accuracy_score(target, guess), f1_score(target, guess, average="macro"), roc_auc_score(target, share))
-                  for guess, share in zip(guesses, shares)]
-        assert [row["accuracy"], row["macro_f1"], row["auroc"]] == pytest.approx(np.mean(scores, axis=0)), row["model"]
+        guesses, shares = (
+            found.logits.argmax(dim=-1).numpy(),
+            found.logits.softmax(dim=-1)[..., 1].numpy(),
+        )
+        scores = [
+            (
+                accuracy_score(target, guess),
+                f1_score(target, guess, average="macro"),
+                roc_auc_score(target, share),
+            )
+            for guess, share in zip(guesses, shares)
+        ]
+        assert [row["accuracy"], row["macro_f1"], row["auroc"]] == pytest.approx(
+            np.mean(scores, axis=0)
+        ), row["model"]
     assert set(report.shuffled) == {"said", "heard"} and max(report.shuffled.values()) < 0.65
 
 
 def test_the_average_leaves_out_modalities_that_are_missing():
-    logits = [torch.tensor([[[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]]), torch.tensor([[[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]])]
+    logits = [
+        torch.tensor([[[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]]),
+        torch.tensor([[[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]]),
+    ]
     there, prior = (
         torch.tensor([[True, True, False], [True, False, False]]),
         torch.tensor([0.3, 0.7]).log(),
     )
     found = average(logits, there, prior).exp()[0]
     both = (logits[0][0, 0].softmax(0) + logits[1][0, 0].softmax(0)) / 2
-    torch.testing.assert_close(found, torch.stack([both, logits[0][0, 0].softmax(0), torch.tensor([0.3, 0.7])]))
+    torch.testing.assert_close(
+        found, torch.stack([both, logits[0][0, 0].softmax(0), torch.tensor([0.3, 0.7])])
+    )
 
 
 def test_the_plan_comes_first_then_a_line_per_training():
     lines = []
-    make_report(replace(WORDS, manifest=told("unique", 0, 40, 20, 20), epochs=1, log=lines.append), seeds=(3,))
+    make_report(
+        replace(WORDS, manifest=told("unique", 0, 40, 20, 20), epochs=1, log=lines.append),
+        seeds=(3,),
+    )
     plan = next(i for i, line in enumerate(lines) if line.startswith("plan: 4 trainings"))
-    assert [line.split()[0] for line in lines[plan + 1:-1]] == ["1/4", "2/4", "3/4", "4/4"] and "seed 3" in lines[plan + 1]
+    assert [line.split()[0] for line in lines[plan + 1 : -1]] == [
+        "1/4",
+        "2/4",
+        "3/4",
+        "4/4",
+    ] and "seed 3" in lines[plan + 1]
 
 
 def test_the_plan_says_what_will_happen_also_where_the_least_epochs_overrule_the_budget(
     monkeypatch,
 ):
-    """"At most 0.09 minutes each" was said of trainings of 5 epochs that take 0.24."""
+    """ "At most 0.09 minutes each" was said of trainings of 5 epochs that take 0.24."""
     from mmlib import report as module
     from mmlib.recipes import plan as recipes_plan
+
     budgets, plans = (1e-7, 6e-4, 0.01, 10.0), []
     monkeypatch.setattr(module, "_train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     for budget in budgets:
@@ -623,8 +759,8 @@ def test_a_training_that_learned_nothing_and_one_that_ended_too_soon_are_named(t
     found = make_report(replace(WORDS, manifest=frame, epochs=2), seeds=(0, 1))
     notes = "\n".join(found.notes)
     assert (
-        "heard learned nothing in 2 of 2 seeds: raise --epochs, unless it holds no evidence by itself."
-        in notes
+        "heard learned nothing in 2 of 2 seeds: raise --epochs, unless it holds no evidence by "
+        "itself." in notes
     )
     assert (
         "Still improving when the training ended: " in notes
@@ -649,37 +785,55 @@ def test_still_improving_is_a_loss_that_falls_to_the_end_not_one_that_has_come_t
 def test_only_the_seed_that_failed_is_counted():
     scale = halves(200)
     learned, failed = saying(answers(200, 1, 0.9), scale.target), torch.zeros(1, 200, 2)
-    trained = [Answers("image", ("image",), torch.cat([learned, failed])),
-               Answers("text", ("text",), learned)]
+    trained = [
+        Answers("image", ("image",), torch.cat([learned, failed])),
+        Answers("text", ("text",), learned),
+    ]
     notes = too_short(SimpleNamespace(floored="", option="--budget"), trained, scale)
     assert notes == ["image learned nothing in 1 of 2 seeds: raise --budget."]
 
 
 def test_without_test_rows_the_validation_rows_are_compared_and_that_is_said():
-    report = make_report(replace(WORDS, manifest=told("unique", 0, 40, 20, 0), epochs=1), seeds=(0,))
-    assert len(report.target) == 20 and "no test rows" in " ".join(report.notes) and "One seed" in " ".join(report.notes)
+    report = make_report(
+        replace(WORDS, manifest=told("unique", 0, 40, 20, 0), epochs=1), seeds=(0,)
+    )
+    assert (
+        len(report.target) == 20
+        and "no test rows" in " ".join(report.notes)
+        and "One seed" in " ".join(report.notes)
+    )
 
 
-@pytest.mark.parametrize("change, seeds, message", [
-    ({"use": ("said",)}, (0,), "only modality is 'said'"),
-    ({"target": "number"}, (0,), "'number' holds numbers.*--task classes"),
-    ({"target": "one"}, (0,), "all test rows are of class 'a'"),
-    ({}, (), "seeds is \\[\\]"),
-    ({}, (1, 1), "each once"),
-])
+@pytest.mark.parametrize(
+    "change, seeds, message",
+    [
+        ({"use": ("said",)}, (0,), "only modality is 'said'"),
+        ({"target": "number"}, (0,), "'number' holds numbers.*--task classes"),
+        ({"target": "one"}, (0,), "all test rows are of class 'a'"),
+        ({}, (), "seeds is \\[\\]"),
+        ({}, (1, 1), "each once"),
+    ],
+)
 def test_what_cannot_be_compared_is_said_before_any_training(change, seeds, message):
     frame = told("unique", 0, 40, 10, 10)
-    frame["number"], frame["one"] = [f"{i / 7:.3f}" for i in range(60)], ["ab"[i % 2] if i < 50 else "a" for i in range(60)]
+    frame["number"], frame["one"] = (
+        [f"{i / 7:.3f}" for i in range(60)],
+        ["ab"[i % 2] if i < 50 else "a" for i in range(60)],
+    )
     with pytest.raises(ValueError, match=message):
         make_report(replace(WORDS, manifest=frame, **change), seeds)
 
 
 # The page
 
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A tiny world of images (one is broken), words that look like HTML, and voices (one is long), by owners: report, page and JSON."""
+    """A tiny world of images (one is broken), words that look like HTML, and voices (one is
+    long), by owners: report, page and JSON.
+    """
     import soundfile
+
     folder = tmp_path_factory.mktemp("page")
     pets.write(pets.draw(40, 0, Dials(missing_image=0.5)), folder)
     frame = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False)
@@ -687,22 +841,43 @@ def page(tmp_path_factory):
     frame["label"] = "<" + frame["label"] + ">"
     frame["split"] = split_column({"train": 14, "val": 6, "test": 20})
     frame["owner"] = [f"owner {i // 2}" if i % 5 else "" for i in range(40)]
-    long = np.concatenate([soundfile.read(folder / name)[0] for name in frame["audio"][20:30]])                 # two windows
+    long = np.concatenate(
+        [soundfile.read(folder / name)[0] for name in frame["audio"][20:30]]
+    )  # two windows
     soundfile.write(folder / frame["audio"][25], long, 16_000)
     broken = next(name for name in frame["image"][22:] if name)
     (folder / broken).write_bytes(b"no image")
     frame.to_csv(folder / "manifest.csv", index=False)
-    report = make_report(Recipe(folder / "manifest.csv", group="owner", on_error="skip", epochs=1, device="cpu", log=quiet), seeds=(0,))
-    return report, report.write(folder / "report").read_text(encoding="utf-8"), json.loads((folder / "report" / "report.json").read_text())
+    report = make_report(
+        Recipe(
+            folder / "manifest.csv",
+            group="owner",
+            on_error="skip",
+            epochs=1,
+            device="cpu",
+            log=quiet,
+        ),
+        seeds=(0,),
+    )
+    return (
+        report,
+        report.write(folder / "report").read_text(encoding="utf-8"),
+        json.loads((folder / "report" / "report.json").read_text()),
+    )
 
 
 def test_the_page_is_well_formed_escaped_and_needs_nothing_else(page):
     import re
     import xml.etree.ElementTree as ElementTree
+
     report, html, _ = page
     assert "<script" not in html and "&lt;script&gt;" in html and "&lt;cat&gt;" in html
-    assert not re.findall(r"(?:src|href)=\"(?!data:)", html) and "http" not in html and "@import" not in html
-    body = html[html.index("<body>"):html.index("</html>")].replace(" controls", "")
+    assert (
+        not re.findall(r"(?:src|href)=\"(?!data:)", html)
+        and "http" not in html
+        and "@import" not in html
+    )
+    body = html[html.index("<body>") : html.index("</html>")].replace(" controls", "")
     assert ElementTree.fromstring(re.sub(r"<img([^>]*)>", r"<img\1/>", body)) is not None
     assert all(row["model"].replace("'", "&#x27;") in html for row in report.table)
     assert "points is excluded" in html and f"{report.verdict.smallest:.1f} points" in html
@@ -712,7 +887,9 @@ def test_the_page_is_made_of_plain_numbers_alone(page):
     """The JSON, read again, makes the same page; and nothing of report is imported there."""
     import ast
     from pathlib import Path
+
     from mmlib.report import page as report_page
+
     _, html, found = page
     assert report_page.page(found) == html
     imported = [
@@ -730,7 +907,7 @@ def test_every_row_of_the_report_can_be_computed_again_from_the_json(page):
     target, scores = np.array(found["target"]), {}
     for row in found["table"]:
         answers = found["answers"][row["model"]]
-        scores[row["model"]] = (np.array(answers["given"]) == target)
+        scores[row["model"]] = np.array(answers["given"]) == target
         assert scores[row["model"]].mean() == pytest.approx(row["accuracy"])
         assert -np.log(answers["probability"]).mean() == pytest.approx(row["log_loss"], abs=1e-3)
     assert len(found["rows"]) == len(target) == len(set(found["rows"])) and found["rows"][
@@ -748,26 +925,40 @@ def test_the_examples_show_picture_words_and_sound_as_they_are(page):
     import base64
     import io
     import re
+
     import soundfile
     from PIL import Image
+
     report, html, _ = page
     assert report.mistakes
     pictures = re.findall(r"data:image/png;base64,([^\"]+)", html)
     sounds = re.findall(r"data:audio/flac;base64,([^\"]+)", html)
     shown = [mistake["modalities"] for mistake in report.mistakes]
-    assert len(pictures) == sum("image" in modalities for modalities in shown) < len(sounds) == sum("audio" in modalities for modalities in shown)
+    assert (
+        len(pictures)
+        == sum("image" in modalities for modalities in shown)
+        < len(sounds)
+        == sum("audio" in modalities for modalities in shown)
+    )
     first = next(modalities for modalities in shown if "image" in modalities)
-    shown_picture, original = Image.open(io.BytesIO(base64.b64decode(pictures[0]))), Image.open(first["image"][1]).convert("RGB")
+    shown_picture, original = (
+        Image.open(io.BytesIO(base64.b64decode(pictures[0]))),
+        Image.open(first["image"][1]).convert("RGB"),
+    )
     assert (np.asarray(shown_picture) == np.asarray(original)).all()
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sounds[0])))
-    whole = soundfile.read(next(modalities for modalities in shown if "audio" in modalities)["audio"][1])[0]
-    np.testing.assert_allclose(samples, whole[:10 * rate], atol=1e-4)
+    whole = soundfile.read(
+        next(modalities for modalities in shown if "audio" in modalities)["audio"][1]
+    )[0]
+    np.testing.assert_allclose(samples, whole[: 10 * rate], atol=1e-4)
     assert rate == 16_000
 
 
 def test_all_models_are_compared_on_the_rows_that_all_can_read(page):
     report = page[0]
-    assert len(report.target) == 19 and {answers.logits.shape[1] for answers in report.answers} == {19}
+    assert len(report.target) == 19 and {answers.logits.shape[1] for answers in report.answers} == {
+        19
+    }
 
 
 def test_the_mistakes_are_wrong_and_the_surest_first(page):
@@ -779,15 +970,27 @@ def test_the_mistakes_are_wrong_and_the_surest_first(page):
 
 def test_the_json_says_the_same(page):
     report, _, found = page
-    assert found["verdict"]["text"] == report.verdict.text and found["verdict"]["gain"]["points"] == report.verdict.gain.points
+    assert (
+        found["verdict"]["text"] == report.verdict.text
+        and found["verdict"]["gain"]["points"] == report.verdict.gain.points
+    )
     assert [row["accuracy"] for row in found["table"]] == [row["accuracy"] for row in report.table]
-    assert found["classes"] == ["<cat>", "<dog>"] and found["verdict"]["interacts"] == report.verdict.interacts
+    assert (
+        found["classes"] == ["<cat>", "<dog>"]
+        and found["verdict"]["interacts"] == report.verdict.interacts
+    )
 
 
 def test_the_reliability_curve_makes_the_calibration_error():
     from mmlib.metrics.calibration import calibration_error
+
     generator = torch.Generator().manual_seed(0)
-    logits, target = 2 * torch.randn(1, 500, 3, generator=generator), torch.randint(3, (500,), generator=generator)
+    logits, target = (
+        2 * torch.randn(1, 500, 3, generator=generator),
+        torch.randint(3, (500,), generator=generator),
+    )
     points = reliability(logits, target, 10)
     assert sum(count for *_, count in points) == 500
-    assert sum(count * abs(x - y) for x, y, count in points) / 500 == pytest.approx(calibration_error(logits[0], target, 10))
+    assert sum(count * abs(x - y) for x, y, count in points) / 500 == pytest.approx(
+        calibration_error(logits[0], target, 10)
+    )

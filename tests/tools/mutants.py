@@ -25,7 +25,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PLACES = (
-    "core.py files.py models.py data encoders fusion heads layers leaks metrics recipes report train "
+    "core.py files.py models.py data encoders fusion heads layers leaks metrics recipes report "
+    "train "
     "tracing trust tune"
 ).split()
 ALWAYS = ["tests/test_laws.py", "tests/test_core.py", "tests/test_models.py"]
@@ -86,13 +87,17 @@ def mutants_of(file: Path) -> Iterator[Mutant]:
 
 
 def code_of(tree: ast.Module) -> Iterator[ast.AST]:
-    """Statements and expressions inside functions; no annotations, defaults, messages or asserts."""
+    """Statements and expressions inside functions; no annotations, defaults, messages or
+    asserts.
+    """
     waiting: list[ast.AST] = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
     seen: set[ast.AST] = set()
     waiting = [statement for function in waiting for statement in function.body]
     while waiting:
         node = waiting.pop(0)
-        if node in seen or isinstance(node, ast.Raise | ast.JoinedStr | ast.FunctionDef | ast.Assert):
+        if node in seen or isinstance(
+            node, ast.Raise | ast.JoinedStr | ast.FunctionDef | ast.Assert
+        ):
             continue
         seen.add(node)
         yield node
@@ -127,7 +132,9 @@ def changed(node: ast.AST, text: str, of) -> Iterator[str]:
 def draw(count: int, seed: int) -> list[Mutant]:
     """Some mutants of the package, no two in one function's line."""
     files = [f for place in PLACES for f in sorted((ROOT / "mmlib").glob(place))]
-    files = [f for place in files for f in ([place] if place.is_file() else sorted(place.rglob("*.py")))]
+    files = [
+        f for place in files for f in ([place] if place.is_file() else sorted(place.rglob("*.py")))
+    ]
     every = [mutant for file in files for mutant in mutants_of(file)]
     return random.Random(seed).sample(every, count)
 
@@ -153,7 +160,18 @@ def run(mutant: Mutant) -> str:
                 (place / name).symlink_to(ROOT / name)
         file = place / mutant.file
         file.write_text(mutant.apply(file.read_text(encoding="utf-8")), encoding="utf-8")
-        options = ["-x", "-q", "-p", "no:nbval", "-p", "no:cacheprovider", "-o", "addopts=", "-m", "not long"]
+        options = [
+            "-x",
+            "-q",
+            "-p",
+            "no:nbval",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "addopts=",
+            "-m",
+            "not long",
+        ]
         command = [sys.executable, "-m", "pytest", *options, *tests_of(mutant.file)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": folder}
         try:
@@ -178,7 +196,9 @@ def named() -> list[Mutant]:
     for file, old, new in NAMED:
         text = (ROOT / file).read_text(encoding="utf-8")
         if text.count(old) != 1:
-            raise ValueError(f"{file} has {old!r} {text.count(old)} times, expected once: name it anew")
+            raise ValueError(
+                f"{file} has {old!r} {text.count(old)} times, expected once: name it anew"
+            )
         found.append(Mutant(file, text.index(old), old, new))
     return found
 

@@ -1,4 +1,7 @@
-"""Trace: its rows add up to what torch counts for the whole, it changes nothing, and a wrong shape is shown where it arises."""
+"""Trace: its rows add up to what torch counts for the whole, it changes nothing, and a wrong
+shape is shown where it arises.
+"""
+
 import random
 import re
 
@@ -10,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmlib
 from mmlib import TrainConfig, encoders, fit, fusion
-from mmlib.plots.alt_text import describe
 from mmlib.core import Features, from_pooled, from_tokens
 from mmlib.heads.classify import ClassifyHead
 from mmlib.heads.ctc import CTCHead
@@ -18,17 +20,29 @@ from mmlib.heads.language import LanguageHead
 from mmlib.heads.regress import RegressHead
 from mmlib.layers.attention import attend, recording
 from mmlib.models import Backbone, Model, TwoTower
+from mmlib.plots.alt_text import describe
 from mmlib.tracing.trace import Trace, trace
 
 D, K = 8, 7
 MODALITIES = {
-    "conv": lambda: {"audio": encoders.AudioConvEncoder(D, mels=16, width=8), "image": encoders.ConvEncoder(D, width=8),
-                     "text": encoders.RecurrentEncoder(D, K)},
-    "transformer": lambda: {"audio": encoders.AudioRecurrentEncoder(D, mels=16, cell="gru"), "image": encoders.ViTEncoder(D, patch=4, depth=1),
-                            "text": encoders.TransformerEncoder(D, K, depth=1)},
+    "conv": lambda: {
+        "audio": encoders.AudioConvEncoder(D, mels=16, width=8),
+        "image": encoders.ConvEncoder(D, width=8),
+        "text": encoders.RecurrentEncoder(D, K),
+    },
+    "transformer": lambda: {
+        "audio": encoders.AudioRecurrentEncoder(D, mels=16, cell="gru"),
+        "image": encoders.ViTEncoder(D, patch=4, depth=1),
+        "text": encoders.TransformerEncoder(D, K, depth=1),
+    },
 }
-HEADS = {"classify": lambda: ClassifyHead(D, 3), "regress": lambda: RegressHead(D, mean=5.0, std=2.0), "ctc": lambda: CTCHead(D, K),
-         "prefix": lambda: LanguageHead(D, K, depth=1), "cross": lambda: LanguageHead(D, K, depth=1, cross=True)}
+HEADS = {
+    "classify": lambda: ClassifyHead(D, 3),
+    "regress": lambda: RegressHead(D, mean=5.0, std=2.0),
+    "ctc": lambda: CTCHead(D, K),
+    "prefix": lambda: LanguageHead(D, K, depth=1),
+    "cross": lambda: LanguageHead(D, K, depth=1, cross=True),
+}
 
 
 def until(*lengths: int) -> Tensor:
@@ -38,12 +52,24 @@ def until(*lengths: int) -> Tensor:
 def make_batch(head: str = "classify") -> dict[str, Tensor]:
     """Four rows: full, ragged, no image, empty."""
     g = torch.Generator().manual_seed(0)
-    batch = {"image": torch.randn(4, 3, 16, 16, generator=g), "image_mask": until(16, 16, 0, 0),
-             "audio": torch.randn(4, 1600, generator=g), "audio_mask": until(1600, 700, 900, 0),
-             "text": torch.randint(3, K, (4, 6), generator=g), "text_mask": until(6, 3, 4, 0), "row": torch.arange(4)}
+    batch = {
+        "image": torch.randn(4, 3, 16, 16, generator=g),
+        "image_mask": until(16, 16, 0, 0),
+        "audio": torch.randn(4, 1600, generator=g),
+        "audio_mask": until(1600, 700, 900, 0),
+        "text": torch.randint(3, K, (4, 6), generator=g),
+        "text_mask": until(6, 3, 4, 0),
+        "row": torch.arange(4),
+    }
     if head in ("classify", "regress"):
-        return batch | {"target": torch.tensor([0, 1, 2, 1]) if head == "classify" else torch.tensor([3.0, 7.0, 5.0, 6.0])}
-    target = {"ctc": torch.tensor([[3], [5], [4], [6]])}.get(head, torch.tensor([[1, 3, 4, 2], [1, 4, 2, 0], [1, 5, 2, 0], [1, 2, 0, 0]]))
+        return batch | {
+            "target": torch.tensor([0, 1, 2, 1])
+            if head == "classify"
+            else torch.tensor([3.0, 7.0, 5.0, 6.0])
+        }
+    target = {"ctc": torch.tensor([[3], [5], [4], [6]])}.get(
+        head, torch.tensor([[1, 3, 4, 2], [1, 4, 2, 0], [1, 5, 2, 0], [1, 2, 0, 0]])
+    )
     return batch | {"target": target, "target_mask": target > 0}
 
 
@@ -54,13 +80,18 @@ def build(modalities: str = "conv", fusing: str = "SumFusion", head: str = "clas
 
 
 def counted(model: nn.Module, batch: object) -> int:
-    """What torch counts, with attention written out (on a CPU it overlooks the fused one); it overlooks LSTMs too."""
+    """What torch counts, with attention written out (on a CPU it overlooks the fused one); it
+    overlooks LSTMs too.
+    """
     with recording(model), FlopCounterMode(display=False) as counter:
         model.eval()(batch)
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("name, head", [(name, "classify") for name in fusion.__all__] + [("JoinFusion", head) for head in HEADS])
+@pytest.mark.parametrize(
+    "name, head",
+    [(name, "classify") for name in fusion.__all__] + [("JoinFusion", head) for head in HEADS],
+)
 def test_stages_add_up_to_what_torch_counts_for_the_whole(name, head):
     model, batch = build("transformer", name, head), make_batch(head)
     for depth in (1, 3):
@@ -72,45 +103,104 @@ def test_stages_add_up_to_what_torch_counts_for_the_whole(name, head):
 def test_the_rows_of_a_model_are_its_encoders_its_fusion_and_its_head_with_shapes_and_tokens():
     model, batch = build(), make_batch()
     rows = trace(model, batch).rows
-    assert [row.name for row in rows] == ["backbone.encoders.audio", "backbone.encoders.image", "backbone.encoders.text", "backbone.fusion", "head"]
+    assert [row.name for row in rows] == [
+        "backbone.encoders.audio",
+        "backbone.encoders.image",
+        "backbone.encoders.text",
+        "backbone.fusion",
+        "head",
+    ]
     for row in rows:
         part = model.get_submodule(row.name)
-        assert row.kind == type(part).__name__ and row.parameters == sum(p.numel() for p in part.parameters())
-    features = {name: encoder(batch[name], batch[f"{name}_mask"]) for name, encoder in model.backbone.encoders.items()}
+        assert row.kind == type(part).__name__ and row.parameters == sum(
+            p.numel() for p in part.parameters()
+        )
+    features = {
+        name: encoder(batch[name], batch[f"{name}_mask"])
+        for name, encoder in model.backbone.encoders.items()
+    }
     for row, (name, made) in zip(rows, features.items()):
-        assert row.input == f"{tuple(batch[name].shape)}, {tuple(batch[f'{name}_mask'].shape)}" and row.output == str(tuple(made.tokens.shape))
+        assert (
+            row.input == f"{tuple(batch[name].shape)}, {tuple(batch[f'{name}_mask'].shape)}"
+            and row.output == str(tuple(made.tokens.shape))
+        )
         assert (row.tokens, row.real) == (made.mask.numel(), int(made.mask.sum()))
-    assert rows[3].input == ", ".join(f"{name} {tuple(made.tokens.shape)}" for name, made in features.items())
+    assert rows[3].input == ", ".join(
+        f"{name} {tuple(made.tokens.shape)}" for name, made in features.items()
+    )
     assert rows[4].output == "(4, 3)" and rows[4].tokens is None
-    assert [row.reads for row in rows] == [["audio (4, 1600)"], ["image (4, 3, 16, 16)"], ["text (4, 6)"], [0, 1, 2], [3]]
+    assert [row.reads for row in rows] == [
+        ["audio (4, 1600)"],
+        ["image (4, 3, 16, 16)"],
+        ["text (4, 6)"],
+        [0, 1, 2],
+        [3],
+    ]
 
 
 def test_a_backbone_a_matcher_and_a_plain_module_are_traced_too():
     backbone, batch = build().backbone, make_batch()
-    assert [row.name for row in trace(backbone, batch).rows] == ["encoders.audio", "encoders.image", "encoders.text", "fusion"]
-    towers = TwoTower(Backbone({"image": encoders.ConvEncoder(D, width=8)}, fusion.SumFusion(D, ["image"])),
-                      Backbone({"text": encoders.TransformerEncoder(D, K)}, fusion.SumFusion(D, ["text"])))
+    assert [row.name for row in trace(backbone, batch).rows] == [
+        "encoders.audio",
+        "encoders.image",
+        "encoders.text",
+        "fusion",
+    ]
+    towers = TwoTower(
+        Backbone({"image": encoders.ConvEncoder(D, width=8)}, fusion.SumFusion(D, ["image"])),
+        Backbone({"text": encoders.TransformerEncoder(D, K)}, fusion.SumFusion(D, ["text"])),
+    )
     result = trace(towers, batch, depth=2)
     stages = [row for row in result.rows if row.level == 0]
-    assert [row.name for row in stages] == ["query.encoders.image", "query.fusion", "key.encoders.text", "key.fusion", "(itself)"]
+    assert [row.name for row in stages] == [
+        "query.encoders.image",
+        "query.fusion",
+        "key.encoders.text",
+        "key.fusion",
+        "(itself)",
+    ]
     assert [row.reads for row in stages][1:] == [[0], ["text (4, 6)"], [2], [1, 3]]
-    assert (stages[-1].output, stages[-1].parameters, stages[-1].flops) == ("(4, 4)", 1, 2 * 4 * 4 * D)   # the scale; queries times keys
+    assert (stages[-1].output, stages[-1].parameters, stages[-1].flops) == (
+        "(4, 4)",
+        1,
+        2 * 4 * 4 * D,
+    )  # the scale; queries times keys
     assert result.flops == counted(towers, batch)
     plain = nn.Sequential(nn.Linear(5, 4), nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
     rows = trace(plain, torch.zeros(2, 5), depth=2).rows
-    assert [(row.name, row.level, row.output) for row in rows] == [("0", 0, "(2, 4)"), ("1", 0, "(2, 3)"), ("1.0", 1, "(2, 3)"), ("1.1", 1, "(2, 3)")]
+    assert [(row.name, row.level, row.output) for row in rows] == [
+        ("0", 0, "(2, 4)"),
+        ("1", 0, "(2, 3)"),
+        ("1.0", 1, "(2, 3)"),
+        ("1.1", 1, "(2, 3)"),
+    ]
     assert [row.name for row in trace(nn.Linear(5, 4), torch.zeros(2, 5)).rows] == ["(itself)"]
 
 
-@pytest.mark.parametrize("layer, x, by_hand", [
-    (nn.Linear(5, 3), torch.zeros(4, 7, 5), 2 * 4 * 7 * 5 * 3),
-    (nn.Conv2d(3, 6, 3, padding=1, stride=2, groups=3), torch.zeros(2, 3, 8, 8), 2 * 2 * 6 * 4 * 4 * 1 * 9),
-    (nn.Conv1d(2, 4, 5), torch.zeros(3, 2, 9), 2 * 3 * 4 * 5 * 2 * 5),
-    (nn.LSTM(6, 4, num_layers=2, bidirectional=True, batch_first=True), torch.zeros(3, 5, 6),
-     2 * 3 * 5 * 2 * (16 * (6 + 4) + 16 * (8 + 4))),
-    (nn.GRU(6, 4, batch_first=True), torch.zeros(3, 5, 6), 2 * 3 * 5 * 12 * (6 + 4)),
-    (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.zeros(3, 5, 8), 2 * 3 * 5 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 2 * 3 * 5 * 5 * 8),
-], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "")
+@pytest.mark.parametrize(
+    "layer, x, by_hand",
+    [
+        (nn.Linear(5, 3), torch.zeros(4, 7, 5), 2 * 4 * 7 * 5 * 3),
+        (
+            nn.Conv2d(3, 6, 3, padding=1, stride=2, groups=3),
+            torch.zeros(2, 3, 8, 8),
+            2 * 2 * 6 * 4 * 4 * 1 * 9,
+        ),
+        (nn.Conv1d(2, 4, 5), torch.zeros(3, 2, 9), 2 * 3 * 4 * 5 * 2 * 5),
+        (
+            nn.LSTM(6, 4, num_layers=2, bidirectional=True, batch_first=True),
+            torch.zeros(3, 5, 6),
+            2 * 3 * 5 * 2 * (16 * (6 + 4) + 16 * (8 + 4)),
+        ),
+        (nn.GRU(6, 4, batch_first=True), torch.zeros(3, 5, 6), 2 * 3 * 5 * 12 * (6 + 4)),
+        (
+            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+            torch.zeros(3, 5, 8),
+            2 * 3 * 5 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 2 * 3 * 5 * 5 * 8,
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
 def test_layers_cost_what_counting_by_hand_gives(layer, x, by_hand):
     assert trace(layer, x).flops == by_hand
 
@@ -130,7 +220,11 @@ def test_fused_attention_costs_what_torch_counts_written_out():
             return F.scaled_dot_product_attention(batch["q"], batch["k"], batch["v"])
 
     g = torch.Generator().manual_seed(0)
-    batch = {"q": torch.randn(2, 3, 5, 4, generator=g), "k": torch.randn(2, 3, 7, 4, generator=g), "v": torch.randn(2, 3, 7, 4, generator=g)}
+    batch = {
+        "q": torch.randn(2, 3, 5, 4, generator=g),
+        "k": torch.randn(2, 3, 7, 4, generator=g),
+        "v": torch.randn(2, 3, 7, 4, generator=g),
+    }
     with FlopCounterMode(display=False) as counter:
         attend(batch["q"], batch["k"], batch["v"])
     assert trace(Fused(), batch).flops == counter.get_total_flops() > 0
@@ -138,9 +232,13 @@ def test_fused_attention_costs_what_torch_counts_written_out():
 
 def test_a_shared_encoder_has_a_row_per_modality_and_its_parameters_count_once():
     shared = encoders.TransformerEncoder(D, K)
-    model = Backbone({"question": shared, "text": shared}, fusion.SumFusion(D, ["question", "text"]))
+    model = Backbone(
+        {"question": shared, "text": shared}, fusion.SumFusion(D, ["question", "text"])
+    )
     batch = make_batch()
-    rows = trace(model, batch | {"question": batch["text"], "question_mask": batch["text_mask"]}).rows
+    rows = trace(
+        model, batch | {"question": batch["text"], "question_mask": batch["text_mask"]}
+    ).rows
     assert [row.name for row in rows] == ["encoders.question", "encoders.text", "fusion"]
     assert rows[0].parameters > 0 and rows[1].parameters == 0 and rows[0].flops == rows[1].flops > 0
     assert sum(row.parameters for row in rows) == sum(p.numel() for p in model.parameters())
@@ -163,16 +261,30 @@ class Restless(nn.Module):
 
 def state_of(model: nn.Module) -> list:
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
-    learning, gradients = [p.requires_grad for p in model.parameters()], [p.grad is None for p in model.parameters()]
+    learning, gradients = (
+        [p.requires_grad for p in model.parameters()],
+        [p.grad is None for p in model.parameters()],
+    )
     values = [value.tolist() for value in model.state_dict().values()]
-    return [[m.training for m in model.modules()], hooks, learning, gradients, values, torch.random.get_rng_state().tolist(), random.getstate(),
-            torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()]
+    return [
+        [m.training for m in model.modules()],
+        hooks,
+        learning,
+        gradients,
+        values,
+        torch.random.get_rng_state().tolist(),
+        random.getstate(),
+        torch.is_grad_enabled(),
+        torch.backends.mha.get_fastpath_enabled(),
+    ]
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
 def test_the_model_and_the_random_numbers_are_as_before_also_after_an_error(fails):
-    model = Model(Backbone({"image": Restless(fails)}, fusion.SumFusion(D, ["image"])), ClassifyHead(D, 3)).train()
-    model.backbone.fusion.eval()                                          # modes may differ within a model
+    model = Model(
+        Backbone({"image": Restless(fails)}, fusion.SumFusion(D, ["image"])), ClassifyHead(D, 3)
+    ).train()
+    model.backbone.fusion.eval()  # modes may differ within a model
     model.head.linear.bias.requires_grad_(False)
     model.head.register_forward_hook(lambda *_: None)
     batch = make_batch()
@@ -192,8 +304,11 @@ def test_the_table_is_aligned_and_complete():
     assert len(lines) == len(result.rows) + 2 and repr(result) == str(result)
     assert lines[-1].split() == ["whole", f"{result.parameters:,}", f"{result.flops:,}"]
     ends = {len(line) for line in lines}
-    assert len(ends) == 1                                                 # the last column stands flush right
-    starts = [line.index(row.kind, line.index(row.name.split(".")[-1]) + len(row.name.split(".")[-1])) for line, row in zip(lines[1:], result.rows)]
+    assert len(ends) == 1  # the last column stands flush right
+    starts = [
+        line.index(row.kind, line.index(row.name.split(".")[-1]) + len(row.name.split(".")[-1]))
+        for line, row in zip(lines[1:], result.rows)
+    ]
     assert set(starts) == {lines[0].index("class")}
     inner = [line for line, row in zip(lines[1:], result.rows) if row.level == 1]
     assert inner and all(re.match(r"  \w", line) for line in inner)
@@ -204,7 +319,9 @@ def test_the_notebook_table_holds_every_cell_and_escapes_names():
     result.rows[0].kind = "<b>"
     page = result._repr_html_()
     assert page.count("<tr>") == len(result.rows) + 2 and "&lt;b&gt;" in page and "<b>" not in page
-    assert all(row.name in page and row.output in page and f"{row.flops:,}" in page for row in result.rows)
+    assert all(
+        row.name in page and row.output in page and f"{row.flops:,}" in page for row in result.rows
+    )
 
 
 def test_the_figure_has_a_box_per_stage_left_to_right_and_an_arrow_per_reading():
@@ -215,7 +332,7 @@ def test_the_figure_has_a_box_per_stage_left_to_right_and_an_arrow_per_reading()
     axes = figure.axes[0]
     said = [text.get_text() for text in axes.texts]
     assert all(row.kind in said for row in stages) and "(4, 3, 16, 16)" in said
-    assert len(axes.patches) == len(stages) + 3                           # and one per modality's data
+    assert len(axes.patches) == len(stages) + 3  # and one per modality's data
     arrows = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
     assert len(arrows) == sum(len(row.reads) for row in stages)
     assert all(arrow.xyann[0] < arrow.xy[0] for arrow in arrows)
@@ -229,7 +346,7 @@ class Own(nn.Module):
         self.linear, self.extra, self.plain = nn.Linear(48, dim), extra, plain
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
-        tokens = self.linear(x.flatten(1, 2).transpose(1, 2))             # (B, W, D)
+        tokens = self.linear(x.flatten(1, 2).transpose(1, 2))  # (B, W, D)
         if self.plain:
             return tokens
         good = from_tokens(tokens, mask)
@@ -245,23 +362,46 @@ class Small(nn.Module):
 
 
 def broken(image: nn.Module, fusing: nn.Module, head: nn.Module | None = None) -> Model:
-    return Model(Backbone({"image": image, "text": encoders.TransformerEncoder(D, K)}, fusing), head or ClassifyHead(D, 3))
+    return Model(
+        Backbone({"image": image, "text": encoders.TransformerEncoder(D, K)}, fusing),
+        head or ClassifyHead(D, 3),
+    )
 
 
 BROKEN = {
-    "an encoder of another width": (lambda: broken(Own(5), fusion.ConcatFusion(D, ["image", "text"])),
-                                    r"backbone.fusion \(ConcatFusion\)", r"image\s+Own .*\(\d, 16, 5\)"),
-    "a mask that does not match": (lambda: broken(Own(extra=2), fusion.JoinFusion(D, ["image", "text"])),
-                                   r"backbone.fusion \(JoinFusion\)", r"tokens \(\d, 16, 8\), mask \(\d, 18\), pooled \(\d, 8\)"),
-    "an encoder that gives no Features": (lambda: broken(Own(plain=True), fusion.SumFusion(D, ["image", "text"])),
-                                          r"backbone.fusion \(SumFusion\)", r"image\s+Own .*\(\d, 16, 8\)"),
-    "a fusion of another width": (lambda: broken(Own(), Small()), r"head \(ClassifyHead\), in its linear \(Linear\),",
-                                  r"backbone.fusion\s+Small .*\(\d, 16, 5\)"),
-    "an encoder for other images": (lambda: broken(encoders.ConvEncoder(D, channels=1), fusion.SumFusion(D, ["image", "text"])),
-                                      r"backbone.encoders.image \(ConvEncoder\), in its stack.convs.0 \(Conv2d\),",
-                                      r"image\s+ConvEncoder\s+\(\d, 3, 16, 16\), \(\d, 16\)\s+failed here"),
-    "too small a vocabulary": (lambda: Model(Backbone({"text": encoders.TransformerEncoder(D, 3)}, fusion.SumFusion(D, ["text"])), ClassifyHead(D, 3)),
-                               r"backbone.encoders.text \(TransformerEncoder\), in its embed \(Embedding\),", r"failed here"),
+    "an encoder of another width": (
+        lambda: broken(Own(5), fusion.ConcatFusion(D, ["image", "text"])),
+        r"backbone.fusion \(ConcatFusion\)",
+        r"image\s+Own .*\(\d, 16, 5\)",
+    ),
+    "a mask that does not match": (
+        lambda: broken(Own(extra=2), fusion.JoinFusion(D, ["image", "text"])),
+        r"backbone.fusion \(JoinFusion\)",
+        r"tokens \(\d, 16, 8\), mask \(\d, 18\), pooled \(\d, 8\)",
+    ),
+    "an encoder that gives no Features": (
+        lambda: broken(Own(plain=True), fusion.SumFusion(D, ["image", "text"])),
+        r"backbone.fusion \(SumFusion\)",
+        r"image\s+Own .*\(\d, 16, 8\)",
+    ),
+    "a fusion of another width": (
+        lambda: broken(Own(), Small()),
+        r"head \(ClassifyHead\), in its linear \(Linear\),",
+        r"backbone.fusion\s+Small .*\(\d, 16, 5\)",
+    ),
+    "an encoder for other images": (
+        lambda: broken(encoders.ConvEncoder(D, channels=1), fusion.SumFusion(D, ["image", "text"])),
+        r"backbone.encoders.image \(ConvEncoder\), in its stack.convs.0 \(Conv2d\),",
+        r"image\s+ConvEncoder\s+\(\d, 3, 16, 16\), \(\d, 16\)\s+failed here",
+    ),
+    "too small a vocabulary": (
+        lambda: Model(
+            Backbone({"text": encoders.TransformerEncoder(D, 3)}, fusion.SumFusion(D, ["text"])),
+            ClassifyHead(D, 3),
+        ),
+        r"backbone.encoders.text \(TransformerEncoder\), in its embed \(Embedding\),",
+        r"failed here",
+    ),
 }
 
 
@@ -269,7 +409,10 @@ BROKEN = {
 def test_a_wrong_shape_names_the_stage_and_shows_those_before_it_in_trace_and_in_fit(name):
     make, where, line = BROKEN[name]
     batch = make_batch()
-    for run in (lambda: trace(make(), batch), lambda: fit(make(), [batch], config=TrainConfig(epochs=1, progress=False, device="cpu"))):
+    for run in (
+        lambda: trace(make(), batch),
+        lambda: fit(make(), [batch], config=TrainConfig(epochs=1, progress=False, device="cpu")),
+    ):
         with pytest.raises(ValueError, match=f"^{where}.* failed: ") as caught:
             run()
         message = str(caught.value)
@@ -288,7 +431,11 @@ def test_an_error_between_the_stages_is_told_as_such():
         def forward(self, batch: dict[str, Tensor]) -> Tensor:
             return self.a(batch["x"]) + self.b(batch["x"])
 
-    with pytest.raises(ValueError, match=r"^Adder itself, after the stages below, failed: .*\n.*\na +Linear +\(5, 3\) +\(5, 2\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"^Adder itself, after the stages below, failed: .*\n.*\na +Linear +\(5, 3\) +\(5, "
+        r"2\)",
+    ):
         trace(Adder(), {"x": torch.zeros(5, 3)})
 
 
@@ -313,4 +460,5 @@ def test_what_trace_cannot_explain_stays_as_it_was():
 
 def test_the_package_gives_the_function_and_the_module_its_class():
     from mmlib.tracing.trace import Trace as again
+
     assert callable(mmlib.trace) and again is Trace

@@ -1,4 +1,7 @@
-"""Checkpoints: killed at any moment and resumed = never stopped, bit for bit; what is wrong with a file is said; no code is run."""
+"""Checkpoints: killed at any moment and resumed = never stopped, bit for bit; what is wrong with
+a file is said; no code is run.
+"""
+
 import csv
 import json
 import multiprocessing
@@ -17,22 +20,32 @@ import soundfile
 import torch
 from PIL import Image
 from torch import nn
-from tests.train.test_loop import CPU, Tiny, accuracy, cut, overfitting, sample_batch, without_seconds
 
-from mmlib.files import write_atomically
 from mmlib import load, load_weights
-from mmlib.train import checkpoint
 from mmlib.core import Batch, Output
 from mmlib.data import Augment, load_data, read_manifest
+from mmlib.files import write_atomically
+from mmlib.train import checkpoint
 from mmlib.train.config import TrainConfig
 from mmlib.train.loop import fit
 from mmlib.worlds import pets
+from tests.train.test_loop import (
+    CPU,
+    Tiny,
+    accuracy,
+    cut,
+    overfitting,
+    sample_batch,
+    without_seconds,
+)
 
 KILLED = replace(CPU, epochs=8, accumulate=2, checkpoint_every=2, patience=6)
 
 
 class Shaken:
-    """Batches whose order and noise are functions of (seed, epoch, row), as those of mmlib.data; ``pause`` makes them slow."""
+    """Batches whose order and noise are functions of (seed, epoch, row), as those of mmlib.data;
+    ``pause`` makes them slow.
+    """
 
     def __init__(self, seed: int = 0, pause: float = 0.0):
         self.whole, self.seed, self.pause = sample_batch(44), seed, pause
@@ -45,8 +58,10 @@ class Shaken:
         self.epoch, self.skip = epoch, skip
 
     def __iter__(self):
-        order = torch.randperm(44, generator=torch.Generator().manual_seed(1000 * self.seed + self.epoch)).split(4)
-        for rows in order[self.skip:]:
+        order = torch.randperm(
+            44, generator=torch.Generator().manual_seed(1000 * self.seed + self.epoch)
+        ).split(4)
+        for rows in order[self.skip :]:
             time.sleep(self.pause)
             draws = [torch.Generator().manual_seed(self.epoch * 100 + row) for row in rows.tolist()]
             noise = torch.stack([torch.randn(3, 4, 5, generator=draw) for draw in draws])
@@ -59,13 +74,26 @@ def train(folder: str, pause: float = 0.0) -> None:
     torch.set_num_threads(1)
     model = Tiny(dropout=0.3)
     val = cut(sample_batch(13, seed=5), 4)
-    fit(model, Shaken(pause=pause), val, KILLED, {"accuracy": accuracy}, folder, resume=True, extra={"words": ["cat"]})
+    fit(
+        model,
+        Shaken(pause=pause),
+        val,
+        KILLED,
+        {"accuracy": accuracy},
+        folder,
+        resume=True,
+        extra={"words": ["cat"]},
+    )
     torch.save(model.state_dict(), Path(folder) / "final.pt")
 
 
 def rows_of(folder: Path) -> list[dict]:
     path = folder / "history.jsonl"
-    return without_seconds([json.loads(line) for line in path.read_text().splitlines()]) if path.exists() else []
+    return (
+        without_seconds([json.loads(line) for line in path.read_text().splitlines()])
+        if path.exists()
+        else []
+    )
 
 
 def wait_for(condition, process, seconds: float = 60.0) -> None:
@@ -79,15 +107,26 @@ def started():
     """Processes that have torch loaded already, so that a kill finds them at work."""
     context = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
     if sys.platform != "win32":
-        context.set_forkserver_preload(["torch._dynamo", "mmlib.train", "tests.train.test_loop", "tests.train.test_checkpoint", "tests.faults.test_killed"])
+        context.set_forkserver_preload(
+            [
+                "torch._dynamo",
+                "mmlib.train",
+                "tests.train.test_loop",
+                "tests.train.test_checkpoint",
+                "tests.faults.test_killed",
+            ]
+        )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))      # or it silently loads no test file
+            patch.setenv(
+                "PYTHONPATH", str(Path(__file__).parents[2])
+            )  # or it silently loads no test file
             multiprocessing.forkserver.ensure_running()
 
     def start(*arguments, target=train) -> multiprocessing.Process:
         process = context.Process(target=target, args=arguments, daemon=True)
         process.start()
         return process
+
     return start
 
 
@@ -100,17 +139,23 @@ def test_killed_at_any_moment_and_resumed_is_never_stopped_bit_for_bit(tmp_path,
     for moment in ["at once", "soon", "while writing", "later", "while writing", "later"]:
         process, before = started(str(folder), 0.02), stamp(folder)
         if moment != "at once":
-            wait_for(lambda: stamp(folder) != before, process)     # it has come further than the one before
+            wait_for(
+                lambda: stamp(folder) != before, process
+            )  # it has come further than the one before
         if moment == "later":
             time.sleep(chance.uniform(0, 0.1))
         if moment == "while writing":
             wait_for(lambda: any(folder.glob(".checkpoint*.tmp")), process)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        assert process.exitcode == -signal.SIGKILL, "it was done before it could be killed: give it more to do"
+        assert process.exitcode == -signal.SIGKILL, (
+            "it was done before it could be killed: give it more to do"
+        )
         if checkpoint.exists(folder):
-            stood.append(checkpoint.load(folder)["batch"])          # whatever was going on, the file is whole
-            rows_of(folder)                                         # no half line
+            stood.append(
+                checkpoint.load(folder)["batch"]
+            )  # whatever was going on, the file is whole
+            rows_of(folder)  # no half line
     assert any(stood), "no kill within an epoch"
     last = started(str(folder))
     last.join(), never.join()
@@ -139,10 +184,13 @@ def stop_after(monkeypatch, saves: int) -> None:
         left[0] -= 1
         if left[0] == 0:
             raise Stop
+
     monkeypatch.setattr(checkpoint, "save", save)
 
 
-def straight_and_resumed(tmp_path, monkeypatch, loader, config: TrainConfig, saves: int, **named) -> tuple[list[dict], list[dict]]:
+def straight_and_resumed(
+    tmp_path, monkeypatch, loader, config: TrainConfig, saves: int, **named
+) -> tuple[list[dict], list[dict]]:
     runs = []
     for name in ("straight", "stopped"):
         model, out = Tiny(dropout=0.3), tmp_path / name
@@ -152,16 +200,29 @@ def straight_and_resumed(tmp_path, monkeypatch, loader, config: TrainConfig, sav
                 with pytest.raises(Stop):
                     fit(model, loader(), cut(sample_batch(9, seed=3), 4), config, out=out, **named)
             model = Tiny(dropout=0.3)
-            torch.manual_seed(12345)                # another process: nothing is left but the file
-        history = fit(model, loader(), cut(sample_batch(9, seed=3), 4), config, out=out, resume=name == "stopped", **named)
+            torch.manual_seed(12345)  # another process: nothing is left but the file
+        history = fit(
+            model,
+            loader(),
+            cut(sample_batch(9, seed=3), 4),
+            config,
+            out=out,
+            resume=name == "stopped",
+            **named,
+        )
         assert rows_of(out) == without_seconds(history)
-        runs.append(without_seconds(history) + [{name: value.tolist() for name, value in model.state_dict().items()}])
+        runs.append(
+            without_seconds(history)
+            + [{name: value.tolist() for name, value in model.state_dict().items()}]
+        )
     return tuple(runs)
 
 
 @pytest.mark.parametrize("saves", [1, 2, 5, 6, 7])
 def test_resumed_from_every_kind_of_place(tmp_path, monkeypatch, saves):
-    """Within the first epoch, at its end, within a later one; the best weights and the patience go on too."""
+    """Within the first epoch, at its end, within a later one; the best weights and the patience
+    go on too.
+    """
     config = replace(CPU, epochs=4, checkpoint_every=2, accumulate=2, lr=0.05)
     a, b = straight_and_resumed(tmp_path, monkeypatch, Shaken, config, saves)
     assert a == b
@@ -176,7 +237,10 @@ def test_resumed_runs_stop_early_at_the_same_epoch_with_the_same_weights(tmp_pat
                 overfit_in(tmp_path, False)
         again, resumed = overfit_in(tmp_path, True)
         assert without_seconds(resumed) == without_seconds(history)
-        assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+        assert all(
+            torch.equal(value, again.state_dict()[name])
+            for name, value in model.state_dict().items()
+        )
 
 
 def overfit_in(folder: Path, resume: bool) -> tuple[nn.Module, list[dict]]:
@@ -203,38 +267,62 @@ class Noisy(torch.utils.data.Dataset):
 @pytest.mark.parametrize("saves", [1, 3, 4])
 def test_a_plain_shuffling_dataloader_is_resumed_bit_for_bit_too(tmp_path, monkeypatch, saves, own):
     """Also with a generator of its own, as torch's notes on reproducibility advise."""
+
     def loader():
         generator = torch.Generator().manual_seed(0) if own else None
         return torch.utils.data.DataLoader(Noisy(), batch_size=4, shuffle=True, generator=generator)
-    a, b = straight_and_resumed(tmp_path, monkeypatch, loader, replace(CPU, checkpoint_every=1), saves)
+
+    a, b = straight_and_resumed(
+        tmp_path, monkeypatch, loader, replace(CPU, checkpoint_every=1), saves
+    )
     assert a == b
 
 
-OPTIMIZERS = {"SGD": lambda groups: torch.optim.SGD(groups, 0.05, momentum=0.9), "plain SGD": lambda groups: torch.optim.SGD(groups, 0.05),
-              "Adafactor": torch.optim.Adafactor, "Adam, tensor": lambda groups: torch.optim.Adam(groups, torch.tensor(0.01))}
+OPTIMIZERS = {
+    "SGD": lambda groups: torch.optim.SGD(groups, 0.05, momentum=0.9),
+    "plain SGD": lambda groups: torch.optim.SGD(groups, 0.05),
+    "Adafactor": torch.optim.Adafactor,
+    "Adam, tensor": lambda groups: torch.optim.Adam(groups, torch.tensor(0.01)),
+}
 
 
 def own(kind: str, head: float = 0.1):
     def make(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         names = dict(model.named_parameters())
-        return OPTIMIZERS[kind]([{"params": [p for n, p in names.items() if not n.startswith("head")]},
-                                 {"params": [p for n, p in names.items() if n.startswith("head")], "lr": head}])
+        return OPTIMIZERS[kind](
+            [
+                {"params": [p for n, p in names.items() if not n.startswith("head")]},
+                {"params": [p for n, p in names.items() if n.startswith("head")], "lr": head},
+            ]
+        )
+
     return make
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("saves", [2, 6])
-def test_an_own_optimizer_is_resumed_bit_for_bit_within_and_after_an_epoch(tmp_path, monkeypatch, kind, saves):
+def test_an_own_optimizer_is_resumed_bit_for_bit_within_and_after_an_epoch(
+    tmp_path, monkeypatch, kind, saves
+):
     config = replace(CPU, epochs=4, checkpoint_every=2, accumulate=2)
     a, b = straight_and_resumed(tmp_path, monkeypatch, Shaken, config, saves, optimizer=own(kind))
     assert a == b
 
 
-@pytest.mark.parametrize("other, expected", [(own("SGD", 0.2), "group 1, lr was 0.1 and is now 0.2"), (None, "algorithm was 'SGD' and is now 'AdamW'"),
-                                             (own("plain SGD"), "group 0, momentum was 0.9 and is now 0")])
+@pytest.mark.parametrize(
+    "other, expected",
+    [
+        (own("SGD", 0.2), "group 1, lr was 0.1 and is now 0.2"),
+        (None, "algorithm was 'SGD' and is now 'AdamW'"),
+        (own("plain SGD"), "group 0, momentum was 0.9 and is now 0"),
+    ],
+)
 def test_a_run_is_not_resumed_with_another_optimizer(tmp_path, other, expected):
     def run(optimizer, resume: bool) -> list[dict]:
-        return fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path, resume=resume, optimizer=optimizer)
+        return fit(
+            Tiny(), [sample_batch(8)], config=CPU, out=tmp_path, resume=resume, optimizer=optimizer
+        )
+
     run(own("SGD"), False)
     with pytest.raises(ValueError, match=f"cannot resume .*{expected}"):
         run(other, True)
@@ -252,11 +340,20 @@ def after(row: dict, model: nn.Module) -> bool:
 @pytest.mark.parametrize("saves", [2, 3, 4, 6])
 def test_what_is_done_and_decided_after_an_epoch_is_resumed_too(tmp_path, monkeypatch, saves):
     """Stopped within an epoch, after one, and after the one that ended the run."""
-    config = replace(CPU, epochs=5, checkpoint_every=4)      # two checkpoints in an epoch of eleven steps, and one after it
+    config = replace(
+        CPU, epochs=5, checkpoint_every=4
+    )  # two checkpoints in an epoch of eleven steps, and one after it
     a, b = straight_and_resumed(tmp_path, monkeypatch, Shaken, config, saves, after_epoch=after)
     assert a == b and len(a) == 4
-    history = fit(Tiny(dropout=0.3), Shaken(), cut(sample_batch(9, seed=3), 4), config, out=tmp_path / "stopped", resume=True)
-    assert len(history) == 3                                 # nobody is asked again: it knows that it was stopped
+    history = fit(
+        Tiny(dropout=0.3),
+        Shaken(),
+        cut(sample_batch(9, seed=3), 4),
+        config,
+        out=tmp_path / "stopped",
+        resume=True,
+    )
+    assert len(history) == 3  # nobody is asked again: it knows that it was stopped
 
 
 def test_a_run_that_ends_between_the_question_and_the_checkpoint_asks_again(tmp_path):
@@ -267,19 +364,24 @@ def test_a_run_that_ends_between_the_question_and_the_checkpoint_asks_again(tmp_
         if asked == [1, 2]:
             raise Stop
         return row["epoch"] == 2
+
     with pytest.raises(Stop):
         fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path, after_epoch=once)
-    assert len(fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path, after_epoch=once, resume=True)) == 2 and asked == [1, 2, 2]
+    assert len(
+        fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path, after_epoch=once, resume=True)
+    ) == 2 and asked == [1, 2, 2]
 
 
 def test_a_finished_run_resumed_does_nothing_and_gives_history_and_best_weights(tmp_path):
     model, history = overfit_in(tmp_path, False)
     before = stamp(tmp_path)
-    (tmp_path / "history.jsonl").write_text('{"epoch": 1, "lo')            # half a line
+    (tmp_path / "history.jsonl").write_text('{"epoch": 1, "lo')  # half a line
     again, resumed = overfit_in(tmp_path, True)
     assert resumed == history and stamp(tmp_path) == before
     assert rows_of(tmp_path) == without_seconds(history)
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items()
+    )
 
 
 def test_the_checkpoint_holds_what_a_user_of_the_model_needs(tmp_path):
@@ -287,27 +389,55 @@ def test_the_checkpoint_holds_what_a_user_of_the_model_needs(tmp_path):
     model = Tiny()
     history = fit(model, [sample_batch(8)], [sample_batch(8)], CPU, out=tmp_path, extra=extra)
     state = checkpoint.load(tmp_path)
-    assert state["extra"] == extra and state["history"] == history and state["config"]["lr"] == CPU.lr
-    assert all(torch.equal(value, state["best"][name]) for name, value in model.state_dict().items())
+    assert (
+        state["extra"] == extra and state["history"] == history and state["config"]["lr"] == CPU.lr
+    )
+    assert all(
+        torch.equal(value, state["best"][name]) for name, value in model.state_dict().items()
+    )
     without_val = fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
     state = checkpoint.load(tmp_path)
-    assert len(without_val) == 3 and all(torch.equal(value, state["model"][name]) for name, value in state["best"].items())
+    assert len(without_val) == 3 and all(
+        torch.equal(value, state["model"][name]) for name, value in state["best"].items()
+    )
 
 
 def test_a_new_run_removes_the_old_one_and_resume_without_any_starts_anew(tmp_path):
     fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path / "new", resume=True)
     assert len(rows_of(tmp_path / "new")) == 3
     with pytest.raises(ValueError, match="loss is not finite"):
-        fit(Tiny(), [sample_batch(8), {**sample_batch(8), "image": sample_batch(8)["image"] * torch.nan}], config=CPU, out=tmp_path / "new")
-    assert not checkpoint.exists(tmp_path / "new") and not (tmp_path / "new" / "history.jsonl").exists()
+        fit(
+            Tiny(),
+            [sample_batch(8), {**sample_batch(8), "image": sample_batch(8)["image"] * torch.nan}],
+            config=CPU,
+            out=tmp_path / "new",
+        )
+    assert (
+        not checkpoint.exists(tmp_path / "new")
+        and not (tmp_path / "new" / "history.jsonl").exists()
+    )
 
 
-@pytest.mark.parametrize("changed, expected", [
-    ({"config": replace(CPU, lr=0.5)}, "lr was 0.01 and is now 0.5"), ({"config": replace(CPU, epochs=9)}, "epochs was 3 and is now 9"),
-    ({"extra": {"words": ["dog"]}}, "words was ['cat'] and is now ['dog']"), ({"extra": None}, "words was ['cat'] and is now None"),
-    ({"train": [sample_batch(8)] * 2}, "batches was 1 and is now 2"), ({"model": nn.Sequential(Tiny())}, "another model")])
-def test_a_run_of_something_else_is_not_resumed_and_the_difference_is_named(tmp_path, changed, expected):
-    given = {"model": Tiny(), "train": [sample_batch(8)], "config": CPU, "extra": {"words": ["cat"]}}
+@pytest.mark.parametrize(
+    "changed, expected",
+    [
+        ({"config": replace(CPU, lr=0.5)}, "lr was 0.01 and is now 0.5"),
+        ({"config": replace(CPU, epochs=9)}, "epochs was 3 and is now 9"),
+        ({"extra": {"words": ["dog"]}}, "words was ['cat'] and is now ['dog']"),
+        ({"extra": None}, "words was ['cat'] and is now None"),
+        ({"train": [sample_batch(8)] * 2}, "batches was 1 and is now 2"),
+        ({"model": nn.Sequential(Tiny())}, "another model"),
+    ],
+)
+def test_a_run_of_something_else_is_not_resumed_and_the_difference_is_named(
+    tmp_path, changed, expected
+):
+    given = {
+        "model": Tiny(),
+        "train": [sample_batch(8)],
+        "config": CPU,
+        "extra": {"words": ["cat"]},
+    }
     fit(**given, out=tmp_path)
     with pytest.raises(ValueError) as caught:
         fit(**given | changed, out=tmp_path, resume=True)
@@ -323,9 +453,15 @@ class Sizes(nn.Module):
         self.linear = nn.Linear(3, 2)
 
     def forward(self, batch: Batch) -> Output:
-        means = [batch[name].float().flatten(1).abs().mean(1) for name in ("audio", "image", "text")]
+        means = [
+            batch[name].float().flatten(1).abs().mean(1) for name in ("audio", "image", "text")
+        ]
         logits = self.linear(torch.stack(means, dim=1))
-        return Output(logits, nn.functional.cross_entropy(logits, batch["target"]), torch.tensor(float(len(logits))))
+        return Output(
+            logits,
+            nn.functional.cross_entropy(logits, batch["target"]),
+            torch.tensor(float(len(logits))),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +483,14 @@ def stop_at_two(row: dict, model: nn.Module) -> None:
 
 
 def loaders(folder: Path, **named) -> list:
-    settings = {"batch_size": 8, "seed": 0, "augment": Augment(hide=0.3), "memory": True, "workers": 0, "progress": False} | named
+    settings = {
+        "batch_size": 8,
+        "seed": 0,
+        "augment": Augment(modality_dropout=0.3),
+        "memory": True,
+        "workers": 0,
+        "progress": False,
+    } | named
     data = load_data(read_manifest(folder / "manifest.csv"), **settings)
     return [data.loaders["train"], data.loaders["val"]]
 
@@ -362,24 +505,38 @@ def copied(begun, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("changed, expected", [
-    ({"augment": Augment(hide=0.0)}, "train, augment, hide was 0.3 and is now 0.0"),
-    ({"augment": Augment(hide=0.3, speed=0.0)}, "train, augment, speed was 0.1 and is now 0.0"),
-    ({"augment": None}, "train, augment was .* and is now None"), ({"seed": 1}, "train, seed was 0 and is now 1"),
-    ({"batch_size": 7}, "train, batch_size was 8 and is now 7")])
+@pytest.mark.parametrize(
+    "changed, expected",
+    [
+        ({"augment": Augment(modality_dropout=0.0)}, "train, augment, hide was 0.3 and is now 0.0"),
+        (
+            {"augment": Augment(modality_dropout=0.3, speed=0.0)},
+            "train, augment, speed was 0.1 and is now 0.0",
+        ),
+        ({"augment": None}, "train, augment was .* and is now None"),
+        ({"seed": 1}, "train, seed was 0 and is now 1"),
+        ({"batch_size": 7}, "train, batch_size was 8 and is now 7"),
+    ],
+)
 def test_a_run_is_not_resumed_with_another_augmentation_order_or_batch(copied, changed, expected):
-    with pytest.raises(ValueError, match=f"cannot resume the run in .*{expected}; give what it was"):
+    with pytest.raises(
+        ValueError, match=f"cannot resume the run in .*{expected}; give what it was"
+    ):
         resume(copied, *loaders(copied, **changed))
 
 
 def first(folder: Path, split: str, column: str) -> Path:
     with open(folder / "manifest.csv", encoding="utf-8") as file:
-        return folder / next(row[column] for row in csv.DictReader(file) if row["split"] == split and row[column])
+        return folder / next(
+            row[column] for row in csv.DictReader(file) if row["split"] == split and row[column]
+        )
 
 
 @pytest.mark.parametrize("memory", [True, False])
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_a_run_is_not_resumed_over_files_with_another_content_and_test_files_are_free(copied, split, memory):
+def test_a_run_is_not_resumed_over_files_with_another_content_and_test_files_are_free(
+    copied, split, memory
+):
     """A sound played backwards: the same name, length, and size of the file."""
     path = first(copied, split, "audio")
     clip, rate = soundfile.read(path, dtype="int16")
@@ -391,9 +548,17 @@ def test_a_run_is_not_resumed_over_files_with_another_content_and_test_files_are
             resume(copied, *loaders(copied, memory=memory))
 
 
-@pytest.mark.parametrize("column, expected", [("image", "checksum of the content of 'image'"), ("text", "checksum of the content of 'text'"),
-                                              ("label", "checksum of the targets")])
-def test_a_run_is_not_resumed_where_two_cells_of_train_rows_have_changed_places(copied, column, expected):
+@pytest.mark.parametrize(
+    "column, expected",
+    [
+        ("image", "checksum of the content of 'image'"),
+        ("text", "checksum of the content of 'text'"),
+        ("label", "checksum of the targets"),
+    ],
+)
+def test_a_run_is_not_resumed_where_two_cells_of_train_rows_have_changed_places(
+    copied, column, expected
+):
     with open(copied / "manifest.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     one, *others = [row for row in rows if row["split"] == "train" and row[column]]
@@ -409,7 +574,9 @@ def test_a_run_is_not_resumed_where_two_cells_of_train_rows_have_changed_places(
 
 @pytest.mark.parametrize("memory", [True, False])
 def test_a_run_over_the_same_data_goes_on_wherever_the_data_lies(begun, copied, memory):
-    """Another folder, later times of change, another encoding of the same pixels, from memory or from disk."""
+    """Another folder, later times of change, another encoding of the same pixels, from memory or
+    from disk.
+    """
     path = first(copied, "train", "image")
     with Image.open(path) as image:
         image.copy().save(path, compress_level=0)
@@ -417,10 +584,21 @@ def test_a_run_over_the_same_data_goes_on_wherever_the_data_lies(begun, copied, 
     assert resume(copied, *loaders(copied, memory=memory)) == never
 
 
-def test_a_checkpoint_of_an_older_mmlib_is_resumed_with_a_warning_on_what_it_does_not_say(begun, copied):
+def test_a_checkpoint_of_an_older_mmlib_is_resumed_with_a_warning_on_what_it_does_not_say(
+    begun, copied
+):
     state = checkpoint.load(copied / "run")
-    checkpoint.save(copied / "run", {name: value for name, value in state.items() if name not in ("data", "optimizer settings", "stopped")})
-    with pytest.warns(UserWarning, match="older mmlib, which did not note the (data|optimizer settings)") as warned:
+    checkpoint.save(
+        copied / "run",
+        {
+            name: value
+            for name, value in state.items()
+            if name not in ("data", "optimizer settings", "stopped")
+        },
+    )
+    with pytest.warns(
+        UserWarning, match="older mmlib, which did not note the (data|optimizer settings)"
+    ) as warned:
         resumed = resume(copied, *loaders(copied))
     assert len(warned) == 2 and resumed == without_seconds(fit(Sizes(), *loaders(begun), TWO))
 
@@ -428,7 +606,10 @@ def test_a_checkpoint_of_an_older_mmlib_is_resumed_with_a_warning_on_what_it_doe
 def test_a_run_over_a_list_is_not_resumed_over_a_list_of_other_numbers(tmp_path):
     fit(Tiny(), [sample_batch(8)], [sample_batch(8)], CPU, out=tmp_path)
     fit(Tiny(), [sample_batch(8)], [sample_batch(8)], CPU, out=tmp_path, resume=True)
-    for train, val, name in [([sample_batch(8, seed=1)], [sample_batch(8)], "train"), ([sample_batch(8)], [sample_batch(8, seed=1)], "val")]:
+    for train, val, name in [
+        ([sample_batch(8, seed=1)], [sample_batch(8)], "train"),
+        ([sample_batch(8)], [sample_batch(8, seed=1)], "val"),
+    ]:
         with pytest.raises(ValueError, match=f"{name}, checksum was"):
             fit(Tiny(), train, val, CPU, out=tmp_path, resume=True)
 
@@ -439,8 +620,13 @@ def test_weights_of_a_run_are_loaded_into_a_model_of_ones_own_best_or_last(tmp_p
     state, again = checkpoint.load(tmp_path), Tiny()
     for best, name in ((True, "best"), (False, "model")):
         load_weights(again, tmp_path, best)
-        assert all(torch.equal(value, state[name][key]) for key, value in again.state_dict().items()) and again.training
-    assert any(not torch.equal(value, state["best"][key]) for key, value in again.state_dict().items())
+        assert (
+            all(torch.equal(value, state[name][key]) for key, value in again.state_dict().items())
+            and again.training
+        )
+    assert any(
+        not torch.equal(value, state["best"][key]) for key, value in again.state_dict().items()
+    )
     wide = Tiny()
     wide.head = nn.Linear(8, 4)
     with pytest.raises(ValueError, match=r"'head.bias' is \(3,\) there and \(4,\) here"):
@@ -463,7 +649,18 @@ def test_a_model_of_another_width_is_told_by_its_first_weight(tmp_path):
 
 def test_what_does_not_change_the_result_may_differ_on_resume(tmp_path):
     fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
-    assert len(fit(Tiny(), [sample_batch(8)], config=replace(CPU, checkpoint_every=7, progress=True), out=tmp_path, resume=True)) == 3
+    assert (
+        len(
+            fit(
+                Tiny(),
+                [sample_batch(8)],
+                config=replace(CPU, checkpoint_every=7, progress=True),
+                out=tmp_path,
+                resume=True,
+            )
+        )
+        == 3
+    )
 
 
 class Bomb:
@@ -503,8 +700,10 @@ def test_a_missing_foreign_newer_or_damaged_file_is_named(tmp_path):
     for cut_at in (len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:cut_at])
         assert "damaged" in problem()
-    byte = whole.index(torch.ones(2).numpy().tobytes()) + 5                        # of the weights, which torch.load would not notice
-    path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 255]) + whole[byte + 1:])
+    byte = (
+        whole.index(torch.ones(2).numpy().tobytes()) + 5
+    )  # of the weights, which torch.load would not notice
+    path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 255]) + whole[byte + 1 :])
     assert "damaged" in problem()
 
 
@@ -514,14 +713,24 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     def broken(file):
         file.write(b"half")
         raise OSError("no space left on device")
+
     with pytest.raises(OSError, match="no space"):
         write_atomically(tmp_path / checkpoint.NAME, broken)
-    assert checkpoint.load(tmp_path)["model"] == {} and [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
+    assert checkpoint.load(tmp_path)["model"] == {} and [
+        path.name for path in tmp_path.iterdir()
+    ] == [checkpoint.NAME]
 
 
 def test_the_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     order, real_sync, real_replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (order.append("fsync"), real_sync(handle)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (order.append((Path(a).parent == Path(b).parent, "replace")), real_replace(a, b)))
+    monkeypatch.setattr(
+        os,
+        "replace",
+        lambda a, b: (
+            order.append((Path(a).parent == Path(b).parent, "replace")),
+            real_replace(a, b),
+        ),
+    )
     checkpoint.save(tmp_path, {})
     assert order == ["fsync", (True, "replace"), "fsync"]

@@ -1,4 +1,7 @@
-"""The loop: weighing, early stopping, precision, errors that name what to do, evaluation of whole sets."""
+"""The loop: weighing, early stopping, precision, errors that name what to do, evaluation of
+whole sets.
+"""
+
 import copy
 import inspect
 import math
@@ -11,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib import Recipe, load_data, machine as memory
-from mmlib.train import checkpoint, distributed, log as train_log
+from mmlib import Recipe, load_data
+from mmlib import machine as memory
 from mmlib.cli.main import parser
 from mmlib.core import Batch, Output, masked_mean
 from mmlib.encoders import RecurrentEncoder
@@ -20,17 +23,19 @@ from mmlib.fusion.vectors import SumFusion
 from mmlib.heads.classify import ClassifyHead
 from mmlib.machine import keep_freed_memory
 from mmlib.models import Backbone, Model
+from mmlib.train import checkpoint, distributed
+from mmlib.train import log as train_log
 from mmlib.train.config import TrainConfig
 from mmlib.train.evaluate import collect, evaluate
-from mmlib.train.loop import fit
-from mmlib.train.optimizer import adamw, lr_at, lr_factor, divide_and_clip
 from mmlib.train.log import Log
+from mmlib.train.loop import fit
+from mmlib.train.optimizer import adamw, divide_and_clip, lr_at, lr_factor
 
 CPU = TrainConfig(epochs=3, device="cpu", progress=False, warmup=0.1, lr=1e-2)
 
 
 class Tiny(nn.Module):
-    """A image and words -> 3 classes; with ``words`` a class for each word (ragged targets)."""
+    """An image and words -> 3 classes; with ``words`` a class for each word (ragged targets)."""
 
     def __init__(self, words: bool = False, dropout: float = 0.0):
         super().__init__()
@@ -40,17 +45,30 @@ class Tiny(nn.Module):
         self.norm, self.drop, self.head = nn.LayerNorm(8), nn.Dropout(dropout), nn.Linear(8, 3)
 
     def forward(self, batch: Batch) -> Output:
-        columns = batch["image_mask"]                                                                    # (B, W)
-        image = masked_mean(F.relu(self.see(batch["image"])).mean(2).transpose(1, 2), columns)           # (B, D)
-        words = self.read(batch["text"])                                                                 # (B, T, D)
-        mixed = words + image[:, None] if self.words else masked_mean(words, batch["text_mask"]) + image
-        logits = self.head(self.drop(self.norm(mixed)))                                                  # (B, K) or (B, T, K)
+        columns = batch["image_mask"]  # (B, W)
+        image = masked_mean(
+            F.relu(self.see(batch["image"])).mean(2).transpose(1, 2), columns
+        )  # (B, D)
+        words = self.read(batch["text"])  # (B, T, D)
+        mixed = (
+            words + image[:, None] if self.words else masked_mean(words, batch["text_mask"]) + image
+        )
+        logits = self.head(self.drop(self.norm(mixed)))  # (B, K) or (B, T, K)
         if "target" not in batch:
             return Output(logits, None, None)
-        mask = batch["target_mask"] if self.words else torch.ones_like(batch["target"], dtype=torch.bool)
+        mask = (
+            batch["target_mask"]
+            if self.words
+            else torch.ones_like(batch["target"], dtype=torch.bool)
+        )
         count = mask.sum().float()
         target = batch["target"].masked_fill(~mask, -100)
-        return Output(logits, F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="sum") / count.clamp(min=1), count)
+        return Output(
+            logits,
+            F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="sum")
+            / count.clamp(min=1),
+            count,
+        )
 
 
 class Number(nn.Module):
@@ -80,7 +98,9 @@ def sample_batch(size: int, seed: int = 0, words: bool = False) -> Batch:
 
 
 def cut(batch: Batch, size: int) -> list[Batch]:
-    return [dict(zip(batch, parts)) for parts in zip(*(value.split(size) for value in batch.values()))]
+    return [
+        dict(zip(batch, parts)) for parts in zip(*(value.split(size) for value in batch.values()))
+    ]
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor], **tolerance: float) -> None:
@@ -103,18 +123,25 @@ def test_accumulating_small_batches_is_one_large_batch(words, clip):
     one, many = Tiny(words), Tiny(words)
     a = fit(one, [whole], config=config)
     b = fit(many, cut(whole, 5), config=replace(config, accumulate=4))
-    torch.testing.assert_close([row["loss"] for row in a], [row["loss"] for row in b], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        [row["loss"] for row in a], [row["loss"] for row in b], rtol=1e-5, atol=1e-6
+    )
     same(one.state_dict(), many.state_dict(), rtol=1e-4, atol=1e-5)
     assert [row["step"] for row in b] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_step_is_that_of_a_bare_loop():
-    """Judge: torch's clip_grad_norm_, AdamW (not fused) and OneCycle-free arithmetic, written out."""
+    """Judge: torch's clip_grad_norm_, AdamW (not fused) and OneCycle-free arithmetic, written
+    out.
+    """
     batches, mine, bare = cut(sample_batch(12), 4), Tiny(), Tiny()
     fit(mine, batches, config=replace(CPU, clip=0.3, weight_decay=0.5))
     decayed = [p for p in bare.parameters() if p.ndim >= 2]
     plain = [p for p in bare.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.5}, {"params": plain, "weight_decay": 0.0}], fused=False)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.5}, {"params": plain, "weight_decay": 0.0}],
+        fused=False,
+    )
     for step in range(9):
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 if step == 0 else 1e-2 * (1 + math.cos(math.pi * (step - 1) / 8)) / 2
@@ -133,7 +160,11 @@ def test_clipping_is_torchs_on_the_mean_gradient(clip):
     theirs(batch).loss.backward()
     divide_and_clip(list(mine.parameters()), torch.tensor(12.0), clip)
     nn.utils.clip_grad_norm_(theirs.parameters(), clip)
-    same(*({name: p.grad for name, p in model.named_parameters()} for model in (mine, theirs)), rtol=1e-5, atol=1e-7)
+    same(
+        *({name: p.grad for name, p in model.named_parameters()} for model in (mine, theirs)),
+        rtol=1e-5,
+        atol=1e-7,
+    )
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():
@@ -149,17 +180,33 @@ def test_every_trained_parameter_is_in_one_group_and_only_matrices_decay():
     model = Tiny()
     model.see.weight.requires_grad_(False)
     groups = adamw(model, CPU).param_groups
-    assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
-    assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for group in groups for p in group["params"])
+    assert sum(len(group["params"]) for group in groups) == sum(
+        p.requires_grad for p in model.parameters()
+    )
+    assert all(
+        (p.ndim >= 2) == (group["weight_decay"] > 0) for group in groups for p in group["params"]
+    )
 
 
 def overfitting(epochs: int, **changes) -> tuple[Tiny, list[dict], list[Batch]]:
-    """Training targets that say the opposite of the validation targets: val loss gets worse from the first epoch on."""
+    """Training targets that say the opposite of the validation targets: val loss gets worse from
+    the first epoch on.
+    """
     train, val = cut(sample_batch(12), 4), cut(sample_batch(12), 5)
     for batch in val:
         batch["target"] = (batch["target"] + 1) % 3
     model = Tiny()
-    return model, fit(model, train, val, replace(CPU, epochs=epochs, lr=0.03, **changes), {"accuracy": accuracy}), val
+    return (
+        model,
+        fit(
+            model,
+            train,
+            val,
+            replace(CPU, epochs=epochs, lr=0.03, **changes),
+            {"accuracy": accuracy},
+        ),
+        val,
+    )
 
 
 def test_early_stopping_restores_the_best_weights():
@@ -181,15 +228,18 @@ def test_a_score_that_should_be_large_is_monitored_as_such():
 def test_the_best_weights_are_a_copy_also_without_a_folder():
     """A reference to the living weights would be 'restored' to the last ones."""
     model, history, val = overfitting(epochs=5)
-    assert evaluate(model, val, device="cpu")["loss"] == pytest.approx(min(row["val_loss"] for row in history), abs=1e-6)
+    assert evaluate(model, val, device="cpu")["loss"] == pytest.approx(
+        min(row["val_loss"] for row in history), abs=1e-6
+    )
 
 
 def test_same_seed_same_result_and_another_seed_another():
     def trained(seed: int) -> dict[str, Tensor]:
         model = Tiny(dropout=0.5)
-        torch.manual_seed(torch.randint(1000, ()).item())     # whatever was drawn before
+        torch.manual_seed(torch.randint(1000, ()).item())  # whatever was drawn before
         fit(model, cut(sample_batch(8), 4), config=replace(CPU, seed=seed))
         return model.state_dict()
+
     a, b, c = trained(0), trained(0), trained(1)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not all(torch.equal(a[name], c[name]) for name in a)
@@ -203,28 +253,43 @@ def test_dropout_differs_from_epoch_to_epoch():
 
 def test_bf16_on_cpu_is_finite_and_close():
     batches = cut(sample_batch(12), 4)
-    full, half = (fit(Tiny(), batches, batches, replace(CPU, precision=p)) for p in ("fp32", "bf16"))
+    full, half = (
+        fit(Tiny(), batches, batches, replace(CPU, precision=p)) for p in ("fp32", "bf16")
+    )
     assert full[-1]["loss"] != half[-1]["loss"]
-    torch.testing.assert_close([row["val_loss"] for row in half], [row["val_loss"] for row in full], rtol=0.03, atol=0.02)
-    assert fit(Tiny(), batches, config=CPU)[-1]["loss"] == full[-1]["loss"]   # "auto" on a CPU is fp32
+    torch.testing.assert_close(
+        [row["val_loss"] for row in half], [row["val_loss"] for row in full], rtol=0.03, atol=0.02
+    )
+    assert (
+        fit(Tiny(), batches, config=CPU)[-1]["loss"] == full[-1]["loss"]
+    )  # "auto" on a CPU is fp32
 
 
 def test_channels_last_changes_nothing_but_the_layout():
     batches, seen = cut(sample_batch(12), 4), []
     models = [Tiny(), Tiny()]
     for model, last in zip(models, [True, False]):
-        model.see.register_forward_hook(lambda m, x, y: seen.append(x[0].is_contiguous(memory_format=torch.channels_last)))
+        model.see.register_forward_hook(
+            lambda m, x, y: seen.append(x[0].is_contiguous(memory_format=torch.channels_last))
+        )
         fit(model, batches, config=replace(CPU, channels_last=last))
         assert model.see.weight.is_contiguous(memory_format=torch.channels_last) == last
-    assert any(seen[1:10]) and not any(seen[len(seen) // 2 + 1:])
+    assert any(seen[1:10]) and not any(seen[len(seen) // 2 + 1 :])
     same(models[0].state_dict(), models[1].state_dict(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.long
 def test_a_compiled_model_trains_alike():
     batches = cut(sample_batch(12), 4)
-    plain, compiled = (fit(Tiny(), batches, batches, replace(CPU, compile=flag)) for flag in (False, True))
-    torch.testing.assert_close([row["val_loss"] for row in plain], [row["val_loss"] for row in compiled], rtol=1e-4, atol=1e-5)
+    plain, compiled = (
+        fit(Tiny(), batches, batches, replace(CPU, compile=flag)) for flag in (False, True)
+    )
+    torch.testing.assert_close(
+        [row["val_loss"] for row in plain],
+        [row["val_loss"] for row in compiled],
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_frozen_parts_stay_as_they_are():
@@ -238,10 +303,13 @@ def test_frozen_parts_stay_as_they_are():
 def test_plain_lists_and_dataloaders_are_loaders():
     rows = [{key: value[0] for key, value in one.items()} for one in cut(sample_batch(8), 1)]
     loader = torch.utils.data.DataLoader(rows, batch_size=4, shuffle=True)
-    assert fit(Tiny(), loader, loader, CPU)[-1]["loss"] < fit(Tiny(), loader, loader, CPU)[0]["loss"]
+    assert (
+        fit(Tiny(), loader, loader, CPU)[-1]["loss"] < fit(Tiny(), loader, loader, CPU)[0]["loss"]
+    )
 
 
 # ---- errors
+
 
 def message(error: type[Exception], call) -> str:
     with pytest.raises(error) as caught:
@@ -249,10 +317,24 @@ def message(error: type[Exception], call) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name, value", [
-    ("epochs", 0), ("lr", 0.0), ("lr", math.nan), ("weight_decay", -1.0), ("warmup", 1.5), ("clip", 0.0), ("accumulate", 0),
-    ("patience", -1), ("checkpoint_every", -1), ("precision", "fp16"), ("distributed", "dp"),
-    ("monitor", "val_loss"), ("monitor", "max accuracy")])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("epochs", 0),
+        ("lr", 0.0),
+        ("lr", math.nan),
+        ("weight_decay", -1.0),
+        ("warmup", 1.5),
+        ("clip", 0.0),
+        ("accumulate", 0),
+        ("patience", -1),
+        ("checkpoint_every", -1),
+        ("precision", "fp16"),
+        ("distributed", "dp"),
+        ("monitor", "val_loss"),
+        ("monitor", "max accuracy"),
+    ],
+)
 def test_a_wrong_setting_is_named_with_its_value(name, value):
     text = message(ValueError, lambda: TrainConfig(**{name: value}))
     assert name in text and repr(value) in text and "expected" in text
@@ -274,14 +356,19 @@ def test_a_target_that_is_not_finite_is_found_and_a_large_lr_is_suspected():
     batches = [{**sample_batch(4), "target": torch.tensor([1.0, 2.0, math.inf, 0.0])}]
     assert "'target'" in message(ValueError, lambda: fit(Number(), batches, config=CPU))
     batches = [{**sample_batch(4), "target": torch.tensor([1.0, 2.0, 3.0, 0.0])}] * 4
-    text = message(ValueError, lambda: fit(Number(), batches, config=replace(CPU, lr=1e30, clip=math.inf)))
+    text = message(
+        ValueError, lambda: fit(Number(), batches, config=replace(CPU, lr=1e30, clip=math.inf))
+    )
     assert "lower lr" in text and "1e+30" in text
 
 
 def test_no_checkpoint_is_written_from_a_broken_model(tmp_path):
     batches = cut(sample_batch(16), 4)
     batches[2]["image"][0] = math.nan
-    message(ValueError, lambda: fit(Tiny(), batches, config=replace(CPU, checkpoint_every=1), out=tmp_path))
+    message(
+        ValueError,
+        lambda: fit(Tiny(), batches, config=replace(CPU, checkpoint_every=1), out=tmp_path),
+    )
     assert all(value.isfinite().all() for value in checkpoint.load(tmp_path)["model"].values())
     assert checkpoint.load(tmp_path)["batch"] == 2
 
@@ -297,28 +384,58 @@ class Breaks(nn.Module):
         self.left -= self.training and torch.is_grad_enabled()
         logits = batch["image"].mean((2, 3)) * self.weight
         zero = (self.weight.sum() * 0).sqrt() if self.training and self.left < 0 else 0.0
-        return Output(logits, F.cross_entropy(logits, batch["target"]) + zero, torch.tensor(float(len(logits))))
+        return Output(
+            logits,
+            F.cross_entropy(logits, batch["target"]) + zero,
+            torch.tensor(float(len(logits))),
+        )
 
 
 @pytest.mark.parametrize("clip", [1.0, math.inf])
 @pytest.mark.parametrize("val", [True, False])
-def test_a_gradient_that_breaks_under_a_finite_loss_in_the_last_step_is_an_error(tmp_path, clip, val):
-    """Neither what is saved nor what is left in the model is broken: the weights are those of the epoch before."""
-    batches, model = cut(sample_batch(12), 4), Breaks(at=8)      # nine steps
+def test_a_gradient_that_breaks_under_a_finite_loss_in_the_last_step_is_an_error(
+    tmp_path, clip, val
+):
+    """Neither what is saved nor what is left in the model is broken: the weights are those of
+    the epoch before.
+    """
+    batches, model = cut(sample_batch(12), 4), Breaks(at=8)  # nine steps
     val_batches = [sample_batch(8)] if val else None
-    text = message(ValueError, lambda: fit(model, batches, val_batches, replace(CPU, clip=clip, progress=False), out=tmp_path))
-    assert "the gradient is not finite at step 9 (epoch 3, batch 2" in text and "set_detect_anomaly" in text
+    text = message(
+        ValueError,
+        lambda: fit(
+            model, batches, val_batches, replace(CPU, clip=clip, progress=False), out=tmp_path
+        ),
+    )
+    assert (
+        "the gradient is not finite at step 9 (epoch 3, batch 2" in text
+        and "set_detect_anomaly" in text
+    )
     saved = checkpoint.load(tmp_path)
-    assert saved["epoch"] == 2 and all(value.isfinite().all() for name in ("model", "best") for value in saved[name].values())
-    assert torch.equal(model.weight, saved["best"]["weight"]) and not torch.equal(model.weight, torch.ones(3))
+    assert saved["epoch"] == 2 and all(
+        value.isfinite().all() for name in ("model", "best") for value in saved[name].values()
+    )
+    assert torch.equal(model.weight, saved["best"]["weight"]) and not torch.equal(
+        model.weight, torch.ones(3)
+    )
 
 
 @pytest.mark.parametrize("clip", [1.0, math.inf])
 def test_a_first_epoch_that_diverges_leaves_the_weights_of_the_start(clip):
-    for batches in ([{**sample_batch(4), "target": torch.tensor([1.0, 2.0, 3.0, 0.0])}] * 4, cut(sample_batch(16), 4)):
+    for batches in (
+        [{**sample_batch(4), "target": torch.tensor([1.0, 2.0, 3.0, 0.0])}] * 4,
+        cut(sample_batch(16), 4),
+    ):
         model = Number() if batches[0]["target"].is_floating_point() else Breaks(at=2)
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        message(ValueError, lambda: fit(model, batches, config=replace(CPU, lr=1e30 if isinstance(model, Number) else 1e-2, clip=clip)))
+        message(
+            ValueError,
+            lambda: fit(
+                model,
+                batches,
+                config=replace(CPU, lr=1e30 if isinstance(model, Number) else 1e-2, clip=clip),
+            ),
+        )
         assert not model.training
         same(model.state_dict(), before, rtol=0, atol=0)
 
@@ -334,41 +451,75 @@ class Overshoots(torch.optim.SGD):
 def test_a_last_step_that_makes_the_weights_infinite_is_an_error_and_is_not_saved(tmp_path):
     """Loss and gradient are finite; the step itself is too long."""
     model = Tiny()
-    text = message(ValueError, lambda: fit(model, [sample_batch(8)], config=replace(CPU, epochs=1), out=tmp_path,
-                                           optimizer=lambda model, config: Overshoots(model.parameters(), lr=1.0)))
-    assert "weight 'see.weight' is not finite after step 1" in text and not checkpoint.exists(tmp_path)
+    text = message(
+        ValueError,
+        lambda: fit(
+            model,
+            [sample_batch(8)],
+            config=replace(CPU, epochs=1),
+            out=tmp_path,
+            optimizer=lambda model, config: Overshoots(model.parameters(), lr=1.0),
+        ),
+    )
+    assert "weight 'see.weight' is not finite after step 1" in text and not checkpoint.exists(
+        tmp_path
+    )
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_targets_not_over_its_steps():
-    """A short last batch: three steps of 5, 5 and 1 samples, with a rate so small that the model stays what it is."""
+    """A short last batch: three steps of 5, 5 and 1 samples, with a rate so small that the model
+    stays what it is.
+    """
     whole, model = sample_batch(11), Tiny()
     expected = evaluate(model, [whole], device="cpu")["loss"]
     parts = [evaluate(model, [part], device="cpu")["loss"] for part in cut(whole, 5)]
     history = fit(model, cut(whole, 5), config=replace(CPU, epochs=1, lr=1e-12))
-    assert history[0]["loss"] == pytest.approx(expected, rel=1e-5) and history[0]["loss"] != pytest.approx(sum(parts) / 3, rel=1e-3)
+    assert history[0]["loss"] == pytest.approx(expected, rel=1e-5) and history[0][
+        "loss"
+    ] != pytest.approx(sum(parts) / 3, rel=1e-3)
 
 
 # ---- an optimizer of one's own, and a look after each epoch
 
+
 def two_groups(kind):
     """A function for ``fit``: the head learns at a rate of its own."""
+
     def make(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         head = list(model.head.parameters())
         rest = [p for p in model.parameters() if not any(p is one for one in head)]
         return kind([{"params": rest}, {"params": head, "lr": 0.05}], lr=0.01)
+
     return make
 
 
-@pytest.mark.parametrize("kind", [lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9), torch.optim.Adafactor, torch.optim.NAdam],
-                         ids=["SGD", "Adafactor", "NAdam"])
-def test_an_own_optimizer_steps_as_in_a_bare_loop_and_the_schedule_multiplies_each_groups_rate(kind):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9),
+        torch.optim.Adafactor,
+        torch.optim.NAdam,
+    ],
+    ids=["SGD", "Adafactor", "NAdam"],
+)
+def test_an_own_optimizer_steps_as_in_a_bare_loop_and_the_schedule_multiplies_each_groups_rate(
+    kind,
+):
     batches, mine, bare, rates = cut(sample_batch(12), 4), Tiny(), Tiny(), []
-    fit(mine, batches, config=replace(CPU, clip=math.inf, lr=99.0, weight_decay=99.0), optimizer=two_groups(kind))
+    fit(
+        mine,
+        batches,
+        config=replace(CPU, clip=math.inf, lr=99.0, weight_decay=99.0),
+        optimizer=two_groups(kind),
+    )
     optimizer = two_groups(kind)(bare, CPU)
     for step in range(9):
         factor = 1.0 if step == 0 else (1 + math.cos(math.pi * (step - 1) / 8)) / 2
-        optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = 0.01 * factor, 0.05 * factor
+        optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = (
+            0.01 * factor,
+            0.05 * factor,
+        )
         rates.append(factor)
         optimizer.zero_grad()
         bare(batches[step % 3]).loss.backward()
@@ -387,47 +538,82 @@ def test_the_factor_of_the_schedule_lies_between_0_and_1_and_lr_at_is_the_highes
 
 def test_what_is_no_optimizer_of_this_model_is_refused_with_an_example():
     batches, model, other = [sample_batch(4)], Tiny(), Tiny()
-    cases = [("a SGD, expected a function (model, config)", torch.optim.SGD(model.parameters(), 0.1)),
-             ("a str, expected a function", "sgd"), ("returned None, expected a torch.optim.Optimizer", lambda model, config: None),
-             ("not one of the model's", lambda model, config: torch.optim.SGD(other.parameters(), 0.1))]
+    cases = [
+        ("a SGD, expected a function (model, config)", torch.optim.SGD(model.parameters(), 0.1)),
+        ("a str, expected a function", "sgd"),
+        ("returned None, expected a torch.optim.Optimizer", lambda model, config: None),
+        ("not one of the model's", lambda model, config: torch.optim.SGD(other.parameters(), 0.1)),
+    ]
     for expected, optimizer in cases:
-        assert expected in message(ValueError, lambda: fit(model, batches, config=CPU, optimizer=optimizer))
+        assert expected in message(
+            ValueError, lambda: fit(model, batches, config=CPU, optimizer=optimizer)
+        )
 
 
 def test_after_each_epoch_the_row_and_the_model_are_there_and_true_stops():
     rows, model = [], Tiny()
 
     def look(row: dict, seen: nn.Module) -> bool | None:
-        assert seen is model and {"epoch", "step", "lr", "loss", "val_loss", "val_accuracy", "seconds"} == set(row)
+        assert seen is model and {
+            "epoch",
+            "step",
+            "lr",
+            "loss",
+            "val_loss",
+            "val_accuracy",
+            "seconds",
+        } == set(row)
         rows.append(row)
         return True if row["epoch"] == 2 else None
-    history = fit(model, [sample_batch(8)], [sample_batch(8)], replace(CPU, epochs=9), {"accuracy": accuracy}, after_epoch=look)
+
+    history = fit(
+        model,
+        [sample_batch(8)],
+        [sample_batch(8)],
+        replace(CPU, epochs=9),
+        {"accuracy": accuracy},
+        after_epoch=look,
+    )
     assert rows == history and len(history) == 2 and not model.training
-    rows[0]["loss"] = None                                       # a copy: the history stays what it is
+    rows[0]["loss"] = None  # a copy: the history stays what it is
     assert history[0]["loss"] is not None
 
 
 def test_a_loader_without_a_length_is_refused_in_words_for_training_and_read_for_val():
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
-            yield from ({key: value[0] for key, value in one.items()} for one in cut(sample_batch(8), 1))
+            yield from (
+                {key: value[0] for key, value in one.items()} for one in cut(sample_batch(8), 1)
+            )
+
     stream = torch.utils.data.DataLoader(Stream(), batch_size=4)
-    assert "a DataLoader, has no length" in message(ValueError, lambda: fit(Tiny(), stream, config=CPU))
+    assert "a DataLoader, has no length" in message(
+        ValueError, lambda: fit(Tiny(), stream, config=CPU)
+    )
     history = fit(Tiny(), [sample_batch(8)], stream, CPU)
-    assert [row["val_loss"] for row in history] == pytest.approx([row["val_loss"] for row in fit(Tiny(), [sample_batch(8)],
-                                                                                               [sample_batch(8)], CPU)])
+    assert [row["val_loss"] for row in history] == pytest.approx(
+        [row["val_loss"] for row in fit(Tiny(), [sample_batch(8)], [sample_batch(8)], CPU)]
+    )
 
 
 @pytest.mark.parametrize("use", ["fit", "evaluate"])
 def test_a_list_or_a_single_number_in_a_batch_is_named(use):
     for key, value in {"ids": ["a", "b", "c", "d"], "scale": torch.tensor(2.0)}.items():
         batches = [sample_batch(4) | {key: value}]
-        text = message(ValueError, lambda: fit(Tiny(), batches, config=CPU) if use == "fit" else evaluate(Tiny(), batches, device="cpu"))
+        text = message(
+            ValueError,
+            lambda: (
+                fit(Tiny(), batches, config=CPU)
+                if use == "fit"
+                else evaluate(Tiny(), batches, device="cpu")
+            ),
+        )
         assert f"batch[{key!r}] is a " in text and "leave the key out" in text
 
 
 def test_the_advice_when_memory_is_out_names_only_what_is_there():
     """Every name in it is a field, an argument or an option of the place where it happened."""
+
     class Full(nn.Module):
         def __init__(self):
             super().__init__()
@@ -435,15 +621,31 @@ def test_the_advice_when_memory_is_out_names_only_what_is_there():
 
         def forward(self, batch: Batch) -> Output:
             raise torch.OutOfMemoryError("CUDA out of memory")
+
     while_training = message(torch.OutOfMemoryError, lambda: _enough(Full(), True))
-    while_asking = message(torch.OutOfMemoryError, lambda: evaluate(Full(), [sample_batch(4)], device="cpu"))
-    parts = {"load_data": inspect.signature(load_data).parameters, "Recipe": inspect.signature(Recipe).parameters,
-             "TrainConfig": inspect.signature(TrainConfig).parameters}
+    while_asking = message(
+        torch.OutOfMemoryError, lambda: evaluate(Full(), [sample_batch(4)], device="cpu")
+    )
+    parts = {
+        "load_data": inspect.signature(load_data).parameters,
+        "Recipe": inspect.signature(Recipe).parameters,
+        "TrainConfig": inspect.signature(TrainConfig).parameters,
+    }
     for text in (while_training, while_asking):
         named = re.findall(r"(\w+)\((\w+)=", text)
-        assert named and all(argument in parts[name] for name, argument in named) and "4 samples" in text
-    assert "device" in inspect.signature(evaluate).parameters and "device='cpu'" in while_asking and "Recipe" not in while_asking
-    parser().parse_args(["train", "m.csv", *re.search(r"train (--batch-size)", while_training).groups(), "8"])
+        assert (
+            named
+            and all(argument in parts[name] for name, argument in named)
+            and "4 samples" in text
+        )
+    assert (
+        "device" in inspect.signature(evaluate).parameters
+        and "device='cpu'" in while_asking
+        and "Recipe" not in while_asking
+    )
+    parser().parse_args(
+        ["train", "m.csv", *re.search(r"train (--batch-size)", while_training).groups(), "8"]
+    )
 
 
 def _enough(model: nn.Module, grad: bool) -> None:
@@ -499,7 +701,10 @@ def test_each_mistake_says_what_to_do(tmp_path):
 
 def test_tensorboard_missing_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    text = message(ImportError, lambda: fit(Tiny(), [sample_batch(4)], config=replace(CPU, tensorboard=True), out=tmp_path))
+    text = message(
+        ImportError,
+        lambda: fit(Tiny(), [sample_batch(4)], config=replace(CPU, tensorboard=True), out=tmp_path),
+    )
     assert "mmlib[tensorboard]" in text
 
 
@@ -522,12 +727,15 @@ def test_tensorboard_gets_every_score_of_every_epoch(tmp_path, monkeypatch):
 
 # ---- evaluation
 
+
 def test_the_loss_of_a_set_is_that_of_one_batch_of_everything():
     for words in (False, True):
         model, whole = Tiny(words).eval(), sample_batch(11, words=words)
         with torch.no_grad():
             expected = model(whole).loss.item()
-        assert evaluate(model, cut(whole, 4), device="cpu")["loss"] == pytest.approx(expected, rel=1e-5)
+        assert evaluate(model, cut(whole, 4), device="cpu")["loss"] == pytest.approx(
+            expected, rel=1e-5
+        )
 
 
 def test_metrics_see_the_whole_set_in_order_and_the_mode_is_given_back():
@@ -535,7 +743,9 @@ def test_metrics_see_the_whole_set_in_order_and_the_mode_is_given_back():
     logits, target, rows = collect(model, cut(whole, 4), "cpu")
     assert model.training and torch.equal(target, whole["target"]) and rows is None
     torch.testing.assert_close(logits, model.eval()(whole).logits.detach())
-    assert evaluate(model, cut(whole, 4), {"n": lambda logits, target: len(logits)}, "cpu")["n"] == 11
+    assert (
+        evaluate(model, cut(whole, 4), {"n": lambda logits, target: len(logits)}, "cpu")["n"] == 11
+    )
 
 
 def test_sequences_are_flattened_over_real_positions():
@@ -543,7 +753,9 @@ def test_sequences_are_flattened_over_real_positions():
     logits, target, _ = collect(model, cut(whole, 3), "cpu")
     assert torch.equal(target, whole["target"][whole["target_mask"]])
     torch.testing.assert_close(logits, model(whole).logits.detach()[whole["target_mask"]])
-    assert evaluate(model, cut(whole, 3), {"accuracy": accuracy}, "cpu")["accuracy"] == pytest.approx(accuracy(logits, target))
+    assert evaluate(model, cut(whole, 3), {"accuracy": accuracy}, "cpu")[
+        "accuracy"
+    ] == pytest.approx(accuracy(logits, target))
 
 
 class Given(nn.Module):
@@ -558,28 +770,49 @@ class Given(nn.Module):
 
 
 def test_logits_that_predict_the_next_word_stand_beside_the_next_word_and_others_are_refused():
-    target, mask = torch.tensor([[7, 1, 2], [7, 2, 0]]), torch.tensor([[True] * 3, [True, True, False]])
-    logits, words, _ = collect(Given(), [{"says": F.one_hot(target[:, 1:], 8).float(), "target": target, "target_mask": mask}], "cpu")
+    target, mask = (
+        torch.tensor([[7, 1, 2], [7, 2, 0]]),
+        torch.tensor([[True] * 3, [True, True, False]]),
+    )
+    logits, words, _ = collect(
+        Given(),
+        [{"says": F.one_hot(target[:, 1:], 8).float(), "target": target, "target_mask": mask}],
+        "cpu",
+    )
     assert words.tolist() == [1, 2, 2] and logits.argmax(-1).tolist() == [1, 2, 2]
     frames = {"says": torch.zeros(2, 9, 8), "target": target, "target_mask": mask}
     assert "decode" in message(ValueError, lambda: collect(Given(), [frames], "cpu"))
 
 
 def test_windows_of_a_row_are_averaged_as_probabilities_and_weigh_once():
-    """Row 5 has three windows: two say weakly 1, one says strongly 0. Two batches, rows out of order."""
+    """Row 5 has three windows: two say weakly 1, one says strongly 0.
+
+    Two batches, rows out of order.
+    """
     chance = torch.tensor([[0.45, 0.55], [0.3, 0.7], [0.4, 0.6], [0.95, 0.05], [0.8, 0.2]])
     row, target = torch.tensor([5, 9, 5, 5, 2]), torch.tensor([0, 1, 0, 0, 1])
     batches = cut({"says": chance.log() + 3, "row": row, "target": target}, 3)
     logits, classes, rows = collect(Given("classes"), batches, "cpu")
     assert rows.tolist() == [2, 5, 9] and classes.tolist() == [1, 0, 1]
-    torch.testing.assert_close(logits.softmax(-1), torch.stack([chance[4], chance[[0, 2, 3]].mean(0), chance[1]]))
+    torch.testing.assert_close(
+        logits.softmax(-1), torch.stack([chance[4], chance[[0, 2, 3]].mean(0), chance[1]])
+    )
     assert evaluate(Given("classes"), batches, {"accuracy": accuracy}, "cpu")[
         "accuracy"
     ] == pytest.approx(2 / 3)
-    torch.testing.assert_close(logits[0], batches[1]["says"][1])       # a row of one window is left as it is
-    numbers = {"says": torch.tensor([1.0, 4.0, 2.0]), "row": torch.tensor([3, 1, 3]), "target": torch.zeros(3)}
+    torch.testing.assert_close(
+        logits[0], batches[1]["says"][1]
+    )  # a row of one window is left as it is
+    numbers = {
+        "says": torch.tensor([1.0, 4.0, 2.0]),
+        "row": torch.tensor([3, 1, 3]),
+        "target": torch.zeros(3),
+    }
     assert collect(Given("number"), [numbers], "cpu")[0].tolist() == [4.0, 1.5]
-    certain = {"says": torch.tensor([[200.0, -200.0], [200.0, -200.0]]), "row": torch.tensor([0, 0])}
+    certain = {
+        "says": torch.tensor([[200.0, -200.0], [200.0, -200.0]]),
+        "row": torch.tensor([0, 0]),
+    }
     assert collect(Given("classes"), [certain], "cpu")[0].isfinite().all()
     rare = {"says": torch.tensor([[14.0, 0.0], [16.0, 0.0]]), "row": torch.tensor([0, 0])}
     expected = rare["says"].double().softmax(-1).mean(0).log()
@@ -648,13 +881,20 @@ class Own(nn.Module):
 
 def ordinal(classes: int | None = 10) -> Own:
     levels = lambda logits, target: F.binary_cross_entropy_with_logits(  # noqa: E731
-        logits, (target[:, None] > torch.arange(9)).float())
+        logits, (target[:, None] > torch.arange(9)).float()
+    )
     return Own("ordinal", 9, classes, levels)
 
 
 def labels() -> Own:
-    return Own("labels", 4, 4, lambda logits, target: F.binary_cross_entropy_with_logits(
-        logits[~target.isnan()], target[~target.isnan()]))
+    return Own(
+        "labels",
+        4,
+        4,
+        lambda logits, target: F.binary_cross_entropy_with_logits(
+            logits[~target.isnan()], target[~target.isnan()]
+        ),
+    )
 
 
 def test_an_ordinal_head_has_one_logit_less_than_classes_and_takes_them_all():
@@ -760,9 +1000,13 @@ def test_auto_is_where_the_model_is(monkeypatch):
 
 
 def test_rows_numbered_from_zero_in_every_batch_are_refused_not_mixed():
-    """What ``Preprocessing.batch`` gives, batch after batch, with targets beside it: they would be averaged as windows of one row."""
+    """What ``Preprocessing.batch`` gives, batch after batch, with targets beside it: they would
+    be averaged as windows of one row.
+    """
     batches = [sample_batch(8, seed=seed) | {"row": torch.arange(8)} for seed in (0, 1)]
-    with pytest.raises(ValueError, match=r"row \d+ has different targets.*number batch\['row'\] on"):
+    with pytest.raises(
+        ValueError, match=r"row \d+ has different targets.*number batch\['row'\] on"
+    ):
         collect(Tiny(), batches, "cpu")
     with pytest.raises(ValueError, match="different targets"):
         evaluate(Tiny(), batches, {"first": lambda logits, target: 0.0}, "cpu")
@@ -772,10 +1016,13 @@ def test_rows_numbered_from_zero_in_every_batch_are_refused_not_mixed():
 def test_collect_predicts_without_targets():
     blind = {key: value for key, value in sample_batch(4).items() if key != "target"}
     logits, target, rows = collect(Tiny(), [blind], "cpu")
-    assert logits.shape == (4, 3) and target is None and rows is None and logits.dtype == torch.float32
+    assert (
+        logits.shape == (4, 3) and target is None and rows is None and logits.dtype == torch.float32
+    )
 
 
 # ---- history
+
 
 def test_the_history_plots_every_score_and_prints_as_a_table():
     batches = cut(sample_batch(8), 4)
@@ -785,8 +1032,14 @@ def test_the_history_plots_every_score_and_prints_as_a_table():
     assert set(lines) == {"loss", "val_loss", "val_accuracy"}
     assert all(lines[name] == [row[name] for row in history] for name in lines)
     text = repr(history).splitlines()
-    assert len(text) == 4 and len({len(line) for line in text}) == 1 and text[0].split() == list(history[0])
-    assert "no epoch" in repr(type(history)()) and "empty" in message(ValueError, type(history)().plot)
+    assert (
+        len(text) == 4
+        and len({len(line) for line in text}) == 1
+        and text[0].split() == list(history[0])
+    )
+    assert "no epoch" in repr(type(history)()) and "empty" in message(
+        ValueError, type(history)().plot
+    )
 
 
 def test_keeping_freed_memory_says_what_it_did_and_is_undone():

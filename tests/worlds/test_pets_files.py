@@ -1,4 +1,7 @@
-"""The pets world as files: they hold what was drawn, the same bytes every time, and data/pets is what the command makes."""
+"""The pets world as files: they hold what was drawn, the same bytes every time, and data/pets is
+what the command makes.
+"""
+
 import csv
 import hashlib
 import io
@@ -13,18 +16,20 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmlib.worlds.pets.world import main
 from mmlib.worlds.pets import captions
 from mmlib.worlds.pets.dials import MODALITIES, Dials
 from mmlib.worlds.pets.voices import RATE
-from mmlib.worlds.pets.world import CLASSES, draw, write
+from mmlib.worlds.pets.world import CLASSES, draw, main, write
 
 DATA = Path(__file__).parents[2] / "data" / "pets"
 
 
 def tree(folder):
     files = (path for path in Path(folder).rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def read(folder):
@@ -35,12 +40,22 @@ def read(folder):
 def test_files_hold_what_was_drawn(tmp_path):
     w = draw(25, dials=Dials(missing_image=0.3, missing_text=0.3, missing_audio=0.3))
     rows = read(write(w, tmp_path / "out").parent)
-    assert list(rows[0]) == ["image", "text", "text_zh", "audio", "label", "split"] and len(rows) == 25
+    assert (
+        list(rows[0]) == ["image", "text", "text_zh", "audio", "label", "split"] and len(rows) == 25
+    )
     for i, row in enumerate(rows):
-        assert (row["text"], row["text_zh"], row["label"]) == (w.text[i], w.text_zh[i], CLASSES[w.label[i]])
-        assert [bool(row[modality]) for modality in MODALITIES] == [w.present[modality][i] for modality in MODALITIES]
+        assert (row["text"], row["text_zh"], row["label"]) == (
+            w.text[i],
+            w.text_zh[i],
+            CLASSES[w.label[i]],
+        )
+        assert [bool(row[modality]) for modality in MODALITIES] == [
+            w.present[modality][i] for modality in MODALITIES
+        ]
         if row["image"]:
-            assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / row["image"])), w.images[i])
+            assert np.array_equal(
+                np.asarray(Image.open(tmp_path / "out" / row["image"])), w.images[i]
+            )
         if row["audio"]:
             wave, sample_rate = soundfile.read(tmp_path / "out" / row["audio"], dtype="float32")
             assert sample_rate == RATE and np.array_equal(wave, w.audio[i])
@@ -49,8 +64,25 @@ def test_files_hold_what_was_drawn(tmp_path):
 def test_the_command_writes_the_same_bytes_every_time_on_any_number_of_threads(tmp_path):
     for threads in ("1", "2"):
         out = tmp_path / threads
-        command = [sys.executable, "-m", "mmlib.worlds.pets", out, "--rows", "12", "--seed", "5", "--sheet", out / "sheet.png"]
-        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": threads}, capture_output=True, text=True, check=True)
+        command = [
+            sys.executable,
+            "-m",
+            "mmlib.worlds.pets",
+            out,
+            "--rows",
+            "12",
+            "--seed",
+            "5",
+            "--sheet",
+            out / "sheet.png",
+        ]
+        done = subprocess.run(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     assert tree(tmp_path / "1") == tree(tmp_path / "2") and len(tree(tmp_path / "1")) == 12 * 2 + 2
     assert "image + text + audio: 0.970" in done.stdout
 
@@ -58,11 +90,29 @@ def test_the_command_writes_the_same_bytes_every_time_on_any_number_of_threads(t
 def test_the_command_takes_every_dial_and_names_wrong_ones(tmp_path):
     out, error = io.StringIO(), io.StringIO()
     with redirect_stdout(out):
-        main([str(tmp_path / "a"), "--rows", "3", "--vague-image", "1", "--label-noise", "0.1", "--missing-text", "1"])
-    assert {row["text"] for row in read(tmp_path / "a")} == {""} and "with image: 0.500" in out.getvalue()
+        main(
+            [
+                str(tmp_path / "a"),
+                "--rows",
+                "3",
+                "--vague-image",
+                "1",
+                "--label-noise",
+                "0.1",
+                "--missing-text",
+                "1",
+            ]
+        )
+    assert {row["text"] for row in read(tmp_path / "a")} == {
+        ""
+    } and "with image: 0.500" in out.getvalue()
     with redirect_stderr(error), pytest.raises(SystemExit) as stop:
         main([str(tmp_path / "b"), "--structure", "redundant"])
-    assert stop.value.code == 2 and "must be equal" in error.getvalue() and not (tmp_path / "b").exists()
+    assert (
+        stop.value.code == 2
+        and "must be equal" in error.getvalue()
+        and not (tmp_path / "b").exists()
+    )
 
 
 def test_files_of_something_else_are_not_mixed_in(tmp_path):
@@ -74,13 +124,19 @@ def test_files_of_something_else_are_not_mixed_in(tmp_path):
 
 def test_the_shipped_files_are_what_the_command_makes():
     fresh, rows = draw(1200, modalities=("text",)), read(DATA)
-    drawn = {"text": fresh.text, "text_zh": fresh.text_zh, "label": [CLASSES[k] for k in fresh.label]}
+    drawn = {
+        "text": fresh.text,
+        "text_zh": fresh.text_zh,
+        "label": [CLASSES[k] for k in fresh.label],
+    }
     assert drawn == {column: [row[column] for row in rows] for column in drawn}
     some = list(range(0, 1200, 60))
     w = draw(some)
     for i, row in enumerate(some):
         assert np.array_equal(np.asarray(Image.open(DATA / rows[row]["image"])), w.images[i])
-        assert np.array_equal(soundfile.read(DATA / rows[row]["audio"], dtype="float32")[0], w.audio[i])
+        assert np.array_equal(
+            soundfile.read(DATA / rows[row]["audio"], dtype="float32")[0], w.audio[i]
+        )
     files = tree(DATA)
     assert set(files) == {"manifest.csv"} | {row[c] for row in rows for c in ("image", "audio")}
     assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 16e6
@@ -102,5 +158,7 @@ def test_every_hint_of_the_test_rows_is_learnt_and_belongs_to_one_species():
     assert not habits[0] & habits[1]
     both, found = habits[0] | habits[1], {"train": set(), "test": set()}
     for row in read(DATA):
-        found.setdefault(row["split"], set()).update(habit for habit in both if habit in row["text"])
+        found.setdefault(row["split"], set()).update(
+            habit for habit in both if habit in row["text"]
+        )
     assert found["test"] <= found["train"] == both

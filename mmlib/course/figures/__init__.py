@@ -1,4 +1,5 @@
 """Figures of the notebooks, a file a notebook."""
+
 from mmlib.course.figures import attention, audio, cnn, fusion, loss, rnn, training
 from mmlib.course.figures.overview import pipeline
 

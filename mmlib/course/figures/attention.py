@@ -1,4 +1,7 @@
-"""Figures of attention: weights as a map, a row per query and a column per key; and over the picture, word by word."""
+"""Figures of attention: weights as a map, a row per query and a column per key; and over the
+picture, word by word.
+"""
+
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,19 +15,26 @@ VEIL, COLUMNS = "#9A9A9A", 6
 
 @styled
 def maps(weights: Mapping[str, Any], query: str = "query", key: str = "key") -> Any:
-    """A map per name: weights (Q, K), a row per query and a column per key, all in the same shades from 0 to 1.
+    """A map per name: weights (Q, K), a row per query and a column per key, all in the same shades
+    from 0 to 1.
 
-    ``query`` and ``key`` say what they are. Raises ValueError where there is no map, or one does not have two axes.
+    ``query`` and ``key`` say what they are. Raises ValueError where there is no map, or one does
+    not have two axes.
     """
     arrays = {name: np.asarray(value) for name, value in weights.items()}
     wrong = {name: array.shape for name, array in arrays.items() if array.ndim != 2}
     if not arrays or wrong:
-        raise ValueError(f"weights are {wrong or 'empty'}, expected a name and an array (queries, keys) for each map")
+        raise ValueError(
+            f"weights are {wrong or 'empty'}, expected a name and an array (queries, keys) for "
+            "each map"
+        )
     figure = empty_figure(1.2 + 2.7 * len(arrays), 3.1)
     row = figure.subplots(1, len(arrays), squeeze=False)[0]
     for axes, (name, array) in zip(row, arrays.items()):
         shades = axes.imshow(array, cmap="Blues", vmin=0, vmax=1)
-        axes.set(title=name, xlabel=key, xticks=_places(array.shape[1]), yticks=_places(array.shape[0]))
+        axes.set(
+            title=name, xlabel=key, xticks=_places(array.shape[1]), yticks=_places(array.shape[0])
+        )
         axes.title.set_fontsize(10)
     row[0].set_ylabel(query)
     figure.colorbar(shades, ax=row, label="weight", shrink=0.85)
@@ -37,12 +47,16 @@ def _places(count: int) -> range:
 
 
 @styled
-def word_by_word(picture: Any, words: Sequence[str], weights: Any, right: Sequence[int] | None = None) -> Any:
-    """The picture, and for each word the picture again, veiled by grey where the word does not look.
+def word_by_word(
+    picture: Any, words: Sequence[str], weights: Any, right: Sequence[int] | None = None
+) -> Any:
+    """The picture, and for each word the picture again, veiled by grey where the word does not
+    look.
 
-    ``picture`` (3, H, W) from 0 to 1; ``weights`` (T, rows, columns), one grid for each of the T words. A cell with the word's largest
-    weight is clear, one without weight is grey; below stands that largest weight. ``right`` (T,): the cell, counted from 0 in
-    reading order, that gets a frame; -1: none.
+    ``picture`` (3, H, W) from 0 to 1; ``weights`` (T, rows, columns), one grid for each of the T
+    words. A cell with the word's largest weight is clear, one without weight is grey; below stands
+    that largest weight. ``right`` (T,): the cell, counted from 0 in reading order, that gets a
+    frame; -1: none.
     """
     picture, weights = np.asarray(picture), np.asarray(weights)
     _check(picture, words, weights, right)
@@ -59,21 +73,41 @@ def word_by_word(picture: Any, words: Sequence[str], weights: Any, right: Sequen
         panel.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
     panels[0].set_title("the picture", fontsize=10, style="italic")
     for number, (panel, word, grid) in enumerate(zip(panels[1:], words, weights)):
-        panel.imshow(_veil(grid), extent=(-0.5, picture.shape[2] - 0.5, picture.shape[1] - 0.5, -0.5), interpolation="nearest")
+        panel.imshow(
+            _veil(grid),
+            extent=(-0.5, picture.shape[2] - 0.5, picture.shape[1] - 0.5, -0.5),
+            interpolation="nearest",
+        )
         panel.set_title(word, fontsize=10)
-        panel.text(0.5, -0.04, f"largest {grid.max():.2f}", ha="center", va="top", fontsize=8.5, transform=panel.transAxes)
+        panel.text(
+            0.5,
+            -0.04,
+            f"largest {grid.max():.2f}",
+            ha="center",
+            va="top",
+            fontsize=8.5,
+            transform=panel.transAxes,
+        )
         if right is not None and right[number] >= 0:
             _frame(panel, picture, grid, right[number])
     return figure
 
 
-def _check(picture: np.ndarray, words: Sequence[str], weights: np.ndarray, right: Sequence[int] | None) -> None:
+def _check(
+    picture: np.ndarray, words: Sequence[str], weights: np.ndarray, right: Sequence[int] | None
+) -> None:
     if picture.ndim != 3 or picture.shape[0] != 3:
         raise ValueError(f"picture has shape {picture.shape}, expected (3, H, W)")
     if weights.ndim != 3 or len(weights) != len(words) or not len(words):
-        raise ValueError(f"weights have shape {weights.shape}, expected ({len(words)}, rows, columns): a grid for each word, one or more")
+        raise ValueError(
+            f"weights have shape {weights.shape}, expected ({len(words)}, rows, columns): a grid "
+            "for each word, one or more"
+        )
     if right is not None and len(right) != len(words):
-        raise ValueError(f"right has {len(right)} cells, expected {len(words)}: one for each word, -1 where there is none")
+        raise ValueError(
+            f"right has {len(right)} cells, expected {len(words)}: one for each word, -1 where "
+            "there is none"
+        )
 
 
 def _veil(grid: np.ndarray) -> np.ndarray:
@@ -90,18 +124,30 @@ def _frame(axes: Any, picture: np.ndarray, grid: np.ndarray, cell: int) -> None:
 
     height, width = picture.shape[1] / grid.shape[0], picture.shape[2] / grid.shape[1]
     row, column = divmod(int(cell), grid.shape[1])
-    axes.add_patch(Rectangle((column * width - 0.5, row * height - 0.5), width, height, fill=False, edgecolor=INK, linewidth=1.8))
+    axes.add_patch(
+        Rectangle(
+            (column * width - 0.5, row * height - 0.5),
+            width,
+            height,
+            fill=False,
+            edgecolor=INK,
+            linewidth=1.8,
+        )
+    )
 
 
 def describe(words: Sequence[str], weights: Any, word: int) -> str:
-    """HTML: the sentence with its word number ``word`` in bold, and where most of that word's weight lies, rows and columns from 1.
+    """HTML: the sentence with its word number ``word`` in bold, and where most of that word's
+    weight lies, rows and columns from 1.
 
     ``weights`` (T, rows, columns) as in ``word_by_word``; ``word`` counts from 0.
     """
     grid = np.asarray(weights)[word]
     row, column = np.unravel_index(grid.argmax(), grid.shape)
     safe = [html.escape(text) for text in words]
-    sentence = " ".join([*safe[:word], f"<b>{safe[word]}</b>", *safe[word + 1:]])
+    sentence = " ".join([*safe[:word], f"<b>{safe[word]}</b>", *safe[word + 1 :]])
     if not grid.any():
         return f"{sentence}<br>has nothing to look at"
-    return f"{sentence}<br>{grid.max():.2f} of its weight lies on row {row + 1}, column {column + 1}"
+    return (
+        f"{sentence}<br>{grid.max():.2f} of its weight lies on row {row + 1}, column {column + 1}"
+    )

@@ -1,4 +1,7 @@
-"""Figures of convolution: a filter over a digit, filters and feature maps as tiles, what a place sees, and heat over a picture."""
+"""Figures of convolution: a filter over a digit, filters and feature maps as tiles, what a place
+sees, and heat over a picture.
+"""
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -6,7 +9,7 @@ import numpy as np
 
 from mmlib.plots.style import COLOURS, empty_figure, styled
 
-FILTERS = {                                   # (3, 3) each; ink is large, paper is 0
+FILTERS = {  # (3, 3) each; ink is large, paper is 0
     "left edge": np.array([[-1.0, 0, 1], [-1, 0, 1], [-1, 0, 1]]) / 3,
     "upper edge": np.array([[-1.0, -1, -1], [0, 0, 0], [1, 1, 1]]) / 3,
     "falling line": np.array([[2.0, -1, -1], [-1, 2, -1], [-1, -1, 2]]) / 3,
@@ -16,22 +19,34 @@ FILTERS = {                                   # (3, 3) each; ink is large, paper
 
 
 def size_after(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
-    """How many places a filter of ``kernel`` pixels finds along ``size`` pixels. ValueError where it finds none."""
+    """How many places a filter of ``kernel`` pixels finds along ``size`` pixels.
+
+    ValueError where it finds none.
+    """
     if size + 2 * padding < kernel:
-        raise ValueError(f"a filter of {kernel} pixels does not fit into {size} pixels with {padding} of padding on either side")
+        raise ValueError(
+            f"a filter of {kernel} pixels does not fit into {size} pixels with {padding} of "
+            "padding on either side"
+        )
     return (size + 2 * padding - kernel) // stride + 1
 
 
 def slide(picture: np.ndarray, kernel: np.ndarray, stride: int = 1, padding: int = 0) -> np.ndarray:
-    """The response (H', W') of one filter (h, w) at every place of one picture (H, W): cross-correlation, no flip."""
+    """The response (H', W') of one filter (h, w) at every place of one picture (H, W):
+    cross-correlation, no flip.
+    """
     padded = np.pad(picture, padding)
-    rows, columns = (size_after(size, k, stride, padding) for size, k in zip(picture.shape, kernel.shape))
+    rows, columns = (
+        size_after(size, k, stride, padding) for size, k in zip(picture.shape, kernel.shape)
+    )
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape)[::stride, ::stride]
-    return (windows[:rows, :columns] * kernel).sum(axis=(2, 3))                           # (H', W')
+    return (windows[:rows, :columns] * kernel).sum(axis=(2, 3))  # (H', W')
 
 
 def receptive(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Pixels that one place sees, and pixels between neighbours, after ``layers`` of (kernel, stride), first layer first."""
+    """Pixels that one place sees, and pixels between neighbours, after ``layers`` of (kernel,
+    stride), first layer first.
+    """
     seen, step = 1, 1
     for kernel, stride in layers:
         seen, step = seen + (kernel - 1) * step, step * stride
@@ -39,17 +54,25 @@ def receptive(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def describe(picture: np.ndarray, name: str, stride: int = 1, padding: int = 0) -> str:
-    """One sentence: the sizes, with the division that gives them, and where the response is largest."""
+    """One sentence: the sizes, with the division that gives them, and where the response is
+    largest.
+    """
     response = slide(picture, FILTERS[name], stride, padding)
     row, column = np.unravel_index(response.argmax(), response.shape)
     size = len(picture)
-    return (f"{name}: {size} pixels, padding {padding}, stride {stride}: ({size} + 2 x {padding} - 3) // {stride} + 1 = {len(response)} "
-            f"places a side. The largest response, {response.max():.2f}, is at row {row}, column {column}.")
+    return (
+        f"{name}: {size} pixels, padding {padding}, stride {stride}: ({size} + 2 x {padding} - 3) "
+        f"// {stride} + 1 = {len(response)} "
+        f"places a side. The largest response, {response.max():.2f}, is at row {row}, column "
+        f"{column}."
+    )
 
 
 @styled
 def response(picture: np.ndarray, name: str, stride: int = 1, padding: int = 0) -> Any:
-    """The padded picture (H, W) with the window of the largest response, the filter ``name`` and the response to it."""
+    """The padded picture (H, W) with the window of the largest response, the filter ``name`` and
+    the response to it.
+    """
     if name not in FILTERS:
         raise ValueError(f"filter is {name!r}, expected one of {list(FILTERS)}")
     values = slide(picture, FILTERS[name], stride, padding)
@@ -62,7 +85,14 @@ def response(picture: np.ndarray, name: str, stride: int = 1, padding: int = 0) 
     left.set_title(f"picture, {side} x {side}" + (" with padding" if padding else ""))
     _signed(middle, FILTERS[name])
     for place, value in np.ndenumerate(FILTERS[name]):
-        middle.text(*place[::-1], f"{value:.2g}", ha="center", va="center", fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        middle.text(
+            *place[::-1],
+            f"{value:.2g}",
+            ha="center",
+            va="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
     middle.set_title(f"filter: {name}")
     shown = _signed(right, values)
     _box(right, row, column, 1)
@@ -74,8 +104,15 @@ def response(picture: np.ndarray, name: str, stride: int = 1, padding: int = 0) 
 
 
 @styled
-def tiles(pictures: Sequence[np.ndarray], titles: Sequence[str] = (), columns: int = 8, signed: bool = False) -> Any:
-    """Small pictures (H, W) in rows of ``columns``: ink in grey, or, ``signed``, blue below 0 and red above, each on its own scale."""
+def tiles(
+    pictures: Sequence[np.ndarray],
+    titles: Sequence[str] = (),
+    columns: int = 8,
+    signed: bool = False,
+) -> Any:
+    """Small pictures (H, W) in rows of ``columns``: ink in grey, or, ``signed``, blue below 0
+    and red above, each on its own scale.
+    """
     if len(pictures) == 0:
         raise ValueError("no picture to draw, expected one or more of (H, W)")
     rows = -(-len(pictures) // columns)
@@ -92,9 +129,13 @@ def tiles(pictures: Sequence[np.ndarray], titles: Sequence[str] = (), columns: i
 
 @styled
 def field(gradients: Sequence[np.ndarray], titles: Sequence[str], seen: int) -> Any:
-    """Which pixels change one place: |gradient| (H, W) of each, dark = strong, and a frame of ``seen`` pixels around its middle."""
+    """Which pixels change one place: |gradient| (H, W) of each, dark = strong, and a frame of
+    ``seen`` pixels around its middle.
+    """
     figure = empty_figure(2.9 * len(gradients), 3.2)
-    for axes, gradient, title in zip(figure.subplots(1, len(gradients), squeeze=False)[0], gradients, titles):
+    for axes, gradient, title in zip(
+        figure.subplots(1, len(gradients), squeeze=False)[0], gradients, titles
+    ):
         strength = np.log10(np.maximum(np.abs(gradient) / np.abs(gradient).max(), 1e-6))
         shown = axes.imshow(strength, cmap="Blues", vmin=-6, vmax=0)
         rows, columns = (np.flatnonzero(np.abs(gradients[0]).sum(axis=axis)) for axis in (1, 0))
@@ -106,16 +147,25 @@ def field(gradients: Sequence[np.ndarray], titles: Sequence[str], seen: int) -> 
 
 @styled
 def heat(pictures: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str]) -> Any:
-    """Each picture (H, W), and below it the same under its map (h, w) of heat, stretched to its size: bright = hot, each from 0."""
+    """Each picture (H, W), and below it the same under its map (h, w) of heat, stretched to its
+    size: bright = hot, each from 0.
+    """
     if not len(pictures) == len(maps) == len(titles):
-        raise ValueError(f"got {len(pictures)} pictures, {len(maps)} maps and {len(titles)} titles, expected as many of each")
+        raise ValueError(
+            f"got {len(pictures)} pictures, {len(maps)} maps and {len(titles)} titles, expected "
+            "as many of each"
+        )
     figure = empty_figure(1.35 * len(pictures), 3.0)
-    for column, picture, values, title in zip(figure.subplots(2, len(pictures), squeeze=False).T, pictures, maps, titles):
+    for column, picture, values, title in zip(
+        figure.subplots(2, len(pictures), squeeze=False).T, pictures, maps, titles
+    ):
         extent = (0, picture.shape[1], picture.shape[0], 0)
         for axes in column:
             axes.imshow(picture, cmap="gray_r", extent=extent)
             axes.axis("off")
-        column[1].imshow(values, cmap="inferno", alpha=0.6, extent=extent, vmin=0, vmax=max(values.max(), 1e-9))
+        column[1].imshow(
+            values, cmap="inferno", alpha=0.6, extent=extent, vmin=0, vmax=max(values.max(), 1e-9)
+        )
         column[0].set_title(title, fontsize=9)
     return figure
 
@@ -128,4 +178,13 @@ def _signed(axes: Any, values: np.ndarray) -> Any:
 def _box(axes: Any, row: int, column: int, side: int) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(Rectangle((column - 0.5, row - 0.5), side, side, fill=False, edgecolor=COLOURS["text"], linewidth=2.5))
+    axes.add_patch(
+        Rectangle(
+            (column - 0.5, row - 0.5),
+            side,
+            side,
+            fill=False,
+            edgecolor=COLOURS["text"],
+            linewidth=2.5,
+        )
+    )

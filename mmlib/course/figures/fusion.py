@@ -1,4 +1,7 @@
-"""Figures of fusion: what each choice of modalities is worth under the dials of the pets world, predicted and measured."""
+"""Figures of fusion: what each choice of modalities is worth under the dials of the pets world,
+predicted and measured.
+"""
+
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -12,31 +15,53 @@ Subset = tuple[str, ...]
 
 
 def set_dials(structure: str, image: float, text: float, audio: float) -> Dials:
-    """Dials from four sliders. In a redundant world there is one coin for all modalities: that of ``image``."""
-    return Dials(image, image, image, structure=structure) if structure == "redundant" else Dials(image, text, audio, structure=structure)
+    """Dials from four sliders.
+
+    In a redundant world there is one coin for all modalities: that of ``image``.
+    """
+    return (
+        Dials(image, image, image, structure=structure)
+        if structure == "redundant"
+        else Dials(image, text, audio, structure=structure)
+    )
 
 
 def optima(dials: Dials) -> dict[Subset, float]:
-    """The best possible accuracy with each of the seven choices of modalities, fewer modalities first."""
-    return {subset: best_accuracy(dials, subset) for size in (1, 2, 3) for subset in combinations(MODALITIES, size)}
+    """The best possible accuracy with each of the seven choices of modalities, fewer modalities
+    first.
+    """
+    return {
+        subset: best_accuracy(dials, subset)
+        for size in (1, 2, 3)
+        for subset in combinations(MODALITIES, size)
+    }
 
 
 def describe(dials: Dials) -> str:
-    """One sentence for a reader: the best modality alone, all together, and what joining them adds."""
+    """One sentence for a reader: the best modality alone, all together, and what joining them
+    adds.
+    """
     best = optima(dials)
     alone = max(MODALITIES, key=lambda modality: best[modality,])
     gain = best[MODALITIES] - best[alone,]
     if best[alone,] == 0.5 < best[MODALITIES]:
-        return f"{dials.structure}: each modality alone is chance, 0.500; together {best[MODALITIES]:.3f}."
+        return (
+            f"{dials.structure}: each modality alone is chance, 0.500; together "
+            f"{best[MODALITIES]:.3f}."
+        )
     words = f"joining adds {gain:.3f}" if gain > 5e-4 else "joining adds nothing"
-    return f"{dials.structure}: best alone is {alone}, {best[alone,]:.3f}; all together {best[MODALITIES]:.3f}: {words}."
+    return (
+        f"{dials.structure}: best alone is {alone}, {best[alone,]:.3f}; all together "
+        f"{best[MODALITIES]:.3f}: {words}."
+    )
 
 
 @styled
 def optimum(dials: Dials, measured: Mapping[Subset, Sequence[float]] | None = None) -> Any:
-    """A bar per choice of modalities: the best possible accuracy. ``measured``: accuracies of models, a dot each, over the same choices.
+    """A bar per choice of modalities: the best possible accuracy.
 
-    Raises ValueError for a choice that has no bar; modalities of a choice stand in the order of ``MODALITIES``.
+    ``measured``: accuracies of models, a dot each, over the same choices. Raises ValueError for a
+    choice that has no bar; modalities of a choice stand in the order of ``MODALITIES``.
     """
     best, measured = optima(dials), measured or {}
     if unknown := set(measured) - set(best):
@@ -44,12 +69,29 @@ def optimum(dials: Dials, measured: Mapping[Subset, Sequence[float]] | None = No
     figure = empty_figure(7.5, 3.2)
     axes = figure.add_subplot()
     for place, (subset, score) in enumerate(best.items()):
-        axes.bar(place, score, 0.62, color=COLOURS[subset[0]] if len(subset) == 1 else COLOURS["all"])
-        axes.text(place, 0.1, f"{score:.3f}", ha="center", va="center", weight="bold",
-                  bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none"})
+        axes.bar(
+            place, score, 0.62, color=COLOURS[subset[0]] if len(subset) == 1 else COLOURS["all"]
+        )
+        axes.text(
+            place,
+            0.1,
+            f"{score:.3f}",
+            ha="center",
+            va="center",
+            weight="bold",
+            bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none"},
+        )
         found = list(measured.get(subset, ()))
-        axes.plot(place + np.linspace(-0.15, 0.15, len(found)) * (len(found) > 1), found, "o", color=INK, markersize=4,
-                  label="measured" if found and "measured" not in axes.get_legend_handles_labels()[1] else None)
+        axes.plot(
+            place + np.linspace(-0.15, 0.15, len(found)) * (len(found) > 1),
+            found,
+            "o",
+            color=INK,
+            markersize=4,
+            label="measured"
+            if found and "measured" not in axes.get_legend_handles_labels()[1]
+            else None,
+        )
     axes.axhline(0.5, color=INK, linestyle=":", linewidth=1.5, label="chance")
     axes.set_xticks(range(len(best)), ["\n+ ".join(subset) for subset in best])
     axes.set(ylim=(0, 1.02), ylabel="best possible accuracy")
@@ -58,24 +100,35 @@ def optimum(dials: Dials, measured: Mapping[Subset, Sequence[float]] | None = No
 
 
 @styled
-def seeds(scores: Mapping[str, Sequence[float]], best: Mapping[str, float] | None = None, label: str = "accuracy") -> Any:
-    """A row per name: a bar as long as the mean, a dot per seed; ``best``, by the same names, is the best that is possible.
+def seeds(
+    scores: Mapping[str, Sequence[float]],
+    best: Mapping[str, float] | None = None,
+    label: str = "accuracy",
+) -> Any:
+    """A row per name: a bar as long as the mean, a dot per seed; ``best``, by the same names, is
+    the best that is possible.
 
     Raises ValueError where there is nothing to draw, and for a name in ``best`` that has no scores.
     """
     if not scores or not all(len(found) for found in scores.values()):
-        raise ValueError("nothing to draw, expected at least one name, and a score or more for each")
+        raise ValueError(
+            "nothing to draw, expected at least one name, and a score or more for each"
+        )
     if unknown := set(best or {}) - set(scores):
         raise ValueError(f"best has {sorted(unknown)}, expected some of {list(scores)}")
     figure = empty_figure(7, 0.9 + 0.4 * len(scores))
     axes = figure.add_subplot()
-    shown = {}                                                                            # name in the legend -> what it stands for
+    shown = {}  # name in the legend -> what it stands for
     for place, found in enumerate(scores.values()):
         shown["mean"] = axes.barh(place, np.mean(found), 0.62, color=COLOURS["all"], alpha=0.6)
-        shown["one seed"], = axes.plot(found, [place] * len(found), "o", color=INK, markersize=4, alpha=0.7)
+        (shown["one seed"],) = axes.plot(
+            found, [place] * len(found), "o", color=INK, markersize=4, alpha=0.7
+        )
     if best:
         places = [list(scores).index(name) for name in best]
-        shown["best possible"], = axes.plot(list(best.values()), places, "D", color=INK, markerfacecolor="none", markersize=9)
+        (shown["best possible"],) = axes.plot(
+            list(best.values()), places, "D", color=INK, markerfacecolor="none", markersize=9
+        )
     axes.set_yticks(range(len(scores)), list(scores))
     axes.set(xlabel=label, ylim=(len(scores) - 0.5, -0.5))
     figure.legend(shown.values(), shown, loc="outside upper center", ncols=3, frameon=False)

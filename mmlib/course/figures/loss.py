@@ -1,8 +1,11 @@
-"""Figures of loss and gradient descent: curves of the loss, and the path of an optimizer down a quadratic bowl.
+"""Figures of loss and gradient descent: curves of the loss, and the path of an optimizer down a
+quadratic bowl.
 
-The bowl is loss(x) = x' H x / 2 with two weights, its minimum 0 at (0, 0). What a step does there is known in closed form, so the
-figure can say beforehand whether a run crawls, converges, oscillates or diverges.
+The bowl is loss(x) = x' H x / 2 with two weights, its minimum 0 at (0, 0). What a step does there
+is known in closed form, so the figure can say beforehand whether a run crawls, converges,
+oscillates or diverges.
 """
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,20 +14,31 @@ import numpy as np
 
 from mmlib.plots.style import COLOURS, GREY, INK, empty_figure, styled
 
-HESSIAN = ((4.0, 6.0), (6.0, 13.0))      # its eigenvalues are 1 and 16: a flat direction and a steep one
+HESSIAN = (
+    (4.0, 6.0),
+    (6.0, 13.0),
+)  # its eigenvalues are 1 and 16: a flat direction and a steep one
 START, STEPS, NEAR = (4.0, 0.0), 40, 0.05
-WORDS = {"crawl": COLOURS["image"], "converge": COLOURS["audio"], "oscillate": COLOURS["text"], "diverge": COLOURS["all"]}
+WORDS = {
+    "crawl": COLOURS["image"],
+    "converge": COLOURS["audio"],
+    "oscillate": COLOURS["text"],
+    "diverge": COLOURS["all"],
+}
 
 
 def descend(lr: float, momentum: float = 0.0, steps: int = STEPS) -> np.ndarray:
-    """The weights (steps + 1, 2) of gradient descent on the bowl, from START. Momentum is that of torch.optim.SGD."""
+    """The weights (steps + 1, 2) of gradient descent on the bowl, from START.
+
+    Momentum is that of torch.optim.SGD.
+    """
     x, v = np.array(START), np.zeros(2)
     path = [x]
     for _ in range(steps):
         v = momentum * v + np.array(HESSIAN) @ x
         x = x - lr * v
         path.append(x)
-    return np.stack(path)                                                                 # (steps + 1, 2)
+    return np.stack(path)  # (steps + 1, 2)
 
 
 def bowl(x: np.ndarray) -> np.ndarray:
@@ -35,43 +49,61 @@ def bowl(x: np.ndarray) -> np.ndarray:
 def slowest(lr: float, momentum: float = 0.0) -> complex:
     """By what the slowest direction of the bowl is multiplied per step, in the long run.
 
-    Along an eigenvector of H with eigenvalue h one step is x_next = (1 + momentum - lr * h) * x - momentum * x_before.
-    Its roots are the factors: above 1 in size means away from the minimum, a negative or complex one from side to side. Of two
-    that are equally slow, the one that swings faster.
+    Along an eigenvector of H with eigenvalue h one step is x_next = (1 + momentum - lr * h) * x -
+    momentum * x_before. Its roots are the factors: above 1 in size means away from the minimum, a
+    negative or complex one from side to side. Of two that are equally slow, the one that swings
+    faster.
     """
     roots = [np.roots([1, -(1 + momentum - lr * h), momentum]) for h in np.linalg.eigvalsh(HESSIAN)]
-    return complex(max(np.concatenate(roots), key=lambda root: (round(abs(root), 9), abs(np.angle(root)))))
+    return complex(
+        max(np.concatenate(roots), key=lambda root: (round(abs(root), 9), abs(np.angle(root))))
+    )
 
 
 def verdict(lr: float, momentum: float = 0.0) -> str:
-    """"converge": less than 5 % of the way is left after STEPS steps. Else "crawl", "oscillate" (from side to side) or "diverge"."""
+    """ "converge": less than 5 % of the way is left after STEPS steps.
+
+    Else "crawl", "oscillate" (from side to side) or "diverge".
+    """
     factor = slowest(lr, momentum)
     if abs(factor) > 1 + 1e-9:
         return "diverge"
     if abs(factor) ** STEPS < NEAR:
         return "converge"
-    return "oscillate" if abs(np.angle(factor)) * STEPS > math.pi else "crawl"    # an angle of pi: one change of sides
+    return (
+        "oscillate" if abs(np.angle(factor)) * STEPS > math.pi else "crawl"
+    )  # an angle of pi: one change of sides
 
 
 def describe(lr: float, momentum: float = 0.0) -> str:
-    """One sentence for a reader: the verdict, the factor per step, the loss at both ends and the largest rate that does not diverge."""
+    """One sentence for a reader: the verdict, the factor per step, the loss at both ends and the
+    largest rate that does not diverge.
+    """
     first, last = bowl(descend(lr, momentum)[[0, -1]])
     bound = 2 * (1 + momentum) / np.linalg.eigvalsh(HESSIAN)[-1]
-    return (f"{verdict(lr, momentum)}: the slowest direction is multiplied by {abs(slowest(lr, momentum)):.3f} in each step; "
-            f"loss {first:.1f} at the start, {last:.2g} after {STEPS} steps. At this momentum, rates above {bound:.4g} diverge.")
+    return (
+        f"{verdict(lr, momentum)}: the slowest direction is multiplied by "
+        f"{abs(slowest(lr, momentum)):.3f} in each step; "
+        f"loss {first:.1f} at the start, {last:.2g} after {STEPS} steps. At this momentum, rates "
+        f"above {bound:.4g} diverge."
+    )
 
 
 @styled
 def landscape(*runs: tuple[float, float]) -> Any:
-    """The path down the bowl of each run, a pair (learning rate, momentum), and its loss over the steps.
+    """The path down the bowl of each run, a pair (learning rate, momentum), and its loss over the
+    steps.
 
-    A column per run, the path above its loss; of a single run, side by side. Raises ValueError where there is no run.
+    A column per run, the path above its loss; of a single run, side by side. Raises ValueError
+    where there is no run.
     """
     if not runs:
         raise ValueError("no run to draw, expected one or more pairs (learning rate, momentum)")
     shape = (1, 2) if len(runs) == 1 else (2, len(runs))
     figure = empty_figure(max(7.5, 2.8 * len(runs)), 3.2 * shape[0])
-    axes = figure.subplots(*shape, squeeze=False, sharey="row" if len(runs) > 1 else False).reshape(2, len(runs))
+    axes = figure.subplots(*shape, squeeze=False, sharey="row" if len(runs) > 1 else False).reshape(
+        2, len(runs)
+    )
     for (lr, momentum), top, bottom in zip(runs, *axes):
         path, word = descend(lr, momentum), verdict(lr, momentum)
         _contours(top)
@@ -87,24 +119,43 @@ def landscape(*runs: tuple[float, float]) -> Any:
 def _contours(axes: Any) -> None:
     """Lines of equal loss, a cross at the minimum and a ring at the start."""
     x, y = np.meshgrid(np.linspace(-5, 5, 121), np.linspace(-3.5, 3.5, 91))
-    axes.contour(x, y, bowl(np.stack([x, y], axis=-1)), levels=[0.5, 2, 8, 32, 128], colors=GREY, linewidths=0.8)
+    axes.contour(
+        x,
+        y,
+        bowl(np.stack([x, y], axis=-1)),
+        levels=[0.5, 2, 8, 32, 128],
+        colors=GREY,
+        linewidths=0.8,
+    )
     axes.plot(0, 0, marker="+", color=INK, markersize=12, markeredgewidth=2, zorder=3)
     axes.plot(*START, marker="o", color=INK, markersize=9, fillstyle="none", zorder=3)
     axes.set(xlim=(-5, 5), ylim=(-3.5, 3.5), xlabel="first weight")
 
 
 @styled
-def losses(curves: Mapping[str, Sequence[float]], x: str = "step", floor: tuple[str, float] | None = None, log: bool = False) -> Any:
-    """A line per run: its losses by step (or what ``x`` says). ``floor``: the name and height of a line to compare with.
+def losses(
+    curves: Mapping[str, Sequence[float]],
+    x: str = "step",
+    floor: tuple[str, float] | None = None,
+    log: bool = False,
+) -> Any:
+    """A line per run: its losses by step (or what ``x`` says).
 
+    ``floor``: the name and height of a line to compare with.
     Raises ValueError where there is no run.
     """
     if not curves:
         raise ValueError("curves is empty, expected a name and a list of losses per run")
     figure = empty_figure(6.0, 3.4)
     axes = figure.add_subplot()
-    for (name, values), colour, style in zip(curves.items(), [*COLOURS.values(), GREY] * len(curves), ["-", "--", ":", "-."] * len(curves)):
-        axes.plot(np.asarray(values, dtype=float), color=colour, linestyle=style, linewidth=2, label=name)
+    for (name, values), colour, style in zip(
+        curves.items(),
+        [*COLOURS.values(), GREY] * len(curves),
+        ["-", "--", ":", "-."] * len(curves),
+    ):
+        axes.plot(
+            np.asarray(values, dtype=float), color=colour, linestyle=style, linewidth=2, label=name
+        )
     if floor:
         axes.axhline(floor[1], color=INK, linestyle=":", linewidth=1.5, label=floor[0])
     axes.set(xlabel=x, ylabel="loss", yscale="log" if log else "linear")

@@ -1,4 +1,7 @@
-"""Figures of training: schedules, learning curves, the range test, scores over seeds, how two runs part, and where the time goes."""
+"""Figures of training: schedules, learning curves, the range test, scores over seeds, how two
+runs part, and where the time goes.
+"""
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,30 +11,43 @@ from mmlib.plots.style import COLOURS, GREY, INK, empty_figure, styled
 from mmlib.train.config import TrainConfig
 from mmlib.train.optimizer import lr_at
 
-LOOKS = list(zip([*COLOURS.values(), GREY], ("-", "--", ":", "-.", "-")))      # colour and line of the first five runs
-LAST = 10                                                                    # steps over which the end of a run is averaged
+LOOKS = list(
+    zip([*COLOURS.values(), GREY], ("-", "--", ":", "-.", "-"))
+)  # colour and line of the first five runs
+LAST = 10  # steps over which the end of a run is averaged
 
 
 def smooth(values: Sequence[float], width: int = 7) -> np.ndarray:
-    """The mean over ``width`` neighbours, an odd number: value i is that around ``values[i + width // 2]``. (N,) -> (N - width + 1,)
+    """The mean over ``width`` neighbours, an odd number: value i is that around ``values[i + width
+    // 2]``. (N,) -> (N - width + 1,)
 
     Raises ValueError for an even width, and for fewer values than that.
     """
     if width % 2 == 0 or len(values) < width:
-        raise ValueError(f"width is {width}, expected an odd number of at most {len(values)}, the number of values")
+        raise ValueError(
+            f"width is {width}, expected an odd number of at most {len(values)}, the number of "
+            "values"
+        )
     return np.convolve(np.asarray(values, dtype=float), np.full(width, 1 / width), "valid")
 
 
 def describe(config: TrainConfig, losses: Sequence[float]) -> str:
-    """One sentence for a reader: the schedule of a run, a loss per step, and where its loss began and ended."""
+    """One sentence for a reader: the schedule of a run, a loss per step, and where its loss
+    began and ended.
+    """
     rise, end = round(config.warmup * len(losses)), lr_at(len(losses) - 1, len(losses), config)
-    return (f"{len(losses)} steps: the rate rises for {rise} to {config.lr:.3g}, then falls to {end:.1g}; "
-            f"loss {losses[0]:.2f} in the first step, {np.mean(losses[-LAST:]):.2f} over the last {LAST}.")
+    return (
+        f"{len(losses)} steps: the rate rises for {rise} to {config.lr:.3g}, then falls to "
+        f"{end:.1g}; "
+        f"loss {losses[0]:.2f} in the first step, {np.mean(losses[-LAST:]):.2f} over the last "
+        f"{LAST}."
+    )
 
 
 @styled
 def schedule(*runs: tuple[TrainConfig, Sequence[float]]) -> Any:
-    """The learning rate of each run (its settings, its loss per step) over the steps, and beside it the loss.
+    """The learning rate of each run (its settings, its loss per step) over the steps, and beside it
+    the loss.
 
     Raises ValueError where there is no run.
     """
@@ -46,13 +62,20 @@ def schedule(*runs: tuple[TrainConfig, Sequence[float]]) -> Any:
         right.plot(np.minimum(losses, 10), color=colour, linestyle=style, linewidth=1.5)
     left.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
     right.set(xlabel="step", ylabel="loss", ylim=(0, None))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(runs), 3), frameon=False, fontsize=9)
+    figure.legend(
+        *left.get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=min(len(runs), 3),
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
 @styled
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Any:
-    """A panel per run of ``fit`` with ``val``: training and validation loss over the epochs, a line where the latter is lowest.
+    """A panel per run of ``fit`` with ``val``: training and validation loss over the epochs, a line
+    where the latter is lowest.
 
     Raises ValueError where there is no run.
     """
@@ -63,20 +86,43 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> A
     for axes, (name, rows) in zip(panels, histories.items()):
         epochs = [row["epoch"] for row in rows]
         best = min(rows, key=lambda row: row["val_loss"])["epoch"]
-        axes.plot(epochs, [row["loss"] for row in rows], color=COLOURS["text"], linestyle="--", linewidth=2, label="training")
-        axes.plot(epochs, [row["val_loss"] for row in rows], color=COLOURS["image"], linewidth=2, label="validation")
+        axes.plot(
+            epochs,
+            [row["loss"] for row in rows],
+            color=COLOURS["text"],
+            linestyle="--",
+            linewidth=2,
+            label="training",
+        )
+        axes.plot(
+            epochs,
+            [row["val_loss"] for row in rows],
+            color=COLOURS["image"],
+            linewidth=2,
+            label="validation",
+        )
         axes.axvline(best, color=INK, linestyle=":", linewidth=1.2)
         axes.set_title(f"{name}, best epoch {best}", fontsize=10)
         axes.set(xlabel="epoch", ylim=(0, None))
     panels[0].set_ylabel("loss")
-    figure.legend(axes.lines, ["training", "validation", "best epoch"], loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(
+        axes.lines,
+        ["training", "validation", "best epoch"],
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
 @styled
-def range_test(rates: Sequence[float], losses: Sequence[float], runs: Mapping[float, Sequence[float]]) -> Any:
-    """Left, the loss of one run over its rising learning rate, raw and smoothed. Right, how whole runs end: rate -> losses, one per seed.
+def range_test(
+    rates: Sequence[float], losses: Sequence[float], runs: Mapping[float, Sequence[float]]
+) -> Any:
+    """Left, the loss of one run over its rising learning rate, raw and smoothed.
 
+    Right, how whole runs end: rate -> losses, one per seed.
     Both have the same axis of rates. Raises ValueError where rates and losses are not equally many.
     """
     if len(rates) != len(losses):
@@ -85,10 +131,25 @@ def range_test(rates: Sequence[float], losses: Sequence[float], runs: Mapping[fl
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     mean, edge = smooth(losses), (len(losses) - len(smooth(losses))) // 2
     left.plot(rates, losses, color=GREY, linewidth=0.8, label="each step")
-    left.plot(rates[edge:len(rates) - edge], mean, color=COLOURS["image"], linewidth=2, label="smoothed")
+    left.plot(
+        rates[edge : len(rates) - edge], mean, color=COLOURS["image"], linewidth=2, label="smoothed"
+    )
     for rate, values in runs.items():
-        right.plot([rate] * len(values), values, color=COLOURS["text"], marker="o", alpha=0.8, linestyle="none")
-    right.plot(list(runs), [np.mean(values) for values in runs.values()], color=COLOURS["text"], linewidth=2, label="mean")
+        right.plot(
+            [rate] * len(values),
+            values,
+            color=COLOURS["text"],
+            marker="o",
+            alpha=0.8,
+            linestyle="none",
+        )
+    right.plot(
+        list(runs),
+        [np.mean(values) for values in runs.values()],
+        color=COLOURS["text"],
+        linewidth=2,
+        label="mean",
+    )
     left.set(xscale="log", xlabel="learning rate, rising", ylabel="loss", ylim=(0, 1.6 * losses[0]))
     right.set(xlabel="highest learning rate of a whole run")
     right.set_ylabel("validation loss at its end")
@@ -97,7 +158,8 @@ def range_test(rates: Sequence[float], losses: Sequence[float], runs: Mapping[fl
 
 @styled
 def spread(scores: Mapping[str, Sequence[float]], label: str = "accuracy") -> Any:
-    """A column per name with a dot per seed and a bar at their mean; seed i has the same place in every column.
+    """A column per name with a dot per seed and a bar at their mean; seed i has the same place in
+    every column.
 
     Raises ValueError where there is no score.
     """
@@ -107,7 +169,14 @@ def spread(scores: Mapping[str, Sequence[float]], label: str = "accuracy") -> An
     axes = figure.add_subplot()
     for place, (name, values) in enumerate(scores.items()):
         aside = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [0.0]
-        axes.plot(place + np.asarray(aside), values, color=COLOURS["image"], marker="o", linestyle="none", label=name)
+        axes.plot(
+            place + np.asarray(aside),
+            values,
+            color=COLOURS["image"],
+            marker="o",
+            linestyle="none",
+            label=name,
+        )
         axes.hlines(np.mean(values), place - 0.32, place + 0.32, color=INK, linewidth=2)
     axes.set_xticks(range(len(scores)), list(scores))
     axes.set(xlim=(-0.6, len(scores) - 0.4), ylabel=label)
@@ -117,16 +186,25 @@ def spread(scores: Mapping[str, Sequence[float]], label: str = "accuracy") -> An
 
 @styled
 def drift(differences: Mapping[str, Sequence[float]]) -> Any:
-    """How far two runs are apart, at most so far, over the steps; on a scale of powers of ten, on which 0 cannot be seen.
+    """How far two runs are apart, at most so far, over the steps; on a scale of powers of ten, on
+    which 0 cannot be seen.
 
     Raises ValueError where there is no pair of runs.
     """
     if not differences:
-        raise ValueError("differences is empty, expected a name and a list of differences per pair of runs")
+        raise ValueError(
+            "differences is empty, expected a name and a list of differences per pair of runs"
+        )
     figure = empty_figure(6.0, 3.0)
     axes = figure.add_subplot()
     for (name, values), (colour, style) in zip(differences.items(), LOOKS * len(differences)):
-        axes.plot(np.maximum.accumulate(np.abs(np.asarray(values, dtype=float))), color=colour, linestyle=style, linewidth=2, label=name)
+        axes.plot(
+            np.maximum.accumulate(np.abs(np.asarray(values, dtype=float))),
+            color=colour,
+            linestyle=style,
+            linewidth=2,
+            label=name,
+        )
     axes.set(yscale="log", xlabel="step", ylabel="difference of the losses")
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -134,14 +212,24 @@ def drift(differences: Mapping[str, Sequence[float]]) -> Any:
 
 @styled
 def costs(values: Mapping[str, float], label: str) -> Any:
-    """A bar per name, the first on top, with its number beside it. Raises ValueError where there is none."""
+    """A bar per name, the first on top, with its number beside it.
+
+    Raises ValueError where there is none.
+    """
     if not values:
         raise ValueError("values is empty, expected a name and a number per bar")
     figure = empty_figure(7.5, 0.36 * len(values) + 0.9)
     axes = figure.add_subplot()
     for place, (name, value) in enumerate(values.items()):
         axes.barh(place, value, 0.62, color=COLOURS["image"])
-        axes.text(value, place, f" {value:.0f}" if value >= 100 else f" {value:.2g}", ha="left", va="center", fontsize=9)
+        axes.text(
+            value,
+            place,
+            f" {value:.0f}" if value >= 100 else f" {value:.2g}",
+            ha="left",
+            va="center",
+            fontsize=9,
+        )
     axes.set_yticks(range(len(values)), list(values))
     axes.set(xlabel=label, xlim=(0, 1.15 * max(values.values())), ylim=(len(values) - 0.4, -0.6))
     return figure

@@ -1,4 +1,5 @@
 """Networks of timm behind the contract: images -> Features."""
+
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -32,11 +33,18 @@ class TimmEncoder(nn.Module):
     ``mean``, ``std`` and ``expects`` are those of TorchvisionEncoder.
     """
 
-    def __init__(self, dim: int, net: str | nn.Module, weights: str | None = None,
-                 frozen: bool = True, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None, expects: Statistics | None = None):
+    def __init__(
+        self,
+        dim: int,
+        net: str | nn.Module,
+        weights: str | None = None,
+        frozen: bool = True,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        expects: Statistics | None = None,
+    ):
         super().__init__()
-        name, trained = type(net).__name__, True               # a ready network may well be trained
+        name, trained = type(net).__name__, True  # a ready network may well be trained
         if isinstance(net, str):
             name, trained = net, weights is not None
             timm = import_optional("timm", "timm")
@@ -68,21 +76,24 @@ def _timm_size(net: nn.Module, config: dict[str, Any]) -> tuple[int, int] | None
 def _timm_prefix(net: nn.Module) -> int:
     """How many tokens stand before the patches: class token and registers."""
     prefix = getattr(net, "num_prefix_tokens", None)
-    if prefix is None:                                    # CoaT and VOLO have one and do not say so
+    if prefix is None:  # CoaT and VOLO have one and do not say so
         prefix = int(any("cls_token" in name for name, _ in net.named_parameters()))
     return prefix
 
 
-def _read_timm(net: nn.Module, x: Tensor, size: tuple[int, int] | None,
-               prefix: int) -> tuple[Tensor, Tensor | None]:
+def _read_timm(
+    net: nn.Module, x: Tensor, size: tuple[int, int] | None, prefix: int
+) -> tuple[Tensor, Tensor | None]:
     x = net.forward_features(resize(x, size))
     if not isinstance(x, Tensor) or x.ndim not in (3, 4) or (x.ndim == 3 and x.shape[1] <= prefix):
         found = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
-        raise ValueError(f"{type(net).__name__} is not read by TimmEncoder: its forward_features "
-                         f"gives {found}, expected one map (B, C, H, W) or (B, H, W, C), or tokens "
-                         f"(B, T, C) with more than the {prefix} that are not patches")
+        raise ValueError(
+            f"{type(net).__name__} is not read by TimmEncoder: its forward_features "
+            f"gives {found}, expected one map (B, C, H, W) or (B, H, W, C), or tokens "
+            f"(B, T, C) with more than the {prefix} that are not patches"
+        )
     summary = net.forward_head(x, pre_logits=True)
-    if summary.ndim != 2:                                         # a network that does not pool
+    if summary.ndim != 2:  # a network that does not pool
         summary = None
     if x.ndim == 3:
         return x[:, prefix:], summary

@@ -1,4 +1,5 @@
 """Networks of torchvision behind the contract: images -> Features."""
+
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -33,12 +34,19 @@ class TorchvisionEncoder(nn.Module):
     network's training.
     """
 
-    def __init__(self, dim: int, net: str | nn.Module = "resnet18", weights: str | None = None,
-                 frozen: bool = True, mean: Sequence[float] | None = None,
-                 std: Sequence[float] | None = None, expects: Statistics | None = None):
+    def __init__(
+        self,
+        dim: int,
+        net: str | nn.Module = "resnet18",
+        weights: str | None = None,
+        frozen: bool = True,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        expects: Statistics | None = None,
+    ):
         super().__init__()
         models = import_optional("torchvision", "'mmlib[torchvision]'").models  # 2 s to import
-        name, trained = type(net).__name__, True               # a ready network may well be trained
+        name, trained = type(net).__name__, True  # a ready network may well be trained
         if isinstance(net, str):
             name, trained = net, weights is not None
             warn_if_random(name, weights, frozen)
@@ -73,24 +81,26 @@ def _torchvision_reader(models: ModuleType, net: nn.Module) -> Reader:
         return _read_convnext
     if hasattr(net, "features"):
         return _read_features
-    raise ValueError(f"{type(net).__name__} is not read by TorchvisionEncoder, expected a "
-                     f"VisionTransformer, a SwinTransformer, a ResNet, a RegNet or a network with "
-                     f".features (ConvNeXt, EfficientNet, MobileNet, DenseNet, VGG); TimmEncoder "
-                     f"reads many others")
+    raise ValueError(
+        f"{type(net).__name__} is not read by TorchvisionEncoder, expected a "
+        f"VisionTransformer, a SwinTransformer, a ResNet, a RegNet or a network with "
+        f".features (ConvNeXt, EfficientNet, MobileNet, DenseNet, VGG); TimmEncoder "
+        f"reads many others"
+    )
 
 
 def _read_residual(net: nn.Module, x: Tensor) -> tuple[Tensor, None]:
-    for part in list(net.children())[:-2]:                                    # all but the average and the classifier
+    for part in list(net.children())[:-2]:  # all but the average and the classifier
         x = part(x)
-    return x.flatten(2).transpose(1, 2), None                                 # (B, H' * W', width)
+    return x.flatten(2).transpose(1, 2), None  # (B, H' * W', width)
 
 
 def _read_features(net: nn.Module, x: Tensor) -> tuple[Tensor, None]:
-    return net.features(x).flatten(2).transpose(1, 2), None                   # (B, H' * W', width)
+    return net.features(x).flatten(2).transpose(1, 2), None  # (B, H' * W', width)
 
 
 def _read_densenet(net: nn.Module, x: Tensor) -> tuple[Tensor, None]:
-    x = F.relu(net.features(x))                           # this ReLU is in forward, not in features
+    x = F.relu(net.features(x))  # this ReLU is in forward, not in features
     return x.flatten(2).transpose(1, 2), None
 
 
@@ -99,7 +109,7 @@ def _read_swin(net: nn.Module, x: Tensor) -> tuple[Tensor, None]:
 
 
 def _read_convnext(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    x = net.features(x)                                                       # (B, width, H', W')
+    x = net.features(x)  # (B, width, H', W')
     summary = net.classifier[0](net.avgpool(x)).flatten(1)  # the first layer is the last norm
     return x.flatten(2).transpose(1, 2), summary
 

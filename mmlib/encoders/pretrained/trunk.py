@@ -1,4 +1,7 @@
-"""A network that others have trained, behind the contract: images normalised as it expects, its tokens projected."""
+"""A network that others have trained, behind the contract: images normalised as it expects, its
+tokens projected.
+"""
+
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -24,8 +27,13 @@ class Trunk(nn.Module):
     converted to the network's floating-point type; ``example`` is also put on the network's device.
     """
 
-    def __init__(self, net: nn.Module, read: Callable[..., tuple[Tensor, Tensor | None]],
-                 example: tuple[Tensor, ...], frozen: bool):
+    def __init__(
+        self,
+        net: nn.Module,
+        read: Callable[..., tuple[Tensor, Tensor | None]],
+        example: tuple[Tensor, ...],
+        frozen: bool,
+    ):
         super().__init__()
         self.net, self.read, self.frozen = net.eval(), read, frozen
         net.requires_grad_(not frozen)
@@ -79,19 +87,31 @@ class Renormalise(nn.Module):
     Images (B, C, H, W); each of the four is one number per channel, of pixels in 0..1.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], expects: Statistics,
-                 device: torch.device | None = None):
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        expects: Statistics,
+        device: torch.device | None = None,
+    ):
         super().__init__()
-        given = {"mean": mean, "std": std,
-                 "mean in expects": expects[0], "std in expects": expects[1]}
+        given = {
+            "mean": mean,
+            "std": std,
+            "mean in expects": expects[0],
+            "std in expects": expects[1],
+        }
         for name, values in given.items():
             if len(values) != len(mean):
-                raise ValueError(f"{name} is {list(values)}, expected {len(mean)} numbers as in "
-                                 f"mean, one per channel")
+                raise ValueError(
+                    f"{name} is {list(values)}, expected {len(mean)} numbers as in "
+                    f"mean, one per channel"
+                )
             if name.startswith("std") and min(values) <= 0:
                 raise ValueError(f"{name} is {list(values)}, expected numbers above 0")
         old_mean, old_std, new_mean, new_std = (
-            torch.tensor(values, dtype=torch.float64)[:, None, None] for values in given.values())
+            torch.tensor(values, dtype=torch.float64)[:, None, None] for values in given.values()
+        )
         scale, shift = old_std / new_std, (old_mean - new_mean) / new_std  # (C, 1, 1)
         self.register_buffer("scale", scale.to(device, torch.float32), persistent=False)
         self.register_buffer("shift", shift.to(device, torch.float32), persistent=False)
@@ -100,8 +120,14 @@ class Renormalise(nn.Module):
         return x * self.scale + self.shift
 
 
-def renormalise(name: str, mean: Sequence[float] | None, std: Sequence[float] | None,
-                expects: Statistics | None, trained: bool, device: torch.device) -> nn.Module:
+def renormalise(
+    name: str,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    expects: Statistics | None,
+    trained: bool,
+    device: torch.device,
+) -> nn.Module:
     """The module that brings images to what the network expects; Identity where that is not known.
 
     Then, if the network may be ``trained``, a warning says what is missing.
@@ -116,9 +142,11 @@ def renormalise(name: str, mean: Sequence[float] | None, std: Sequence[float] | 
     if expects is None:
         missing.append("mean and std of the network's training (give expects=(mean, std))")
     if trained:
-        warnings.warn(f"{name} gets the images as they are in the batch, perhaps normalised in "
-                      f"another way than in its training. Not known: {'; '.join(missing)}",
-                      stacklevel=3)
+        warnings.warn(
+            f"{name} gets the images as they are in the batch, perhaps normalised in "
+            f"another way than in its training. Not known: {'; '.join(missing)}",
+            stacklevel=3,
+        )
     return nn.Identity()
 
 
@@ -127,9 +155,9 @@ def see(encoder: nn.Module, x: Tensor, mask: Tensor) -> Features:
 
     Tokens are the grid; pooled is the network's own summary, or the mean of the grid without one.
     """
-    present = mask.any(dim=1)                                  # photos: a mask row is full or empty
-    x = encoder.renormalise(x).masked_fill(~mask[:, None, None], 0)      # what is absent stays zero
-    grid, summary = encoder.trunk(x)                             # (B, T, width), (B, summary_width)
+    present = mask.any(dim=1)  # photos: a mask row is full or empty
+    x = encoder.renormalise(x).masked_fill(~mask[:, None, None], 0)  # what is absent stays zero
+    grid, summary = encoder.trunk(x)  # (B, T, width), (B, summary_width)
     features = from_tokens(encoder.project(grid), present[:, None].expand(-1, grid.shape[1]))
     if summary is None:
         return features
@@ -149,5 +177,8 @@ def resize(x: Tensor, size: int | tuple[int, int] | None) -> Tensor:
 def warn_if_random(name: str, weights: str | None, frozen: bool) -> None:
     """Warn that a frozen network without trained weights can learn nothing."""
     if weights is None and frozen:
-        warnings.warn(f"{name} is frozen with random numbers and can learn nothing: "
-                      f"pass weights='DEFAULT' (a download) or frozen=False", stacklevel=3)
+        warnings.warn(
+            f"{name} is frozen with random numbers and can learn nothing: "
+            f"pass weights='DEFAULT' (a download) or frozen=False",
+            stacklevel=3,
+        )

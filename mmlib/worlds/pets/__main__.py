@@ -1,4 +1,5 @@
 """``python -m mmlib.worlds.pets``: draw a world into a folder."""
+
 from mmlib.worlds.pets.world import main
 
 main()

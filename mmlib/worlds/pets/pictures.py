@@ -1,4 +1,7 @@
-"""Images of pets, from what is decided about them: the place, then the pet, then what lies beside it."""
+"""Images of pets, from what is decided about them: the place, then the pet, then what lies
+beside it.
+"""
+
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -15,9 +18,20 @@ COATS = {  # coat, stripes and spots, patches, outline
     "cream": ((0.94, 0.84, 0.66), (0.72, 0.55, 0.36), (0.55, 0.38, 0.26), (0.50, 0.38, 0.25)),
 }
 IRISES = ((0.45, 0.78, 0.30), (0.96, 0.74, 0.20), (0.40, 0.68, 0.92))
-CLOTHS = ((0.80, 0.24, 0.28), (0.22, 0.45, 0.72), (0.30, 0.58, 0.38), (0.58, 0.35, 0.66), (0.90, 0.62, 0.18))
-COLLARS = {"red": (0.86, 0.12, 0.14), "blue": (0.12, 0.36, 0.90), "green": (0.10, 0.62, 0.26),
-           "yellow": (0.98, 0.80, 0.12), "none": (0, 0, 0)}
+CLOTHS = (
+    (0.80, 0.24, 0.28),
+    (0.22, 0.45, 0.72),
+    (0.30, 0.58, 0.38),
+    (0.58, 0.35, 0.66),
+    (0.90, 0.62, 0.18),
+)
+COLLARS = {
+    "red": (0.86, 0.12, 0.14),
+    "blue": (0.12, 0.36, 0.90),
+    "green": (0.10, 0.62, 0.26),
+    "yellow": (0.98, 0.80, 0.12),
+    "none": (0, 0, 0),
+}
 PATTERNS = ("plain", "striped", "patched", "spotted")
 HIDDEN = -1  # in the place of a species: the picture does not show one
 
@@ -25,22 +39,38 @@ HIDDEN = -1  # in the place of a species: the picture does not show one
 def pictures(looks: dict[str, Array], chance: dict[str, Array], species: Array) -> Array:
     """Draw n pictures together, (n, SIZE, SIZE, 3) float32 about 0..1.
 
-    ``looks`` names coat, pattern, collar, place, prop and pose, (n,) str each; ``chance`` holds numbers in 0..1, (n,) each, for all that
-    has no name; ``species`` (n,) is 0 or 1, or HIDDEN: then nothing that depends on the species can reach the picture.
+    ``looks`` names coat, pattern, collar, place, prop and pose, (n,) str each; ``chance`` holds
+    numbers in 0..1, (n,) each, for all that has no name; ``species`` (n,) is 0 or 1, or HIDDEN:
+    then nothing that depends on the species can reach the picture.
     """
     pixels = np.zeros((3, len(species), SIZE, SIZE), np.float32)
     chance = {key: values.astype(np.float32)[:, None, None] for key, values in chance.items()}
     for place, scene in scenery.PLACES.items():
-        _paint(pixels, looks["place"] == place, lambda canvas, at: scene(canvas, [chance[f"w{i}"][at] for i in range(8)]))
+        _paint(
+            pixels,
+            looks["place"] == place,
+            lambda canvas, at: scene(canvas, [chance[f"w{i}"][at] for i in range(8)]),
+        )
     for pose in poses.HIDING:
-        _paint(pixels, looks["pose"] == pose, lambda canvas, at: poses.HIDING[pose](canvas, _pet(canvas, at, looks, chance)))
+        _paint(
+            pixels,
+            looks["pose"] == pose,
+            lambda canvas, at: poses.HIDING[pose](canvas, _pet(canvas, at, looks, chance)),
+        )
     for pose in poses.TELLING:
         for dog in (False, True):
-            _paint(pixels, (looks["pose"] == pose) & (species == dog),
-                   lambda canvas, at: poses.TELLING[pose](canvas, _pet(canvas, at, looks, chance), dog))
+            _paint(
+                pixels,
+                (looks["pose"] == pose) & (species == dog),
+                lambda canvas, at: poses.TELLING[pose](
+                    canvas, _pet(canvas, at, looks, chance), dog
+                ),
+            )
     for prop, thing in scenery.PROPS.items():
         if thing is not None:
-            _paint(pixels, looks["prop"] == prop, lambda canvas, at: _beside(canvas, at, chance, thing))
+            _paint(
+                pixels, looks["prop"] == prop, lambda canvas, at: _beside(canvas, at, chance, thing)
+            )
     return np.moveaxis(pixels, 0, -1)  # (n, SIZE, SIZE, 3)
 
 
@@ -51,15 +81,16 @@ def pick(chance: Array, table: Iterable) -> Array:
 
 
 def contact_sheet(images: Array, pose: Array, species: Array, columns: int = 12) -> Array:
-    """A row of pictures for each pose, the first species on the left, the second on the right: (8 SIZE, columns SIZE, 3) uint8.
+    """A row of pictures for each pose, the first species on the left, the second on the right: (8
+    SIZE, columns SIZE, 3) uint8.
 
     White where there are too few. In the poses that hide it, nobody can tell the two halves apart.
     """
     sheet = np.full((len(poses.TELLING) + len(poses.HIDING), columns, SIZE, SIZE, 3), 255, np.uint8)
     for i, name in enumerate((*poses.TELLING, *poses.HIDING)):
         for kind in (0, 1):
-            found = np.flatnonzero((pose == name) & (species == kind))[:columns // 2]
-            sheet[i, kind * (columns // 2):][:len(found)] = images[found]
+            found = np.flatnonzero((pose == name) & (species == kind))[: columns // 2]
+            sheet[i, kind * (columns // 2) :][: len(found)] = images[found]
     return sheet.swapaxes(1, 2).reshape(-1, columns * SIZE, 3)
 
 
@@ -75,17 +106,31 @@ def _paint(pixels: Array, where: Array, paint: Callable[[Canvas, Array], None]) 
 def _pet(canvas: Canvas, at: Array, looks: dict[str, Array], chance: dict[str, Array]) -> poses.Pet:
     """The looks of these pets; puts them in their frame, with a shadow."""
     of = {key: values[at] for key, values in chance.items()}
-    canvas.frame(29 + 6 * of["x"], 34 + 3 * of["y"], 0.86 + 0.22 * of["scale"], 0.1 * of["turn"] - 0.05,
-                 np.where(of["mirror"] < 0.5, np.float32(-1), np.float32(1)))
+    canvas.frame(
+        29 + 6 * of["x"],
+        34 + 3 * of["y"],
+        0.86 + 0.22 * of["scale"],
+        0.1 * of["turn"] - 0.05,
+        np.where(of["mirror"] < 0.5, np.float32(-1), np.float32(1)),
+    )
     canvas.paint(ellipse(0, 25.5, 21, 4), (0.05, 0.05, 0.12), 0.25)
     pattern, collar = looks["pattern"][at], looks["collar"][at]
-    coat, mark, patch, rim = (_colours([COATS[name][i] for name in looks["coat"][at]]) for i in range(4))
+    coat, mark, patch, rim = (
+        _colours([COATS[name][i] for name in looks["coat"][at]]) for i in range(4)
+    )
     return poses.Pet(
-        coat=coat, mark=np.where((pattern == "patched")[:, None, None], patch, mark), pale=coat + 0.72 * (1 - coat), rim=rim,
-        iris=_colours(pick(of["iris"][:, 0, 0], IRISES)), cloth=_colours(pick(of["cloth"][:, 0, 0], CLOTHS)),
-        collar=_colours([COLLARS[name] for name in collar]), collared=(collar != "none").astype(np.float32)[:, None, None],
-        tile=np.array([TEXTURES.index(name) for name in pattern])[:, None, None], shift=of["shift"],
-        wiggle=[2 * of[f"wiggle{i}"] - 1 for i in range(2)])
+        coat=coat,
+        mark=np.where((pattern == "patched")[:, None, None], patch, mark),
+        pale=coat + 0.72 * (1 - coat),
+        rim=rim,
+        iris=_colours(pick(of["iris"][:, 0, 0], IRISES)),
+        cloth=_colours(pick(of["cloth"][:, 0, 0], CLOTHS)),
+        collar=_colours([COLLARS[name] for name in collar]),
+        collared=(collar != "none").astype(np.float32)[:, None, None],
+        tile=np.array([TEXTURES.index(name) for name in pattern])[:, None, None],
+        shift=of["shift"],
+        wiggle=[2 * of[f"wiggle{i}"] - 1 for i in range(2)],
+    )
 
 
 def _colours(table: Iterable) -> Array:

@@ -1,8 +1,11 @@
-"""How a pet is drawn in each pose, in a frame whose origin is the middle of the pet and whose unit is a pixel.
+"""How a pet is drawn in each pose, in a frame whose origin is the middle of the pet and whose unit
+is a pixel.
 
-The poses of TELLING are given ``dog`` (all pictures of one call show the same species) and show it in ears, eyes, muzzle, whiskers
-and tail. The poses of HIDING are never told the species: they cannot leak it.
+The poses of TELLING are given ``dog`` (all pictures of one call show the same species) and show it
+in ears, eyes, muzzle, whiskers and tail. The poses of HIDING are never told the species: they
+cannot leak it.
 """
+
 from typing import NamedTuple
 
 from mmlib.worlds.pets.drawing import (
@@ -24,15 +27,15 @@ class Pet(NamedTuple):
     """The looks of n pets. Colours are (3, n, 1, 1) float32, the rest (n, 1, 1)."""
 
     coat: Array
-    mark: Array       # stripes, patches or spots
-    pale: Array       # chest, muzzle and paws
-    rim: Array        # outline: lighter than a dark coat, darker than a light one
+    mark: Array  # stripes, patches or spots
+    pale: Array  # chest, muzzle and paws
+    rim: Array  # outline: lighter than a dark coat, darker than a light one
     iris: Array
-    cloth: Array      # of hat and blanket
+    cloth: Array  # of hat and blanket
     collar: Array
-    collared: Array   # 1 where it wears one
-    tile: Array       # texture of the coat, an id
-    shift: Array      # where in the texture
+    collared: Array  # 1 where it wears one
+    tile: Array  # texture of the coat, an id
+    shift: Array  # where in the texture
     wiggle: list[Array]  # numbers in -1..1: the freedom that a pose has
 
     def fur(self, canvas: Canvas, shape: Shape, tone: float = 1.0) -> None:
@@ -44,8 +47,18 @@ class Pet(NamedTuple):
 
     def band(self, canvas: Canvas, x: float, y: float, half: float, high: float = 1.7) -> None:
         """A collar with a golden tag."""
-        canvas.paint(stroke((x - half, y - 0.8), (x, y + 0.6), (x + half, y - 0.8), start=high), self.collar, self.collared)
-        canvas.paint(ellipse(x, y + high + 1.2, 1.7, 1.7), GOLD, self.collared, rim=rgb((0.62, 0.45, 0.10)), width=0.6)
+        canvas.paint(
+            stroke((x - half, y - 0.8), (x, y + 0.6), (x + half, y - 0.8), start=high),
+            self.collar,
+            self.collared,
+        )
+        canvas.paint(
+            ellipse(x, y + high + 1.2, 1.7, 1.7),
+            GOLD,
+            self.collared,
+            rim=rgb((0.62, 0.45, 0.10)),
+            width=0.6,
+        )
 
 
 def sit(canvas: Canvas, pet: Pet, dog: bool) -> None:
@@ -54,7 +67,10 @@ def sit(canvas: Canvas, pet: Pet, dog: bool) -> None:
     if dog:
         pet.fur(canvas, stroke((9, 17), (17, 11 + w), (21, 3 + w), start=3.2, end=2.0))
     else:
-        pet.fur(canvas, stroke((8, 22), (18, 22), (23, 15 + w), (21, 7 + w), (24, 1 + w), start=2.6, end=1.9))
+        pet.fur(
+            canvas,
+            stroke((8, 22), (18, 22), (23, 15 + w), (21, 7 + w), (24, 1 + w), start=2.6, end=1.9),
+        )
     pet.fur(canvas, join(ellipse(0, 8, 8.5, 10), ellipse(0, 17, 13, 9.5), 6))
     canvas.paint(ellipse(0, 9, 5.2, 7.5), pet.pale)
     for side in (-1, 1):
@@ -79,7 +95,18 @@ def stand(canvas: Canvas, pet: Pet, dog: bool) -> None:
     if dog:
         pet.fur(canvas, stroke((-13, 2), (-19, -4 + w), (-20, -10 + w), start=3.0, end=1.8))
     else:
-        pet.fur(canvas, stroke((-14, 3), (-20, -3), (-21, -11 + w), (-18, -17 + w), (-20, -22 + w), start=2.4, end=1.8))
+        pet.fur(
+            canvas,
+            stroke(
+                (-14, 3),
+                (-20, -3),
+                (-21, -11 + w),
+                (-18, -17 + w),
+                (-20, -22 + w),
+                start=2.4,
+                end=1.8,
+            ),
+        )
     for x, far in ((-7.5, True), (10, True), (-12, False), (6, False)):
         pet.fur(canvas, stroke((x, 7), (x - 1, 22), start=2.9, end=2.4), 0.78 if far else 1.0)
         pet.soft(canvas, ellipse(x + 0.3, 23.5, 3.6, 2.3))
@@ -87,7 +114,9 @@ def stand(canvas: Canvas, pet: Pet, dog: bool) -> None:
             pet.fur(canvas, join(ellipse(-8, 4, 9.5, 8.5), ellipse(7, 3.5, 8.5, 8), 6))
     pet.fur(canvas, stroke((9, 2), (13, -6), start=5.5))
     canvas.paint(stroke((7.5, -1.6), (16, 2.2), start=1.6), pet.collar, pet.collared)
-    canvas.paint(ellipse(14.5, 3.8, 1.6, 1.6), GOLD, pet.collared, rim=rgb((0.62, 0.45, 0.10)), width=0.6)
+    canvas.paint(
+        ellipse(14.5, 3.8, 1.6, 1.6), GOLD, pet.collared, rim=rgb((0.62, 0.45, 0.10)), width=0.6
+    )
     profile(canvas, pet, dog, 14.5, -9)
 
 
@@ -101,7 +130,10 @@ def lie(canvas: Canvas, pet: Pet, dog: bool) -> None:
     pet.soft(canvas, ellipse(12, 22.5, 5, 2.5))
     canvas.paint(ellipse(-7, 12, 5, 6), pet.pale)
     if not dog:
-        pet.fur(canvas, stroke((21, 18), (24, 23), (16, 26), (8 + w, 25), (4 + w, 23), start=2.5, end=1.9))
+        pet.fur(
+            canvas,
+            stroke((21, 18), (24, 23), (16, 26), (8 + w, 25), (4 + w, 23), start=2.5, end=1.9),
+        )
     for x in (-13, -3):
         pet.fur(canvas, stroke((x, 14), (x - 1, 22), start=3.2))
         pet.soft(canvas, ellipse(x - 1.2, 23, 4.4, 2.8))
@@ -124,9 +156,15 @@ def cat_face(canvas: Canvas, pet: Pet) -> None:
     w = pet.wiggle[1]
     for side in (-1, 1):
         tip = (side * (11 + w), -16.5)
-        corners = (tip, (side * 1.5, -8), (side * 11.2, -1)) if side < 0 else (tip, (side * 11.2, -1), (side * 1.5, -8))
+        corners = (
+            (tip, (side * 1.5, -8), (side * 11.2, -1))
+            if side < 0
+            else (tip, (side * 11.2, -1), (side * 1.5, -8))
+        )
         pet.fur(canvas, polygon(*corners))
-        inner = [(side * 9 + 0.52 * (px - side * 9), -6.5 + 0.52 * (py + 6.5)) for px, py in corners]
+        inner = [
+            (side * 9 + 0.52 * (px - side * 9), -6.5 + 0.52 * (py + 6.5)) for px, py in corners
+        ]
         canvas.paint(polygon(*inner, rounding=0.3), PINK)
     pet.fur(canvas, join(ellipse(0, 0, 11.5, 9.6), ellipse(0, 3, 12.4, 6.2), 2))
     for side in (-1, 1):
@@ -135,16 +173,26 @@ def cat_face(canvas: Canvas, pet: Pet) -> None:
         canvas.paint(ellipse(side * 5.2, -0.8, 0.9, 2.9), BLACK)
         canvas.paint(ellipse(side * 5.2 + 1.0, -2.1, 0.7, 0.7), WHITE)
         for high, low in ((3.6, 1.4), (4.8, 4.8), (6.0, 8.2)):
-            canvas.paint(stroke((side * 5, high), (side * 16.5, low), start=0.45, end=0.25), pet.rim, 0.95)
+            canvas.paint(
+                stroke((side * 5, high), (side * 16.5, low), start=0.45, end=0.25), pet.rim, 0.95
+            )
     canvas.paint(polygon((-1.3, 2.9), (1.3, 2.9), (0, 4.2), rounding=0.6), (0.90, 0.42, 0.47))
-    canvas.paint(stroke((-3.2, 6.0), (-1.6, 7.0), (0, 5.6), (1.6, 7.0), (3.2, 6.0), start=0.4), BLACK, 0.75)
+    canvas.paint(
+        stroke((-3.2, 6.0), (-1.6, 7.0), (0, 5.6), (1.6, 7.0), (3.2, 6.0), start=0.4), BLACK, 0.75
+    )
 
 
 def dog_face(canvas: Canvas, pet: Pet) -> None:
     """Drooping ears, round eyes, a long pale muzzle with a big black nose, often a tongue."""
     w = pet.wiggle[1]
     pet.fur(canvas, join(ellipse(0, -2, 10.5, 9.5), ellipse(0, 4, 9.5, 7.5), 3))
-    canvas.paint(ellipse(0, 10.2, 2.5, 3.9), (0.93, 0.42, 0.48), (w > -0.3).astype("float32"), rim=rgb((0.70, 0.22, 0.30)), width=0.7)
+    canvas.paint(
+        ellipse(0, 10.2, 2.5, 3.9),
+        (0.93, 0.42, 0.48),
+        (w > -0.3).astype("float32"),
+        rim=rgb((0.70, 0.22, 0.30)),
+        width=0.7,
+    )
     pet.soft(canvas, ellipse(0, 5.2, 6.4, 5.0))
     canvas.paint(stroke((0, 4), (0, 6.6), start=0.45), BLACK, 0.8)
     canvas.paint(stroke((-3.2, 7.0), (0, 7.6), (3.2, 7.0), start=0.5), BLACK, 0.8)
@@ -152,7 +200,9 @@ def dog_face(canvas: Canvas, pet: Pet) -> None:
     canvas.paint(ellipse(-0.9, 1.8, 0.9, 0.5), WHITE, 0.8)
     for side in (-1, 1):
         pet.fur(canvas, ellipse(side * 11.2, 0.5, 4.3, 9.6, side * (-0.10 - 0.05 * w)), 0.74)
-        canvas.paint(ellipse(side * 4.6, -3.4, 2.5, 2.8), (0.30, 0.17, 0.10), rim=pet.rim, width=0.6)
+        canvas.paint(
+            ellipse(side * 4.6, -3.4, 2.5, 2.8), (0.30, 0.17, 0.10), rim=pet.rim, width=0.6
+        )
         canvas.paint(ellipse(side * 4.6 + 0.8, -4.5, 0.8, 0.8), WHITE)
 
 
@@ -160,13 +210,26 @@ def profile(canvas: Canvas, pet: Pet, dog: bool, x: float, y: float) -> None:
     """A head from the side, looking to the right."""
     w = pet.wiggle[1]
     if dog:
-        pet.fur(canvas, join(ellipse(x, y, 7.8, 7.4), stroke((x + 4, y + 2.5), (x + 12, y + 3), start=4.2, end=3.2), 3))
+        pet.fur(
+            canvas,
+            join(
+                ellipse(x, y, 7.8, 7.4),
+                stroke((x + 4, y + 2.5), (x + 12, y + 3), start=4.2, end=3.2),
+                3,
+            ),
+        )
         canvas.paint(ellipse(x + 9, y + 4.2, 4.2, 2.2), pet.pale)
-        canvas.paint(ellipse(x + 14, y + 0.8, 2.3, 2.0), BLACK, rim=rgb((0.30, 0.29, 0.33)), width=0.5)
+        canvas.paint(
+            ellipse(x + 14, y + 0.8, 2.3, 2.0), BLACK, rim=rgb((0.30, 0.29, 0.33)), width=0.5
+        )
         canvas.paint(stroke((x + 7, y + 5.4), (x + 13, y + 4.6), start=0.4), BLACK, 0.7)
-        canvas.paint(ellipse(x + 9.5, y + 7.6, 1.6, 2.4), (0.93, 0.42, 0.48), (w > -0.3).astype("float32"))
+        canvas.paint(
+            ellipse(x + 9.5, y + 7.6, 1.6, 2.4), (0.93, 0.42, 0.48), (w > -0.3).astype("float32")
+        )
         pet.fur(canvas, ellipse(x - 3.5, y + 1.5, 3.9, 8.2, 0.10 + 0.05 * w), 0.74)
-        canvas.paint(ellipse(x + 3.4, y - 2.2, 1.7, 1.9), (0.30, 0.17, 0.10), rim=pet.rim, width=0.5)
+        canvas.paint(
+            ellipse(x + 3.4, y - 2.2, 1.7, 1.9), (0.30, 0.17, 0.10), rim=pet.rim, width=0.5
+        )
         canvas.paint(ellipse(x + 3.9, y - 2.9, 0.6, 0.6), WHITE)
         return
     pet.fur(canvas, polygon((x - 5, y - 14), (x + 1, y - 5), (x - 6.5, y - 3)), 0.8)
@@ -178,7 +241,9 @@ def profile(canvas: Canvas, pet: Pet, dog: bool, x: float, y: float) -> None:
     canvas.paint(ellipse(x + 3.6, y - 1.4, 2.2, 2.7), pet.iris, rim=rgb(BLACK), width=0.6)
     canvas.paint(ellipse(x + 4.0, y - 1.4, 0.8, 2.3), BLACK)
     for low in (-0.5, 3.5, 7.0):
-        canvas.paint(stroke((x + 5, y + 3.2), (x + 15.5, y + low), start=0.45, end=0.25), pet.rim, 0.95)
+        canvas.paint(
+            stroke((x + 5, y + 3.2), (x + 15.5, y + low), start=0.45, end=0.25), pet.rim, 0.95
+        )
 
 
 def curl(canvas: Canvas, pet: Pet) -> None:
@@ -190,11 +255,19 @@ def curl(canvas: Canvas, pet: Pet) -> None:
     canvas.paint(stroke((-14.5, 12.6), (-12.3, 14.2), (-9.8, 13.2), start=0.7), BLACK, 0.9)
     canvas.paint(ellipse(-13.2, 16.4, 1.8, 1.2), PINK, 0.7)
     canvas.paint(stroke((-0.5, 7.5), (-2.0, 10.5), (-1.6, 14), start=1.4), pet.collar, pet.collared)
-    pet.fur(canvas, stroke((19, 15), (17, 21), (9, 24), (-2, 23.5 + w), (-12, 20.5 + w), start=3.9, end=2.9))
+    pet.fur(
+        canvas,
+        stroke((19, 15), (17, 21), (9, 24), (-2, 23.5 + w), (-12, 20.5 + w), start=3.9, end=2.9),
+    )
     pet.soft(canvas, stroke((-8, 22 + w), (-14.5, 19.5 + w), start=3.0, end=2.2))
     for x, y, r in ((-12, 0, 1.6), (-8, -7, 2.2), (-3, -15, 2.9)):
         across = r * canvas.mirror  # letters are not mirrored with the pet
-        corners = ((x - across, y - r), (x + across, y - r), (x - across, y + r), (x + across, y + r))
+        corners = (
+            (x - across, y - r),
+            (x + across, y - r),
+            (x - across, y + r),
+            (x + across, y + r),
+        )
         canvas.paint(stroke(*corners, start=1.3), (0.30, 0.34, 0.58), 0.85)
         canvas.paint(stroke(*corners, start=0.6), WHITE)
 
@@ -208,8 +281,16 @@ def away(canvas: Canvas, pet: Pet) -> None:
         pet.soft(canvas, ellipse(side * 9, 25, 4.8, 2.6))
     pet.fur(canvas, ellipse(0, -6, 11, 9.8))
     canvas.paint(stroke((-7.5, 2.2), (0, 3.6), (7.5, 2.2), start=1.7), pet.collar, pet.collared)
-    canvas.paint(polygon((-3, -21), (3, -21), (10, -13), (11.4, -8), (-11.4, -8), (-10, -13), rounding=1.5), pet.cloth, rim=pet.cloth * 0.6)
-    canvas.paint(polygon((-11.6, -9), (11.6, -9), (11.6, -5.5), (-11.6, -5.5), rounding=1.2), pet.cloth * 0.4 + 0.58, rim=pet.cloth * 0.6)
+    canvas.paint(
+        polygon((-3, -21), (3, -21), (10, -13), (11.4, -8), (-11.4, -8), (-10, -13), rounding=1.5),
+        pet.cloth,
+        rim=pet.cloth * 0.6,
+    )
+    canvas.paint(
+        polygon((-11.6, -9), (11.6, -9), (11.6, -5.5), (-11.6, -5.5), rounding=1.2),
+        pet.cloth * 0.4 + 0.58,
+        rim=pet.cloth * 0.6,
+    )
     for x in (-6, 0, 6):
         canvas.paint(stroke((x, -11.5), (0.5 * x, -19), start=0.5), pet.cloth * 0.4 + 0.58)
     canvas.paint(ellipse(w, -23, 3.6, 3.4), pet.cloth * 0.3 + 0.68, rim=pet.cloth * 0.6)
@@ -237,12 +318,33 @@ def blanket(canvas: Canvas, pet: Pet) -> None:
     """Under a blanket with dots: two paws look out."""
     w, light = pet.wiggle[0], pet.cloth * 0.35 + 0.63
     pet.fur(canvas, ellipse(0, 20, 19, 6.5))
-    canvas.paint(join(join(ellipse(7, 12, 13, 11), ellipse(-9 + w, 9, 9.5, 10), 8), polygon((-18, 12), (19, 12), (21, 21), (-20, 21)), 6),
-                 pet.cloth, rim=pet.cloth * 0.55)
+    canvas.paint(
+        join(
+            join(ellipse(7, 12, 13, 11), ellipse(-9 + w, 9, 9.5, 10), 8),
+            polygon((-18, 12), (19, 12), (21, 21), (-20, 21)),
+            6,
+        ),
+        pet.cloth,
+        rim=pet.cloth * 0.55,
+    )
     canvas.paint(stroke((2, 6), (-0.5, 11), (1, 17), start=0.6), pet.cloth * 0.7)
-    for x, y in ((-12, 4), (-5, 8), (-14, 13), (-6, 16), (7, 6), (6, 15), (14, 9), (13, 17), (0, 9)):
+    for x, y in (
+        (-12, 4),
+        (-5, 8),
+        (-14, 13),
+        (-6, 16),
+        (7, 6),
+        (6, 15),
+        (14, 9),
+        (13, 17),
+        (0, 9),
+    ):
         canvas.paint(ellipse(x + w, y, 1.7, 1.7), light)
-    canvas.paint(stroke((-20, 21), (-12, 22.3), (0, 21.6), (12, 22.3), (21, 21), start=1.6), light, rim=pet.cloth * 0.55)
+    canvas.paint(
+        stroke((-20, 21), (-12, 22.3), (0, 21.6), (12, 22.3), (21, 21), start=1.6),
+        light,
+        rim=pet.cloth * 0.55,
+    )
     for x in (-12, -4):
         pet.soft(canvas, ellipse(x + w, 24.6, 3.8, 2.9))
         for toe in (-1.2, 1.2):

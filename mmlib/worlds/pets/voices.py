@@ -1,7 +1,9 @@
-"""What is heard: a voice that tells the species, or sounds of a room that do not. Mono, float32, -1..1, at RATE.
+"""What is heard: a voice that tells the species, or sounds of a room that do not.
 
+Mono, float32, -1..1, at RATE.
 Clips have 10 bits, like those of a toy: as FLAC they take half the room of 16 bits.
 """
+
 import numpy as np
 
 RATE = 16000  # samples a second
@@ -9,14 +11,16 @@ Array = np.ndarray
 
 
 def sound(rng: np.random.Generator, species: int | None) -> Array:
-    """0.6 to 0.95 s of room with a voice in it, or, where ``species`` is None, with a sound that any pet might be near. (samples,)"""
+    """0.6 to 0.95 s of room with a voice in it, or, where ``species`` is None, with a sound that
+    any pet might be near. (samples,)
+    """
     length = int(RATE * rng.uniform(0.6, 0.95))
     source = SOUNDS[rng.integers(len(SOUNDS))] if species is None else (meow, bark)[species]
     wave = source(rng, length)
     wave = wave[:length] * (rng.uniform(0.25, 0.8) / max(np.abs(wave).max(), 1e-9))
     out = rng.normal(size=length) * rng.uniform(0.0005, 0.0015)
     start = int(rng.uniform(0, length - len(wave) + 1))
-    out[start:start + len(wave)] += wave
+    out[start : start + len(wave)] += wave
     return quantised(out)
 
 
@@ -32,7 +36,7 @@ def meow(rng: np.random.Generator, length: int) -> Array:
     pitch = rng.uniform(420, 680) * (1 + rng.uniform(0.2, 0.4) * arch - rng.uniform(0, 0.25) * t)
     pitch = pitch * (1 + 0.012 * np.sin(2 * np.pi * rng.uniform(5, 8) * t))
     formant = rng.uniform(700, 1000) + rng.uniform(800, 1300) * arch
-    return _harmonics(pitch, formant, 650, 7) * arch ** 0.6
+    return _harmonics(pitch, formant, 650, 7) * arch**0.6
 
 
 def bark(rng: np.random.Generator, length: int) -> Array:
@@ -42,7 +46,10 @@ def bark(rng: np.random.Generator, length: int) -> Array:
         t = _line(rng.uniform(0.10, 0.15))
         tone = _harmonics(base * (1.35 - 0.6 * t), 900 - 350 * t, 700, 12)
         breath = _hiss(rng, len(t), 4)
-        parts += [(tone + rough * breath) * np.exp(-4 * t) * np.minimum(1, 25 * t), np.zeros(int(RATE * rng.uniform(0.03, 0.07)))]
+        parts += [
+            (tone + rough * breath) * np.exp(-4 * t) * np.minimum(1, 25 * t),
+            np.zeros(int(RATE * rng.uniform(0.03, 0.07))),
+        ]
     return np.concatenate(parts[:-1])
 
 
@@ -51,7 +58,9 @@ def footsteps(rng: np.random.Generator, length: int) -> Array:
     wave, gap = np.zeros(length), int(RATE * rng.uniform(0.17, 0.3))
     for start in range(int(rng.uniform(0, 0.1) * RATE), length - 1600, gap):
         t = np.arange(1600) / 1600
-        wave[start:start + 1600] += _hiss(rng, 1600, 24) * np.exp(-7 * t) * np.minimum(1, 20 * t) * rng.uniform(0.7, 1)
+        wave[start : start + 1600] += (
+            _hiss(rng, 1600, 24) * np.exp(-7 * t) * np.minimum(1, 20 * t) * rng.uniform(0.7, 1)
+        )
     return wave
 
 
@@ -61,7 +70,9 @@ def bounce(rng: np.random.Generator, length: int) -> Array:
     pitch = rng.uniform(110, 190)
     while at * RATE < length - 1200 and gap > 0.03:
         t, start = np.arange(1200) / RATE, int(at * RATE)
-        wave[start:start + 1200] += loud * np.sin(2 * np.pi * pitch * t * (1 - 2 * t)) * np.exp(-45 * t)
+        wave[start : start + 1200] += (
+            loud * np.sin(2 * np.pi * pitch * t * (1 - 2 * t)) * np.exp(-45 * t)
+        )
         at, gap, loud = at + gap, gap * 0.75, loud * 0.7
     return wave
 
@@ -71,7 +82,9 @@ def clock(rng: np.random.Generator, length: int) -> Array:
     wave, gap, pitch = np.zeros(length), int(RATE * rng.uniform(0.2, 0.26)), rng.uniform(2200, 3800)
     for i, start in enumerate(range(int(rng.uniform(0, 0.12) * RATE), length - 500, gap)):
         t = np.arange(500) / RATE
-        wave[start:start + 500] += np.sin(2 * np.pi * pitch * (1 - 0.15 * (i % 2)) * t) * np.exp(-280 * t)
+        wave[start : start + 500] += np.sin(2 * np.pi * pitch * (1 - 0.15 * (i % 2)) * t) * np.exp(
+            -280 * t
+        )
     return wave
 
 
@@ -80,7 +93,9 @@ def rain(rng: np.random.Generator, length: int) -> Array:
     wave = 0.012 * _hiss(rng, length, 2)
     for start in rng.integers(0, length - 300, size=12):
         t = np.arange(300) / RATE
-        wave[start:start + 300] += rng.uniform(0.2, 1) * np.sin(2 * np.pi * rng.uniform(1200, 3000) * t) * np.exp(-350 * t)
+        wave[start : start + 300] += (
+            rng.uniform(0.2, 1) * np.sin(2 * np.pi * rng.uniform(1200, 3000) * t) * np.exp(-350 * t)
+        )
     return wave
 
 
@@ -95,11 +110,13 @@ def _line(seconds: float) -> Array:
 def _hiss(rng: np.random.Generator, length: int, width: int) -> Array:
     """Noise without what is higher than about RATE / width, with deviation 1."""
     total = np.cumsum(rng.normal(size=length + width))
-    return (total[width:] - total[:-width]) / width ** 0.5
+    return (total[width:] - total[:-width]) / width**0.5
 
 
 def _harmonics(pitch: Array, formant: Array, width: float, count: int) -> Array:
-    """Overtones of a gliding pitch in Hz, loudest near the formant. sin(k x) follows from the two before it, without another sine."""
+    """Overtones of a gliding pitch in Hz, loudest near the formant. sin(k x) follows from the
+    two before it, without another sine.
+    """
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
     before, now, twice = np.zeros_like(phase), np.sin(phase), 2 * np.cos(phase)
     out = np.zeros_like(phase)

@@ -1,4 +1,7 @@
-"""Maps of attention show the weights given; the veil is clear where a word looks, and the frame stands where it should."""
+"""Maps of attention show the weights given; the veil is clear where a word looks, and the frame
+stands where it should.
+"""
+
 import re
 
 import matplotlib
@@ -6,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.patches import Rectangle
-from tests.figures import assert_whole, png
 
 from mmlib.course import widgets
 from mmlib.course.figures import attention as plots_attention
+from tests.figures import assert_whole, png
 
 matplotlib.use("agg")
 RNG = np.random.default_rng(0)
@@ -19,8 +22,12 @@ WEIGHTS = RNG.random((11, 3, 4)) ** 4
 WEIGHTS /= WEIGHTS.sum(axis=(1, 2), keepdims=True)
 RIGHT = [-1, 5, -1, -1, -1, 11, -1, -1, -1, 0, -1]
 FIGURES = {
-    "one map": lambda: plots_attention.maps({"learned": np.eye(8)}, "place written", "place looked at"),
-    "three maps": lambda: plots_attention.maps({"no mask": np.eye(3, 40), "zeros after": np.eye(3, 40), "ours": np.eye(3, 40)}),
+    "one map": lambda: plots_attention.maps(
+        {"learned": np.eye(8)}, "place written", "place looked at"
+    ),
+    "three maps": lambda: plots_attention.maps(
+        {"no mask": np.eye(3, 40), "zeros after": np.eye(3, 40), "ours": np.eye(3, 40)}
+    ),
     "one word": lambda: plots_attention.word_by_word(PICTURE, WORDS[:1], WEIGHTS[:1]),
     "a sentence": lambda: plots_attention.word_by_word(PICTURE, WORDS, WEIGHTS, RIGHT),
 }
@@ -36,15 +43,21 @@ def test_maps_show_the_weights_in_the_same_shades_a_row_per_query():
     weights = {"right": torch.eye(3, 5), "learned": np.full((4, 12), 0.25)}
     figure = plots_attention.maps(weights, "word", "place")
     for axes, (name, value) in zip(figure.axes, weights.items()):
-        image, = axes.images
+        (image,) = axes.images
         assert np.array_equal(image.get_array(), value) and image.get_clim() == (0, 1)
         assert axes.get_title() == name and axes.get_xlabel() == "place"
-        assert axes.get_xlim() == (-0.5, value.shape[1] - 0.5) and axes.get_ylim() == (value.shape[0] - 0.5, -0.5)
+        assert axes.get_xlim() == (-0.5, value.shape[1] - 0.5) and axes.get_ylim() == (
+            value.shape[0] - 0.5,
+            -0.5,
+        )
         assert len(axes.get_xticks()) <= 10 and {0, 1} <= set(axes.get_yticks())
     assert figure.axes[0].get_ylabel() == "word" and figure.axes[-1].get_ylabel() == "weight"
 
 
-@pytest.mark.parametrize("weights, shown", [({}, "empty"), ({"a": np.zeros((2, 3, 4))}, r"'a': \(2, 3, 4\)"), ({"b": np.ones(3)}, "'b'")])
+@pytest.mark.parametrize(
+    "weights, shown",
+    [({}, "empty"), ({"a": np.zeros((2, 3, 4))}, r"'a': \(2, 3, 4\)"), ({"b": np.ones(3)}, "'b'")],
+)
 def test_maps_that_are_none_are_refused(weights, shown):
     with pytest.raises(ValueError, match=f"weights are .*{shown}.*expected a name and an array"):
         plots_attention.maps(weights)
@@ -55,9 +68,13 @@ def panels(figure):
 
 
 def test_each_word_has_the_picture_its_name_and_its_largest_weight():
-    first, *words = panels(plots_attention.word_by_word(torch.from_numpy(PICTURE), WORDS, torch.from_numpy(WEIGHTS)))
+    first, *words = panels(
+        plots_attention.word_by_word(torch.from_numpy(PICTURE), WORDS, torch.from_numpy(WEIGHTS))
+    )
     assert first.get_title() == "the image" and [axes.get_title() for axes in words] == WORDS
-    assert [axes.texts[0].get_text() for axes in words] == [f"largest {grid.max():.2f}" for grid in WEIGHTS]
+    assert [axes.texts[0].get_text() for axes in words] == [
+        f"largest {grid.max():.2f}" for grid in WEIGHTS
+    ]
     for axes in (first, *words):
         assert np.allclose(axes.images[0].get_array(), PICTURE.transpose(1, 2, 0))
     assert len(first.images) == 1 and all(len(axes.images) == 2 for axes in words)
@@ -87,14 +104,23 @@ def test_a_frame_stands_around_the_right_cell_in_reading_order_and_only_there():
         assert frames == ([] if cell < 0 else [(8 * column - 0.5, 8 * row - 0.5, 8, 8)])
 
 
-@pytest.mark.parametrize("image, words, weights, right, shown", [
-    (PICTURE[0], WORDS, WEIGHTS, None, r"image has shape \(24, 32\), expected \(3, H, W\)"),
-    (PICTURE.transpose(1, 2, 0), WORDS, WEIGHTS, None, r"image has shape \(24, 32, 3\)"),
-    (PICTURE, WORDS[:3], WEIGHTS, None, r"weights have shape \(11, 3, 4\), expected \(3, rows, columns\)"),
-    (PICTURE, WORDS, WEIGHTS.reshape(11, 12), None, r"\(11, 12\), expected \(11, rows"),
-    (PICTURE, [], WEIGHTS[:0], None, "one or more"),
-    (PICTURE, WORDS, WEIGHTS, [1, 2], "right has 2 cells, expected 11"),
-])
+@pytest.mark.parametrize(
+    "image, words, weights, right, shown",
+    [
+        (PICTURE[0], WORDS, WEIGHTS, None, r"image has shape \(24, 32\), expected \(3, H, W\)"),
+        (PICTURE.transpose(1, 2, 0), WORDS, WEIGHTS, None, r"image has shape \(24, 32, 3\)"),
+        (
+            PICTURE,
+            WORDS[:3],
+            WEIGHTS,
+            None,
+            r"weights have shape \(11, 3, 4\), expected \(3, rows, columns\)",
+        ),
+        (PICTURE, WORDS, WEIGHTS.reshape(11, 12), None, r"\(11, 12\), expected \(11, rows"),
+        (PICTURE, [], WEIGHTS[:0], None, "one or more"),
+        (PICTURE, WORDS, WEIGHTS, [1, 2], "right has 2 cells, expected 11"),
+    ],
+)
 def test_what_does_not_fit_together_is_refused(picture, words, weights, right, shown):
     with pytest.raises(ValueError, match=shown):
         plots_attention.word_by_word(picture, words, weights, right)
@@ -106,11 +132,15 @@ def test_the_description_says_which_word_and_where_it_looks_counted_from_one():
     text = plots_attention.describe(["a", "red", "<b>"], grids, 1)
     assert text == "a <b>red</b> &lt;b&gt;<br>0.75 of its weight lies on row 2, column 3"
     assert "nothing to look at" in plots_attention.describe(["a", "red", "one"], grids, 0)
-    assert plots_attention.describe(["the", "the", "the"], grids, 2).startswith("the the <b>the</b><br>")
+    assert plots_attention.describe(["the", "the", "the"], grids, 2).startswith(
+        "the the <b>the</b><br>"
+    )
 
 
 def test_the_widget_shows_the_sample_and_the_word_that_its_sliders_say():
-    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed: pip install 'mmlib[course]'")
+    pytest.importorskip(
+        "ipywidgets", reason="ipywidgets is not installed: pip install 'mmlib[course]'"
+    )
     pictures, sentences = RNG.random((2, 3, 24, 32)), [WORDS, WORDS[:3]]
     weights = np.stack([WEIGHTS, WEIGHTS[::-1]])
     sample, word, text, picture = widgets.attention(pictures, sentences, weights).children
@@ -118,11 +148,15 @@ def test_the_widget_shows_the_sample_and_the_word_that_its_sliders_say():
 
     def expected(number, place):
         words, grids = sentences[number], weights[number]
-        figure = plots_attention.word_by_word(pictures[number], words[place:place + 1], grids[place:place + 1])
+        figure = plots_attention.word_by_word(
+            pictures[number], words[place : place + 1], grids[place : place + 1]
+        )
         return plots_attention.describe(words, grids, place), png(figure)
 
     assert (text.value, bytes(picture.value)) == expected(0, 0)
     word.value = 6
-    assert (text.value, bytes(picture.value)) == expected(0, 5) and re.search("<b>blue</b>", text.value)
-    sample.value = 2                        # three words only: it stays at the last
+    assert (text.value, bytes(picture.value)) == expected(0, 5) and re.search(
+        "<b>blue</b>", text.value
+    )
+    sample.value = 2  # three words only: it stays at the last
     assert (text.value, bytes(picture.value)) == expected(1, 2)

@@ -1,4 +1,7 @@
-"""Sound in figures: the alias is the tone that the samples cannot be told from, players hold what was given, figures what they say."""
+"""Sound in figures: the alias is the tone that the samples cannot be told from, players hold
+what was given, figures what they say.
+"""
+
 import base64
 import io
 import re
@@ -9,10 +12,10 @@ import pytest
 import soundfile
 import torch
 import torchaudio
-from tests.figures import assert_whole, png
 
 from mmlib.course import widgets
 from mmlib.course.figures import audio as plots_audio
+from tests.figures import assert_whole, png
 
 matplotlib.use("agg")
 TIME = np.arange(8000) / 16_000
@@ -25,10 +28,14 @@ FIGURES = {
     "no alias": lambda: plots_audio.aliasing(500, 16_000),
     "waves": lambda: plots_audio.waves({"a": SOUND, "b": torch.from_numpy(SOUND[:2000])}),
     "spectra": lambda: plots_audio.spectra({"a": POWER, "b": torch.from_numpy(POWER) / 2}),
-    "five images": lambda: plots_audio.spectrograms({str(i): PICTURE[:, :10 - i] for i in range(5)}),
+    "five images": lambda: plots_audio.spectrograms(
+        {str(i): PICTURE[:, : 10 - i] for i in range(5)}
+    ),
     "one image": lambda: plots_audio.spectrograms({"in Hz": torch.from_numpy(PICTURE)}, 50, 8000),
     "filters": lambda: plots_audio.filters(BANK),
-    "lines": lambda: plots_audio.lines({"a": [1, 0.5], "b": [0.9, 0.2], "c": [0.3, 0.1]}, ["clean", 10], "noise (dB)", chance=0.1),
+    "lines": lambda: plots_audio.lines(
+        {"a": [1, 0.5], "b": [0.9, 0.2], "c": [0.3, 0.1]}, ["clean", 10], "noise (dB)", chance=0.1
+    ),
 }
 
 
@@ -38,12 +45,16 @@ def test_the_alias_is_the_lowest_tone_with_the_same_samples(rate):
     for tone in range(50, 3 * rate, 317):
         found = plots_audio.alias(tone, rate)
         assert 0 <= found <= rate / 2
-        np.testing.assert_allclose(np.cos(2 * np.pi * tone * n / rate), np.cos(2 * np.pi * found * n / rate), atol=1e-8)
+        np.testing.assert_allclose(
+            np.cos(2 * np.pi * tone * n / rate), np.cos(2 * np.pi * found * n / rate), atol=1e-8
+        )
 
 
 def test_what_makes_no_modality_is_refused():
     for frequency, rate in ((100, 0), (-1, 8000)):
-        with pytest.raises(ValueError, match="expected a frequency of 0 or more and a rate above 0"):
+        with pytest.raises(
+            ValueError, match="expected a frequency of 0 or more and a rate above 0"
+        ):
             plots_audio.alias(frequency, rate)
     with pytest.raises(ValueError, match="expected a name and an array"):
         plots_audio.spectrograms({})
@@ -53,15 +64,42 @@ def test_what_makes_no_modality_is_refused():
         plots_audio.listen({"nothing": np.zeros(0)})
 
 
-@pytest.mark.parametrize("tone, rate", [(500, 8000), (3000, 8000), (5000, 8000), (7000, 8000), (7000, 6000), (7900, 16_000), (2500, 2000)])
+@pytest.mark.parametrize(
+    "tone, rate",
+    [
+        (500, 8000),
+        (3000, 8000),
+        (5000, 8000),
+        (7000, 8000),
+        (7000, 6000),
+        (7900, 16_000),
+        (2500, 2000),
+    ],
+)
 def test_the_tone_that_is_played_is_the_alias(tone, rate):
     sound = plots_audio.heard(tone, rate, seconds=1.0)
-    assert sound.dtype == np.float32 and len(sound) == 16_000 and sound[0] == 0 == sound[-1] and np.abs(sound).max() < 0.6
-    assert np.abs(np.fft.rfft(sound)).argmax() == pytest.approx(plots_audio.alias(tone, rate), abs=1)
+    assert (
+        sound.dtype == np.float32
+        and len(sound) == 16_000
+        and sound[0] == 0 == sound[-1]
+        and np.abs(sound).max() < 0.6
+    )
+    assert np.abs(np.fft.rfft(sound)).argmax() == pytest.approx(
+        plots_audio.alias(tone, rate), abs=1
+    )
 
 
-@pytest.mark.parametrize("tone, rate, words", [(500, 8000, "heard as it is"), (3999, 8000, "heard as it is"), (7000, 8000, "as 1000 Hz"),
-                                               (4001, 8000, "as 3999 Hz"), (4000, 8000, "nothing"), (8000, 8000, "nothing")])
+@pytest.mark.parametrize(
+    "tone, rate, words",
+    [
+        (500, 8000, "heard as it is"),
+        (3999, 8000, "heard as it is"),
+        (7000, 8000, "as 1000 Hz"),
+        (4001, 8000, "as 3999 Hz"),
+        (4000, 8000, "nothing"),
+        (8000, 8000, "nothing"),
+    ],
+)
 def test_the_sentence_says_what_is_heard(tone, rate, words):
     assert words in plots_audio.describe_alias(tone, rate)
     if words == "nothing":
@@ -69,14 +107,27 @@ def test_the_sentence_says_what_is_heard(tone, rate, words):
 
 
 def decoded(html):
-    return [soundfile.read(io.BytesIO(base64.b64decode(code))) for code in re.findall(r"base64,([\w+/=]+)", html)]
+    return [
+        soundfile.read(io.BytesIO(base64.b64decode(code)))
+        for code in re.findall(r"base64,([\w+/=]+)", html)
+    ]
 
 
 def test_a_player_holds_the_sound_no_louder_and_names_it():
-    html = plots_audio.listen({"quiet": 0.1 * SOUND, "a <loud> one": torch.from_numpy(4 * SOUND)}).data
+    html = plots_audio.listen(
+        {"quiet": 0.1 * SOUND, "a <loud> one": torch.from_numpy(4 * SOUND)}
+    ).data
     (quiet, rate), (loud, _) = decoded(html)
-    assert rate == 16_000 and np.abs(quiet - 0.1 * SOUND).max() < 1e-4 and np.abs(loud - np.clip(4 * SOUND, -1, 1)).max() < 1e-4
-    assert html.count("<audio controls") == 2 and 'aria-label="a &lt;loud&gt; one"' in html and "<loud>" not in html
+    assert (
+        rate == 16_000
+        and np.abs(quiet - 0.1 * SOUND).max() < 1e-4
+        and np.abs(loud - np.clip(4 * SOUND, -1, 1)).max() < 1e-4
+    )
+    assert (
+        html.count("<audio controls") == 2
+        and 'aria-label="a &lt;loud&gt; one"' in html
+        and "<loud>" not in html
+    )
     assert decoded(plots_audio.listen({"slow": SOUND}, rate=8000).data)[0][1] == 8000
 
 
@@ -91,8 +142,18 @@ def test_the_dashed_line_goes_through_the_samples_of_the_tone():
     for tone, rate in ((7000, 8000), (5000, 8000), (9000, 8000), (500, 8000), (2500, 2000)):
         left, right = plots_audio.aliasing(tone, rate).axes
         (true, found, dots) = left.lines
-        assert np.abs(np.interp(dots.get_xdata(), found.get_xdata(), found.get_ydata()) - dots.get_ydata()).max() < 0.02
-        assert np.abs(np.interp(dots.get_xdata(), true.get_xdata(), true.get_ydata()) - dots.get_ydata()).max() < 0.02
+        assert (
+            np.abs(
+                np.interp(dots.get_xdata(), found.get_xdata(), found.get_ydata()) - dots.get_ydata()
+            ).max()
+            < 0.02
+        )
+        assert (
+            np.abs(
+                np.interp(dots.get_xdata(), true.get_xdata(), true.get_ydata()) - dots.get_ydata()
+            ).max()
+            < 0.02
+        )
         assert right.lines[1].get_ydata()[0] == plots_audio.alias(tone, rate) / 1000
 
 
@@ -100,9 +161,17 @@ def test_axes_are_in_seconds_hertz_and_decibels():
     waves = plots_audio.waves({"a": SOUND, "b": SOUND[:2000]}).axes
     assert [axes.lines[0].get_xdata()[-1] for axes in waves] == [7999 / 16_000, 1999 / 16_000]
     line = plots_audio.spectra({"a": POWER}).axes[0].lines[0]
-    assert line.get_ydata().max() == 0 and abs(line.get_xdata()[line.get_ydata().argmax()] - 440) < 16_000 / 512
-    assert np.allclose(plots_audio.spectra({"a": [1, 10, 0.1]}).axes[0].lines[0].get_ydata(), [-10, 0, -20])
-    pictures = [axes.images[0] for axes in plots_audio.spectrograms({"a": PICTURE, "b": PICTURE[:, :5] + 7}, 50, 8000).axes]
+    assert (
+        line.get_ydata().max() == 0
+        and abs(line.get_xdata()[line.get_ydata().argmax()] - 440) < 16_000 / 512
+    )
+    assert np.allclose(
+        plots_audio.spectra({"a": [1, 10, 0.1]}).axes[0].lines[0].get_ydata(), [-10, 0, -20]
+    )
+    pictures = [
+        axes.images[0]
+        for axes in plots_audio.spectrograms({"a": PICTURE, "b": PICTURE[:, :5] + 7}, 50, 8000).axes
+    ]
     assert [image.get_extent() for image in pictures] == [[0, 0.2, 0, 8], [0, 0.1, 0, 8]]
     assert {image.get_clim() for image in pictures} == {(0, 41)}, "one scale for all"
     assert plots_audio.spectrograms({"a": PICTURE}).axes[0].images[0].get_extent() == [0, 0.1, 0, 4]
@@ -110,17 +179,23 @@ def test_axes_are_in_seconds_hertz_and_decibels():
 
 def test_filters_and_lines_show_the_numbers_given():
     right = plots_audio.filters(BANK).axes[1]
-    assert len(right.lines) == 16 and np.allclose(np.stack([line.get_ydata() for line in right.lines], axis=1), BANK)
+    assert len(right.lines) == 16 and np.allclose(
+        np.stack([line.get_ydata() for line in right.lines], axis=1), BANK
+    )
     axes = plots_audio.lines({"a": [1, 0.5], "b": [0.9, 0.2]}, ["clean", 10], "noise (dB)").axes[0]
     assert [list(line.get_ydata()) for line in axes.lines] == [[1, 0.5], [0.9, 0.2]]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["clean", "10"]
 
 
 def test_the_widget_says_draws_and_plays_the_alias():
-    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed: pip install 'mmlib[course]'")
+    pytest.importorskip(
+        "ipywidgets", reason="ipywidgets is not installed: pip install 'mmlib[course]'"
+    )
     tone, rate, text, picture = widgets.aliasing().children
     assert (tone.description, rate.description) == ("tone (Hz)", "sampling rate")
     tone.value, rate.value = 7000, 3000
-    assert text.value.startswith(plots_audio.describe_alias(7000, 3000)) and bytes(picture.value) == png(plots_audio.aliasing(7000, 3000))
-    (sound, speed), = decoded(text.value)
+    assert text.value.startswith(plots_audio.describe_alias(7000, 3000)) and bytes(
+        picture.value
+    ) == png(plots_audio.aliasing(7000, 3000))
+    ((sound, speed),) = decoded(text.value)
     assert np.abs(np.fft.rfft(sound, speed)).argmax() == pytest.approx(1000, abs=3)
