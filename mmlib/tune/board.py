@@ -26,6 +26,7 @@ OPTIONS = (
     "precision",
     "distributed",
     "tensorboard",
+    "batch_size",
 )  # of train
 
 

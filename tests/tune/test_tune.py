@@ -477,7 +477,7 @@ def plain(recipe):
         {"allow_outside": True, "on_error": "skip"},
         {"precision": "fp32", "device": "cpu", "dim": 48, "lr": 0.0123456, "dropout": 0.25},
         {"task": "classes", "use": ["text", "image"]},
-        {"tensorboard": True, "distributed": "fsdp"},
+        {"batch_size": 16, "tensorboard": True, "distributed": "fsdp"},
         {"use": None},
     ],
     ids=lambda changes: ", ".join(changes) or "nothing",
