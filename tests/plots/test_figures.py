@@ -13,6 +13,7 @@ from matplotlib.colors import to_hex
 
 from mmlib import plots
 from mmlib.course.figures import pipeline
+from mmlib.plots import style
 
 matplotlib.use("agg")
 RNG = np.random.default_rng(0)
@@ -174,7 +175,7 @@ def test_the_pipeline_names_every_stage_and_every_modality():
     stages = ("data", "feature extraction", "fusion", "task layer", "output")
     assert [
         word
-        for word in (*stages, "image", "words", "sound", "CNN", "RNN", "audio encoder")
+        for word in (*stages, "picture", "words", "sound", "CNN", "RNN", "audio encoder")
         if word not in shown
     ] == []
 
@@ -206,13 +207,13 @@ def test_a_script_is_drawn_with_a_font_of_this_machine_that_has_it(monkeypatch):
     from matplotlib.font_manager import fontManager
 
     monkeypatch.setattr(
-        plots, "CJK", ("Not a Font", "STIXGeneral")
+        style, "CJK", ("Not a Font", "STIXGeneral")
     )  # one that comes with matplotlib stands for one that is there
-    plots._families.cache_clear()
+    style.families.cache_clear()
     assert (
-        plots._families() == ["DejaVu Sans", "STIXGeneral"]
+        style.families() == ["DejaVu Sans", "STIXGeneral"]
         and "STIXGeneral" in fontManager.get_font_names()
     )
     labels = plots.confusion(np.eye(2), ["猫", "狗"]).axes[0].get_xticklabels()
     assert labels[0].get_fontfamily() == ["DejaVu Sans", "STIXGeneral"]
-    plots._families.cache_clear()
+    style.families.cache_clear()

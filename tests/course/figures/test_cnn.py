@@ -59,7 +59,7 @@ def test_the_receptive_field_is_what_the_gradient_reaches(layers):
 def test_what_cannot_be_drawn_is_said():
     for call, words in (
         (lambda: plots_cnn.size_after(2, 5), "does not fit"),
-        (lambda: plots_cnn.tiles([]), "no image"),
+        (lambda: plots_cnn.tiles([]), "no picture"),
         (lambda: plots_cnn.response(PICTURE, "cat"), "expected one of"),
         (lambda: plots_cnn.heat([PICTURE], [], []), "as many of each"),
     ):
