@@ -716,7 +716,7 @@ def test_the_plan_says_what_will_happen_also_where_the_least_epochs_overrule_the
     monkeypatch,
 ):
     """ "At most 0.09 minutes each" was said of trainings of 5 epochs that take 0.24."""
-    from mmlib import report as module
+    from mmlib.report import make as module
     from mmlib.recipes import plan as recipes_plan
 
     budgets, plans = (1e-7, 6e-4, 0.01, 10.0), []
