@@ -1,7 +1,7 @@
 """The equality ledger: every hand-written operation beside its reference, with the largest error,
 forward and gradient.
 
-    python tests/tools/ledger.py          # writes the table into README.md
+    python tests/tools/ledger.py          # writes the table into docs/engineers.md
 
 The operations of the package are measured here; those of the notebooks are read from the lines
 "equal: ..." in their committed outputs, which mmlib.parity printed.
@@ -29,6 +29,7 @@ from mmlib.train.config import TrainConfig
 from mmlib.train.optimizer import adamw, divide_and_clip, lr_at
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/engineers.md"
 MARK = "<!-- table: ledger -->"
 LINE = re.compile(r"^equal: (.+?) = (.+), forward (\S+), (?:gradient (\S+)|no gradient)$", re.M)
 B, T, D = 4, 7, 8
@@ -370,12 +371,11 @@ def table() -> str:
 
 
 def main() -> None:
-    path = ROOT / "README.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition(MARK)
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK)
     if not rest:
-        sys.exit(f"README.md has no line {MARK}")
+        sys.exit(f"{PAGE} has no line {MARK}")
     after = rest.lstrip("\n").split("\n\n", 1)[1]
-    path.write_text(f"{before}{MARK}\n{table()}\n\n{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{MARK}\n{table()}\n\n{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
