@@ -105,37 +105,34 @@ def attention() -> list[Parity]:
 
 
 def recurrence() -> list[Parity]:
-    found = []
-    for cell, kind in layers.Recurrent.CELLS.items():
-        ours = layers.Recurrent(D, cell)
-        theirs = kind(D, D // 2, batch_first=True, bidirectional=True)
-        names = [name for name, _ in ours.ahead[0].named_parameters()]
-        weights = [
-            stack[0].get_parameter(name) for stack in (ours.ahead, ours.back) for name in names
-        ]
+    return [_recurrent(cell, kind) for cell, kind in layers.Recurrent.CELLS.items()]
 
-        def mine(x: Tensor, *weights: Tensor) -> Tensor:
-            places = [f"{side}.0.{name}" for side in ("ahead", "back") for name in names]
-            return torch.func.functional_call(ours, dict(zip(places, weights)), (x, ragged()))
 
-        def packed(x: Tensor, *weights: Tensor) -> Tensor:
-            state = dict(zip([name + end for end in ("", "_reverse") for name in names], weights))
-            pack = nn.utils.rnn.pack_padded_sequence(x, ragged().sum(dim=1), batch_first=True)
-            return nn.utils.rnn.pad_packed_sequence(
-                torch.func.functional_call(theirs, state, (pack,))[0], batch_first=True
-            )[0]
+def _recurrent(cell: str, kind: type[nn.Module]) -> Parity:
+    ours = layers.Recurrent(D, cell)
+    theirs = kind(D, D // 2, batch_first=True, bidirectional=True)
+    names = [name for name, _ in ours.ahead[0].named_parameters()]
+    weights = [stack[0].get_parameter(name) for stack in (ours.ahead, ours.back) for name in names]
 
-        found.append(
-            parity(
-                f"bidirectional {cell.upper()} without packing",
-                f"torch.nn.{kind.__name__}, packed",
-                mine,
-                packed,
-                random(B, T, D),
-                *weights,
-            )
-        )
-    return found
+    def mine(x: Tensor, *weights: Tensor) -> Tensor:
+        places = [f"{side}.0.{name}" for side in ("ahead", "back") for name in names]
+        return torch.func.functional_call(ours, dict(zip(places, weights)), (x, ragged()))
+
+    def packed(x: Tensor, *weights: Tensor) -> Tensor:
+        state = dict(zip([name + end for end in ("", "_reverse") for name in names], weights))
+        pack = nn.utils.rnn.pack_padded_sequence(x, ragged().sum(dim=1), batch_first=True)
+        return nn.utils.rnn.pad_packed_sequence(
+            torch.func.functional_call(theirs, state, (pack,))[0], batch_first=True
+        )[0]
+
+    return parity(
+        f"bidirectional {cell.upper()} without packing",
+        f"torch.nn.{kind.__name__}, packed",
+        mine,
+        packed,
+        random(B, T, D),
+        *weights,
+    )
 
 
 def sound() -> list[Parity]:
