@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from importlib.metadata import Distribution, distribution
 from importlib.util import find_spec
@@ -30,12 +29,6 @@ NOT_TRACKED = shutil.ignore_patterns(
     ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".ipynb_checkpoints", ".hypothesis"
 )
 ABSENT = ["torchvision", "torchaudio", "jupyterlab", "IPython", "pandas", "seaborn", "optuna"]
-
-pytestmark = pytest.mark.skipif(
-    os.name != "posix" or sys.prefix == sys.base_prefix,
-    reason="the lean environment is made of links into the virtual environment that runs the tests",
-)
-
 in_git = pytest.mark.skipif(not GIT, reason="git says which files belong to the course")
 
 
@@ -76,14 +69,15 @@ def built(tmp_path_factory):
 def unpacked(built, tmp_path_factory):
     """The source distribution, unpacked."""
     place = tmp_path_factory.mktemp("sdist")
-    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
-        archive.extractall(place, filter="data")
+    shutil.unpack_archive(next(built.glob("*.tar.gz")), place)
     return next(place.iterdir())
 
 
 @pytest.fixture(scope="session")
 def lean(built, tmp_path_factory):
     """The bin folder of an environment that has the wheel, what it asks for, and nothing else."""
+    if os.name != "posix" or sys.prefix == sys.base_prefix:
+        pytest.skip("made of links into the virtual environment that runs the tests")
     place = tmp_path_factory.mktemp("lean")
     run(sys.executable, "-m", "venv", place / "venv", cwd=place)
     packages = next((place / "venv").glob("lib/python*/site-packages"))
