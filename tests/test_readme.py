@@ -1,9 +1,14 @@
-"""The README's command lines and snippets run as they stand there, in an empty folder with a
-small data/pets.
+"""The pages: README.md for learners, docs/engineers.md for those who build, docs/package.md for a
+package index.
+
+What they show is run as it stands there, in an empty folder with a small data/pets; what they name
+is there.
 """
 
+import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +18,16 @@ import pytest
 from mmlib.worlds import pets
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", README, re.S)
-SHORTER = {
+README, ENGINEERS, PACKAGE = (
+    (ROOT / page).read_text(encoding="utf-8")
+    for page in ("README.md", "docs/engineers.md", "docs/package.md")
+)
+RUN = re.compile(r"<!-- run(?: if (\w+))? -->\n```(\w+)\n(.*?)```", re.S)
+SHORTER = {  # the last of two flags counts
     "report": ["--epochs", "1", "--seeds", "1"],
     "tune": ["--epochs", "1", "--trials", "2"],
-}  # the last of two flags counts
+}
+TREE = ENGINEERS.split("## Every file")[1].split("```")[1]
 
 
 @pytest.fixture(scope="module")
@@ -29,45 +38,85 @@ def folder(tmp_path_factory):
 
 
 def run(command, folder):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONIOENCODING": "utf-8",
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
-def test_every_line_and_snippet_runs_in_order(folder):
-    kinds = [kind for kind, _ in BLOCKS]
-    assert {"bash", "python"} <= set(kinds), "the README has lost its marked examples"
-    for kind, code in BLOCKS:
-        if kind == "python":
-            assert run([sys.executable, "-c", code], folder).strip()
-        else:
-            for line in code.strip().splitlines():
-                program, *arguments = re.findall(r'"[^"]*"|\S+', line)
-                assert program == "python"
-                arguments = [a.strip('"') for a in arguments]
-                assert run(
-                    [sys.executable, *arguments, *SHORTER.get(arguments[2], [])], folder
-                ).strip()
+def snippets(page: str, language: str) -> list[str]:
+    """The marked snippets of a page whose package, where they name one, is installed."""
+    return [
+        code
+        for needed, kind, code in RUN.findall(page)
+        if kind == language and (not needed or importlib.util.find_spec(needed))
+    ]
+
+
+def test_every_command_of_the_readme_runs_in_order(folder):
+    lines = [line for block in snippets(README, "bash") for line in block.strip().splitlines()]
+    assert len(lines) >= 6, "the README has lost its marked examples"
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "python"
+        assert run([sys.executable, *arguments, *SHORTER.get(arguments[2], [])], folder).strip()
     assert (folder / "runs/pets/metrics.json").exists()
 
 
-def test_every_command_of_mmlib_in_the_readme_is_understood():
+def test_every_snippet_of_the_engineers_page_runs_in_one_session(folder):
+    assert len(RUN.findall(ENGINEERS)) >= 10
+    session = "\n".join(snippets(ENGINEERS, "python"))
+    shown = run([sys.executable, "-c", session], folder)
+    assert len(shown.splitlines()) >= 10
+
+
+def test_a_snippet_that_raises_fails(folder):
+    with pytest.raises(AssertionError, match="broken"):
+        run([sys.executable, "-c", "raise SystemExit('broken')"], folder)
+
+
+@pytest.mark.parametrize("page", [README, ENGINEERS, PACKAGE])
+def test_every_command_of_mmlib_is_understood(page):
     from mmlib.cli.main import parser
 
-    lines = re.findall(
-        r"-m mmlib ((?:train|evaluate|predict|report|leaks|tune|fusions)[^`\n]*)", README
-    )
-    assert len(lines) >= 5
+    names = "train|evaluate|predict|report|leaks|tune|fusions"
+    lines = re.findall(rf"-m mmlib ((?:{names})\b[^`\n]*)", page)
+    assert len(lines) >= 3
     for line in lines:
-        parser().parse_args([a.strip('"') for a in re.findall(r'"[^"]*"|\S+', line.split("#")[0])])
+        parser().parse_args(shlex.split(line, comments=True))
+
+
+def named_files(tree: str) -> list[str]:
+    """The paths of the files that a tree of indented names holds."""
+    found, folders = [], []
+    for line in tree.strip("\n").splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth:] = [name] if name.endswith("/") else []
+        if not name.endswith("/"):
+            found.append("".join([*folders, name]))
+    return found
+
+
+def test_a_tree_is_read_as_paths():
+    tree = "\na/     what\n  one.py    x\n  b/\n    two.py\n  three.py  y\n"
+    assert named_files(tree) == ["a/one.py", "a/b/two.py", "a/three.py"]
 
 
 def test_the_tree_names_every_file_of_the_package_and_no_other():
-    tree = README.split("## What is where")[1].split("```")[1]
-    named = set(re.findall(r"(\w+\.py)\b", tree))
-    there = {p.name for p in (ROOT / "mmlib").rglob("*.py")} | {"make_outputs.py"}
-    assert named == there - {"__init__.py"} | ({"__init__.py"} & named)
+    """An __init__.py is its folder; the rest has a line each."""
+    named = named_files(TREE)
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "mmlib").rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert set(named) == there and len(named) == len(there)
 
 
 def test_the_table_of_fusions_is_what_the_command_prints_but_for_the_times():
@@ -77,16 +126,44 @@ def test_the_table_of_fusions_is_what_the_command_prints_but_for_the_times():
         return [
             [cell.strip() for cell in line.split("|")[1:7]]
             for line in text.splitlines()
-            if re.match(r"\| \w+Fusion", line)
+            if re.match(r"\| (fusion|\w+Fusion) ", line)
         ]
 
-    assert without_times(README) == without_times(to_markdown(table(repeats=1)))
-    assert len(without_times(README)) == 16
+    assert without_times(ENGINEERS) == without_times(to_markdown(table(repeats=1)))
+    assert len(without_times(ENGINEERS)) == 1 + 16
 
 
-def test_every_link_into_the_project_leads_somewhere():
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert links and [link for link in links if not (ROOT / link).exists()] == []
+def links(page: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", page)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name after the # of a Markdown page: its headings, as GitHub spells them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/engineers.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
+)
+def test_every_link_into_the_project_leads_somewhere(page):
+    for link in links((ROOT / page).read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), f"{page}: {link} leads nowhere"
+        assert not anchor or anchor in anchors(target), f"{page}: no heading for {link}"
+
+
+def test_the_page_of_a_package_index_has_no_link_that_only_holds_here():
+    """An index shows the page alone: no relative link, no picture of this folder, no HTML."""
+    assert all(link.startswith("https://") for link in links(PACKAGE))
+    assert not re.search(r"<\w|!\[|^\[.+\]:", PACKAGE, re.M)
+
+
+def test_the_readme_is_one_page():
+    assert len(README.splitlines()) <= 150
 
 
 def test_every_notebook_stands_in_the_table():
@@ -94,10 +171,26 @@ def test_every_notebook_stands_in_the_table():
     assert notebooks == set(re.findall(r"\(notebooks/(\w+\.ipynb)\)", README))
 
 
-def test_the_set_up_lines_are_one_line_each_and_the_same_on_both_systems():
-    for name in ("course", "test"):
+def test_the_set_up_lines_are_one_line_each_and_the_same_on_every_system():
+    """The job that the line ends with is the same, whatever the shell."""
+
+    def job(line: str) -> str:
+        return re.split(r" && |; if \(\$\?\) \{ ", line)[-1].split("-m ")[-1].strip(" }")
+
+    for name, shells in (
+        ("course", ["bash", "powershell", "bat"]),
+        ("test", ["bash", "powershell"]),
+    ):
         block = README.split(f"<!-- ci: {name} -->")[1]
-        linux, windows = re.findall(r"```(?:bash|powershell)\n(.*?)\n```", block, re.S)[:2]
-        assert "\n" not in linux and "\n" not in windows
-        job = linux.split("&&")[-1].split("-m ")[-1].strip()
-        assert windows.replace("\\", "/").endswith(f"-m {job} }}")
+        found = re.findall(r"```(\w+)\n(.*?)\n```", block, re.S)[: len(shells)]
+        assert [shell for shell, _ in found] == shells
+        assert not any("\n" in line for _, line in found)
+        assert len({job(line).replace("\\", "/") for _, line in found}) == 1
+    conda = re.search(r"`(conda .+)`", README)[1]
+    assert job(conda) == "jupyterlab notebooks/00_start_here.ipynb"
+
+
+def test_pip_is_always_that_of_a_named_python():
+    """A bare pip may belong to any Python of the machine."""
+    for page in (README, ENGINEERS, PACKAGE, (ROOT / "CONTRIBUTING.md").read_text("utf-8")):
+        assert not re.findall(r"(?<!-m )(?<!%)\bpip (?:install|wheel|download)", page)

@@ -5,6 +5,7 @@ errors on the way.
 import csv
 import json
 import shutil
+import sys
 from dataclasses import replace
 from unittest import mock
 
@@ -239,7 +240,7 @@ def test_a_run_saved_with_class_weights_loads_and_its_prior_is_put_back(rare, tm
         },
         "best": old.state_dict(),
     }
-    with mock.patch.object(checkpoint, "load", lambda folder: state):
+    with mock.patch.object(checkpoint, "load", lambda folder, needed: state):
         found = load(tmp_path, "cpu").predict(text="red green blue")["probabilities"]
     assert found == pytest.approx({"no": 0.9, "yes": 0.1}, abs=1e-5)
 
@@ -389,9 +390,13 @@ def test_training_passes_over_its_test_rows_once(small, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_scores_and_answers_have_the_precision_of_training(small, tmp_path, monkeypatch, precision):
-    asked, where = [], "mmlib.train.evaluate.autocast"
+    asked = []
     run = classify(replace(small[1], out=tmp_path / "run", precision=precision))
-    monkeypatch.setattr(where, lambda device, given: asked.append(given) or autocast(device, given))
+    monkeypatch.setattr(
+        sys.modules["mmlib.train.evaluate"],
+        "autocast",
+        lambda device, given: asked.append(given) or autocast(device, given),
+    )
     for predictor in (run.predictor, load(tmp_path / "run", "cpu")):
         predictor.predict(text="It purrs.")
         predictor.score(run.data.loaders["test"])

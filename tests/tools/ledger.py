@@ -1,7 +1,7 @@
 """The equality ledger: every hand-written operation beside its reference, with the largest error,
 forward and gradient.
 
-    python tests/tools/ledger.py          # writes the table into README.md
+    python tests/tools/ledger.py          # writes the table into docs/engineers.md
 
 The operations of the package are measured here; those of the notebooks are read from the lines
 "equal: ..." in their committed outputs, which mmlib.parity printed.
@@ -29,6 +29,7 @@ from mmlib.train.config import TrainConfig
 from mmlib.train.optimizer import adamw, divide_and_clip, lr_at
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/engineers.md"
 MARK = "<!-- table: ledger -->"
 LINE = re.compile(r"^equal: (.+?) = (.+), forward (\S+), (?:gradient (\S+)|no gradient)$", re.M)
 B, T, D = 4, 7, 8
@@ -104,37 +105,34 @@ def attention() -> list[Parity]:
 
 
 def recurrence() -> list[Parity]:
-    found = []
-    for cell, kind in layers.Recurrent.CELLS.items():
-        ours = layers.Recurrent(D, cell)
-        theirs = kind(D, D // 2, batch_first=True, bidirectional=True)
-        names = [name for name, _ in ours.ahead[0].named_parameters()]
-        weights = [
-            stack[0].get_parameter(name) for stack in (ours.ahead, ours.back) for name in names
-        ]
+    return [_recurrent(cell, kind) for cell, kind in layers.Recurrent.CELLS.items()]
 
-        def mine(x: Tensor, *weights: Tensor) -> Tensor:
-            places = [f"{side}.0.{name}" for side in ("ahead", "back") for name in names]
-            return torch.func.functional_call(ours, dict(zip(places, weights)), (x, ragged()))
 
-        def packed(x: Tensor, *weights: Tensor) -> Tensor:
-            state = dict(zip([name + end for end in ("", "_reverse") for name in names], weights))
-            pack = nn.utils.rnn.pack_padded_sequence(x, ragged().sum(dim=1), batch_first=True)
-            return nn.utils.rnn.pad_packed_sequence(
-                torch.func.functional_call(theirs, state, (pack,))[0], batch_first=True
-            )[0]
+def _recurrent(cell: str, kind: type[nn.Module]) -> Parity:
+    ours = layers.Recurrent(D, cell)
+    theirs = kind(D, D // 2, batch_first=True, bidirectional=True)
+    names = [name for name, _ in ours.ahead[0].named_parameters()]
+    weights = [stack[0].get_parameter(name) for stack in (ours.ahead, ours.back) for name in names]
 
-        found.append(
-            parity(
-                f"bidirectional {cell.upper()} without packing",
-                f"torch.nn.{kind.__name__}, packed",
-                mine,
-                packed,
-                random(B, T, D),
-                *weights,
-            )
-        )
-    return found
+    def mine(x: Tensor, *weights: Tensor) -> Tensor:
+        places = [f"{side}.0.{name}" for side in ("ahead", "back") for name in names]
+        return torch.func.functional_call(ours, dict(zip(places, weights)), (x, ragged()))
+
+    def packed(x: Tensor, *weights: Tensor) -> Tensor:
+        state = dict(zip([name + end for end in ("", "_reverse") for name in names], weights))
+        pack = nn.utils.rnn.pack_padded_sequence(x, ragged().sum(dim=1), batch_first=True)
+        return nn.utils.rnn.pad_packed_sequence(
+            torch.func.functional_call(theirs, state, (pack,))[0], batch_first=True
+        )[0]
+
+    return parity(
+        f"bidirectional {cell.upper()} without packing",
+        f"torch.nn.{kind.__name__}, packed",
+        mine,
+        packed,
+        random(B, T, D),
+        *weights,
+    )
 
 
 def sound() -> list[Parity]:
@@ -370,12 +368,11 @@ def table() -> str:
 
 
 def main() -> None:
-    path = ROOT / "README.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition(MARK)
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK)
     if not rest:
-        sys.exit(f"README.md has no line {MARK}")
+        sys.exit(f"{PAGE} has no line {MARK}")
     after = rest.lstrip("\n").split("\n\n", 1)[1]
-    path.write_text(f"{before}{MARK}\n{table()}\n\n{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{MARK}\n{table()}\n\n{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The README's equality ledger names every hand-written operation of package and notebooks, and
-each of them holds.
+"""The equality ledger of docs/engineers.md names every hand-written operation of package and
+notebooks, and each of them holds.
 """
 
 import re
 
 from tests.tools import ledger
 
-README = (ledger.ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = ledger.PAGE.read_text(encoding="utf-8")
 
 
 def rows(text: str) -> list[list[str]]:
@@ -17,9 +17,9 @@ def rows(text: str) -> list[list[str]]:
     ]
 
 
-def test_every_operation_of_the_package_equals_its_reference_and_all_stand_in_the_readme():
+def test_every_operation_of_the_package_equals_its_reference_and_all_stand_on_the_page():
     measured = ledger.operations()  # raises where one does not hold
-    shown = rows(README.split(ledger.MARK)[1])
+    shown = rows(PAGE.split(ledger.MARK)[1])
     assert [(row[1], row[2]) for row in shown if row[0] == "mmlib"] == [
         (p.name, p.reference) for p in measured
     ]
@@ -30,8 +30,8 @@ def test_every_operation_of_the_package_equals_its_reference_and_all_stand_in_th
     assert sum(p.gradient is not None for p in measured) >= 14
 
 
-def test_every_operation_of_the_notebooks_stands_in_the_readme_with_its_error():
-    shown = rows(README.split(ledger.MARK)[1])
+def test_every_operation_of_the_notebooks_stands_on_the_page_with_its_error():
+    shown = rows(PAGE.split(ledger.MARK)[1])
     expected = ledger.of_notebooks()
     assert expected and [row for row in shown if row[0] != "mmlib"] == [
         list(row) for row in expected

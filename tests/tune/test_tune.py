@@ -14,9 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlib import Recipe, cli, read_manifest, recipes
+from mmlib import Recipe, read_manifest, recipes
 from mmlib.cli import arguments as cli_arguments
+from mmlib.cli.main import parser
 from mmlib.data.splits import choose_splits
+from mmlib.recipes.plan import BUDGET, DIM
 from mmlib.tune import board as tune_board
 from mmlib.tune import halving
 from mmlib.worlds import pets
@@ -447,7 +449,7 @@ def parsed(command):
     """The Recipe that the command line makes of a line, as ``python -m mmlib train`` does."""
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "mmlib", "train"]
-    arguments = cli.parser().parse_args(words[3:])
+    arguments = parser().parse_args(words[3:])
     return replace(
         cli_arguments.recipe(arguments),
         out=arguments.out,
@@ -544,8 +546,6 @@ def test_a_trial_has_the_same_number_on_the_screen_and_on_the_board(folder, tmp_
 def test_the_plan_says_how_long_the_trials_take_also_where_the_least_epochs_overrule_the_budget(
     folder, tmp_path, monkeypatch
 ):
-    from mmlib.recipes import plan as recipes_plan
-
     said = {}
     for budget in (1e-9, 1e-8):  # five epochs both
         lines = []
@@ -560,11 +560,7 @@ def test_the_plan_says_how_long_the_trials_take_also_where_the_least_epochs_over
         plan = next(line for line in lines if line.startswith("plan: "))
         said[budget] = float(plan.split("about ")[1].split()[0])
     rows = sum(row["split"] == "train" for row in read(folder / "manifest.csv"))
-    assert (
-        said[1e-9]
-        == said[1e-8]
-        == pytest.approx(3 * 5 * rows * 120 * recipes_plan.DIM**2 / recipes_plan.BUDGET, rel=0.05)
-    )
+    assert said[1e-9] == said[1e-8] == pytest.approx(3 * 5 * rows * 120 * DIM**2 / BUDGET, rel=0.05)
 
 
 def test_optuna_stays_quiet_and_as_it_was(folder, tmp_path, monkeypatch, capsys):
