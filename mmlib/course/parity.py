@@ -3,7 +3,7 @@ gradient, and how far apart are they at most?
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +29,8 @@ class Parity(NamedTuple):
 def parity(
     name: str,
     reference: str,
-    ours: Callable,
-    theirs: Callable,
+    ours: Callable[..., Any],
+    theirs: Callable[..., Any],
     *inputs: Tensor,
     tolerance: float = 1e-5,
 ) -> Parity:
@@ -51,7 +51,7 @@ def parity(
 
 
 def _outputs_and_gradients(
-    function: Callable, inputs: tuple, wanted: list[Tensor]
+    function: Callable[..., Any], inputs: tuple[Tensor, ...], wanted: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     output = function(*inputs)
     outputs = list(output) if isinstance(output, (tuple, list)) else [output]

@@ -37,7 +37,7 @@ THINGS = {
     "uuid",
     "scene",
     "image",
-    "image",
+    "picture",
     "photo",
     "video",
     "film",

@@ -57,9 +57,11 @@ class Copies(NamedTuple):
 
 def equal_rows(keys: Sequence[object], splits: np.ndarray) -> Copies:
     """Rows whose key (a file's content, a text; None = missing) an earlier split has too."""
-    later, earlier, seen = [], [], {}
+    later: list[int] = []
+    earlier: list[int] = []
+    seen: dict[object, int] = {}
     for name in split_order(splits):
-        mine = np.flatnonzero(splits == name)
+        mine = np.flatnonzero(splits == name).tolist()
         for row in mine:
             if keys[row] is not None and keys[row] in seen:
                 later.append(row)
@@ -126,7 +128,7 @@ def _match(
     if kind == "audio":
         same = _compare(paths)
         for place in asked:
-            hits = (k for k in near[place] if same(new_files[place], old_files[k]))
+            hits = (k for k in near[place] if same(int(new_files[place]), int(old_files[k])))
             match[place] = next(hits, -1)
         return match
     around = neighbours(old, new[asked], np.inf, CANDIDATES)  # how alike the others are

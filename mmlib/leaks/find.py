@@ -91,7 +91,7 @@ def find(manifest: Manifest, quick: bool = False, seed: int = 0) -> list[Finding
     )
     case = _Case(manifest, names, task, groups, folds, seed)
     findings = [*_columns(case), *_groups(case)]
-    for modality, (kind, column) in manifest.modalities.items():
+    for kind, column in manifest.modalities.values():
         findings += (
             _text(case, modality, column, quick)
             if kind == "text"
@@ -116,7 +116,7 @@ def checks(manifest: Manifest, quick: bool = False) -> list[str]:
         looked.append("columns that are the answer")
     if named and len(manifest.modalities) > 1:
         looked.append("classes with missing modalities")
-    for modality, (kind, column) in manifest.modalities.items():
+    for kind, column in manifest.modalities.values():
         if kind == "text":
             looked += [f"{column}: the answer in words"] * named + [
                 f"{column}: texts in two splits"
@@ -265,17 +265,14 @@ def _looks(
     case: _Case, kind: str, column: str, files: Files, looks: list[Look | None]
 ) -> Iterator[Finding]:
     readable = np.append([look is not None for look in looks], False)[files.where]
-    rows = (
-        choose_rows(case.task, readable, case.seed)
-        if case.task is not None
-        else np.zeros(0, np.int64)
-    )
-    if len(rows):
+    task = case.task
+    rows = np.zeros(0, np.int64) if task is None else choose_rows(task, readable, case.seed)
+    if task is not None and len(rows):
         mine = [looks[file] for file in files.where[rows]]
-        classes = len(case.task.classes)
-        encoding = lookup_shares(case.task, rows, [look.encoding for look in mine])
-        size = tree_shares(case.task, rows, np.array([look.size for look in mine]), 4 * classes)
-        frame = tree_shares(case.task, rows, np.stack([look.frame for look in mine]), classes)
+        classes = len(task.classes)
+        encoding = lookup_shares(task, rows, [look.encoding for look in mine])
+        size = tree_shares(task, rows, np.array([look.size for look in mine]), 4 * classes)
+        frame = tree_shares(task, rows, np.stack([look.frame for look in mine]), classes)
         around = (
             "borders and corners" if kind == "image" else "level, offset and silence at the ends"
         )
@@ -302,7 +299,7 @@ def _looks(
                 "look whether they show the thing itself; if not, crop or mask them",
             ),
         ):
-            told = told_by(case.task, rows, shares, room)
+            told = told_by(task, rows, shares, room)
             if told:
                 yield Finding(name, column, f"{what} {told}", cure)
                 if name == "encoding":  # sizes and edges follow from it

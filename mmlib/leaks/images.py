@@ -89,7 +89,8 @@ def _encoder(path: Path) -> Callable[[Any], Any] | None:
     with Image.open(path) as image:
         if image.format != "JPEG" or image.mode not in ("L", "RGB"):
             return None
-        mode, tables, sampling = image.mode, image.quantization, get_sampling(image)
+        tables = getattr(image, "quantization", None)  # Pillow's JPEG images alone have it
+        mode, sampling = image.mode, get_sampling(image)
 
     def encode(picture: Any) -> Any:
         file = io.BytesIO()

@@ -33,7 +33,7 @@ def tell_crossing(values: Sequence[str], splits: np.ndarray, rows: Sequence[str]
     3)'.
     """
     order, (repeats, several) = split_order(splits), crossing(values, splits)
-    later = np.flatnonzero(repeats)
+    later = np.flatnonzero(repeats).tolist()
     torn = {values[row] for row in later}
     homes = {str(name) for value, name in zip(values, splits) if value in torn}
     names = [name for name in order if name in homes]
@@ -47,7 +47,7 @@ def tell_crossing(values: Sequence[str], splits: np.ndarray, rows: Sequence[str]
     )
     first = min(
         (row for row, value in enumerate(values) if value == values[later[0]]),
-        key=lambda row: order.index(splits[row]),
+        key=lambda row: order.index(str(splits[row])),
     )
     return (
         f"{several:,} of {len(set(values) - {''}):,} {what} stand in {where} ({', '.join(parts)}; "

@@ -84,10 +84,11 @@ def _overlap(one: str, other: str) -> float:
     return len(a & b) / len(a | b)
 
 
-def _add_near(found: Copies, keys: Sequence[str | None], splits: np.ndarray, seed: int) -> Copies:
+def _add_near(found: Copies, texts: Sequence[str | None], splits: np.ndarray, seed: int) -> Copies:
     """Near copies by MinHash (Broder 1997): texts that agree in a band of four hashes are
     compared; at 0.8 shared pieces 98.5% meet.
     """
+    keys = [text or "" for text in texts]
     distinct = sorted({key for key in keys if key})
     place = {key: i for i, key in enumerate(distinct)}
     signs = _signatures(distinct, seed)  # (texts, HASHES)

@@ -23,7 +23,9 @@ def speaking(figure: Any) -> Any:
     return figure
 
 
-def _bundle(figure: Any, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+def _bundle(
+    figure: Any, include: Any = None, exclude: Any = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     return {}, {"image/png": {"alt": describe(figure)}}
 
 

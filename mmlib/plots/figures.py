@@ -37,8 +37,9 @@ def confusion(matrix: Any, names: Sequence[str]) -> Any:
         0, len(names), max(1, len(names) // 40)
     )  # names of every class, of every second, ...
     labels = [textwrap.shorten(str(names[i]), 24, placeholder="...") for i in places]
-    as_written = {} if all(map(str.isascii, labels)) else {"fontfamily": families()}
-    as_written["parse_math"] = False  # '$5_$10' is a name, not a formula
+    as_written: dict[str, Any] = {"parse_math": False}  # '$5_$10' is a name, not a formula
+    if not all(map(str.isascii, labels)):
+        as_written["fontfamily"] = families()
     turned = max(map(len, labels)) > 3 and len(labels) > 3
     axes.set_xticks(places, labels, rotation=90 if turned else 0, **as_written)
     axes.set_yticks(places, labels, **as_written)

@@ -28,7 +28,7 @@ CJK = (
     "Arial Unicode MS",
 )
 GREY, INK, DPI = "#8A8A8A", "#222222", 100
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "font.size": 10,
@@ -104,7 +104,7 @@ def styled(draw: Any) -> Any:
 
         with mpl.rc_context():
             mpl.rcdefaults()
-            mpl.rcParams.update(STYLE)
+            mpl.rcParams.update(STYLE)  # type: ignore[arg-type]  # its stub lists every key
             figure = draw(*arguments, **options)
             with _no_word_on_missing_glyphs():
                 # ticks are made when first drawn, in the style of that moment

@@ -110,9 +110,9 @@ def project(
     count = max(1, min(size, evaluations // (len(names) * size)))
     random = np.random.default_rng(seed)
     drawn = {name: random.permutation(size)[:count] for name in names}  # (R,) each
-    means = {}
+    means: dict[str, Tensor] = {}
     for name in names:
-        total = 0
+        total = torch.zeros(())
         for r in range(count):
             others = {
                 other: Features(*(x[drawn[other][r]].expand_as(x) for x in features[other]))
@@ -125,7 +125,7 @@ def project(
     overall = torch.stack(
         [means[name][torch.from_numpy(drawn[name])].mean(dim=0) for name in names]
     ).mean(dim=0)  # (K,)
-    logits = sum(means.values()) - (len(names) - 1) * overall
+    logits = torch.stack(list(means.values())).sum(dim=0) - (len(names) - 1) * overall
     return Projection(one_per_row(logits.float().cpu(), None, encoded.row, model.kind)[0], count)
 
 

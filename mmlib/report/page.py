@@ -26,27 +26,35 @@ COLUMNS = {
     "calibration_error": "calibration error",
 }
 STYLE = """
-:root { color-scheme: light dark; --ink: #1d2129; --soft: #5d6673; --line: #dde1e7; --ground: #fff; --card: #f5f6f8; --accent: #0b62a4;
+:root { color-scheme: light dark; --ink: #1d2129; --soft: #5d6673; --line: #dde1e7;
+  --ground: #fff; --card: #f5f6f8; --accent: #0b62a4;
   --pale: #b9c6d3; --good: #00704e; --bad: #a8452a; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e7eaee; --soft: #9aa4b1; --line: #343b45; --ground: #14171c; --card: #1d2228; --accent: #5fb0ee;
+  :root { --ink: #e7eaee; --soft: #9aa4b1; --line: #343b45; --ground: #14171c; --card: #1d2228;
+  --accent: #5fb0ee;
     --pale: #4c5a69; --good: #4cc795; --bad: #ef9171; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 3.5rem 1.5rem 5rem; max-width: 62rem; background: var(--ground); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
+body { margin: 0 auto; padding: 3.5rem 1.5rem 5rem; max-width: 62rem; background: var(--ground);
+  color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
+  }
 h1 { margin: 0; font-size: 1rem; font-weight: 600; color: var(--soft); }
 h2 { margin: 3.5rem 0 .35rem; font-size: 1.25rem; letter-spacing: -.01em; }
 p { margin: .35rem 0; max-width: 46rem; }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
-.sign { margin: .2rem 0 .6rem; font-size: 3rem; line-height: 1.1; font-weight: 700; letter-spacing: -.03em; color: var(--bad); }
+.sign { margin: .2rem 0 .6rem; font-size: 3rem; line-height: 1.1; font-weight: 700;
+  letter-spacing: -.03em; color: var(--bad); }
 .sign.helps { color: var(--good); }
 .sign.cannot-tell { color: var(--soft); }
 .verdict { margin-bottom: 1rem; font-size: 1.3rem; line-height: 1.45; }
 .wide { overflow-x: auto; }
 .wide svg { min-width: 38rem; }
-table { width: 100%; margin-top: 1.2rem; border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .42rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; font-weight: 400; }
-th { font-size: .8rem; white-space: normal; vertical-align: bottom; color: var(--soft); border-bottom-color: var(--soft); }
+table { width: 100%; margin-top: 1.2rem; border-collapse: collapse;
+  font-variant-numeric: tabular-nums; font-size: .92rem; }
+th, td { padding: .42rem .55rem; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap; font-weight: 400; }
+th { font-size: .8rem; white-space: normal; vertical-align: bottom; color: var(--soft);
+  border-bottom-color: var(--soft); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 tr.chosen td { font-weight: 650; color: var(--accent); }
 svg { display: block; width: 100%; height: auto; margin-top: .8rem; }
@@ -63,9 +71,11 @@ svg text.minor { fill: var(--soft); font-size: 11px; }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: 1.5rem; }
 figure { margin: .8rem 0 0; max-width: 20rem; }
 figcaption { padding-left: 2.6rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.1rem; margin-top: 1rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.1rem;
+  margin-top: 1rem; }
 .card { padding: 1rem; background: var(--card); border-radius: .6rem; }
-.card img { display: block; width: 100%; height: 12rem; object-fit: contain; border-radius: .35rem; }
+.card img { display: block; width: 100%; height: 12rem; object-fit: contain;
+  border-radius: .35rem; }
 .card blockquote { margin: .7rem 0; overflow-wrap: anywhere; }
 .card audio { display: block; width: 100%; height: 2.2rem; margin: .7rem 0; }
 .wrong { font-weight: 650; color: var(--bad); }
@@ -274,8 +284,8 @@ def _modality(name: str, kind: str, value: str) -> str:
 def _picture(path: str) -> str:
     from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image).convert("RGB")
+    with Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened).convert("RGB")
     image.thumbnail((PICTURE, PICTURE))
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)

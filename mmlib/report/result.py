@@ -2,8 +2,9 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from torch import Tensor
@@ -123,8 +124,12 @@ class Report:
         )
         texts = {"report.json": f"{{\n{lines}\n}}\n", "report.html": page(found)}
         for name, text in texts.items():
-            write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))
+            write_atomically(folder / name, partial(_write_text, text))
         return folder / "report.html"
+
+
+def _write_text(text: str, file: BinaryIO) -> None:
+    file.write(text.encode())
 
 
 def _given(logits: Tensor, target: Tensor) -> dict[str, Any]:
@@ -157,6 +162,7 @@ def conclude(
     ``averaged``: the answers of ``alone``, averaged; ``scale`` scores the rows compared, which are
     the manifest's ``rows`` (N,) of ``split``, and ``checked`` the validation rows.
     """
+    assert chosen.additive is not None  # it is measured for every model of all modalities
     blind = Answers(BLIND, (), scale.prior.expand(1, len(rows), -1))
     additive = Answers(f"additive part of {chosen.name}", averaged.modalities, chosen.additive)
     every = [blind, *alone, *pairs, summed, other, averaged, additive]

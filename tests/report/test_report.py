@@ -716,8 +716,8 @@ def test_the_plan_says_what_will_happen_also_where_the_least_epochs_overrule_the
     monkeypatch,
 ):
     """ "At most 0.09 minutes each" was said of trainings of 5 epochs that take 0.24."""
-    from mmlib.report import make as module
     from mmlib.recipes.plan import BUDGET, DIM
+    from mmlib.report import make as module
 
     budgets, plans = (1e-7, 6e-4, 0.01, 10.0), []
     monkeypatch.setattr(module, "_train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -743,9 +743,7 @@ def test_the_plan_says_what_will_happen_also_where_the_least_epochs_overrule_the
         False,
         False,
     ]
-    work = (
-        40 * 20 * 6 * DIM**2
-    )  # an epoch of one modality; six of them in the four trainings
+    work = 40 * 20 * 6 * DIM**2  # an epoch of one modality; six of them in the four trainings
     assert (
         minutes[0] == pytest.approx(2 * 6 * work * 5 * 3 / BUDGET, rel=0.05)
         and " 5 epochs each" in plans[0]

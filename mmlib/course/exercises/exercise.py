@@ -27,7 +27,7 @@ class Exercise:
 
     reference: Any
     wrong: Mapping[str, Any]
-    inputs: Callable[[torch.Generator], tuple] = lambda generator: ()
+    inputs: Callable[[torch.Generator], tuple[Any, ...]] = lambda generator: ()
     tolerance: float = 1e-4
     trials: int = 3
 
@@ -62,7 +62,7 @@ class Exercise:
         return f"not yet: {problem}"
 
 
-def _call(function: Any, given: tuple) -> Any:
+def _call(function: Any, given: tuple[Any, ...]) -> Any:
     return function(*given) if callable(function) else function
 
 

@@ -1,6 +1,7 @@
 """Exercises of 04_rnn."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -110,16 +111,16 @@ def _bptt(
 recurrent_gradient = Exercise(
     _bptt,
     {
-        "the state that W_h was multiplied with is the one before, h_(t-1), not "
-        "h_t": lambda *given: _bptt(*given, before=0),
-        "backwards the weight is transposed: W_h' a, not W_h a": lambda *given: _bptt(
-            *given, transposed=False
+        "the state that W_h was multiplied with is the one before, h_(t-1), not h_t": partial(
+            _bptt, before=0
         ),
-        "the derivative of tanh, 1 - h_t^2, is missing": lambda *given: _bptt(*given, squash=False),
-        "nothing is carried from t to t - 1: that is no backpropagation through "
-        "time": lambda *given: _bptt(*given, through=False),
+        "backwards the weight is transposed: W_h' a, not W_h a": partial(_bptt, transposed=False),
+        "the derivative of tanh, 1 - h_t^2, is missing": partial(_bptt, squash=False),
+        "nothing is carried from t to t - 1: that is no backpropagation through time": partial(
+            _bptt, through=False
+        ),
         "that is only the last step; W_h was used in every step, and the gradients add "
-        "up": lambda *given: _bptt(*given, back_to=len(given[2]) - 1),
+        "up": lambda states, weight, sent: _bptt(states, weight, sent, back_to=len(sent) - 1),
         "the outer product is the wrong way round: entry (i, j) belongs to W_h[i, "
         "j]": lambda *given: _bptt(*given).T,
     },

@@ -105,10 +105,8 @@ def _gradient(
     """
     weight, rows = weight.clone().requires_grad_(), sum(len(y) for _, y in batches)
     shares = shares or [len(y) / rows for _, y in batches]
-    return torch.autograd.grad(
-        sum(share * F.cross_entropy(x @ weight, y) for share, (x, y) in zip(shares, batches)),
-        weight,
-    )[0]
+    losses = [share * F.cross_entropy(x @ weight, y) for share, (x, y) in zip(shares, batches)]
+    return torch.autograd.grad(torch.stack(losses).sum(), weight)[0]
 
 
 accumulated = Exercise(

@@ -58,7 +58,7 @@ def describe(picture: np.ndarray, name: str, stride: int = 1, padding: int = 0) 
     largest.
     """
     response = slide(picture, FILTERS[name], stride, padding)
-    row, column = np.unravel_index(response.argmax(), response.shape)
+    row, column = map(int, np.unravel_index(response.argmax(), response.shape))
     size = len(picture)
     return (
         f"{name}: {size} pixels, padding {padding}, stride {stride}: ({size} + 2 x {padding} - 3) "
@@ -79,7 +79,7 @@ def response(picture: np.ndarray, name: str, stride: int = 1, padding: int = 0) 
     figure = empty_figure(8.0, 2.9)
     left, middle, right = figure.subplots(1, 3)
     left.imshow(np.pad(picture, padding), cmap="gray_r")
-    row, column = np.unravel_index(values.argmax(), values.shape)
+    row, column = map(int, np.unravel_index(values.argmax(), values.shape))
     _box(left, row * stride, column * stride, 3)
     side = len(picture) + 2 * padding
     left.set_title(f"picture, {side} x {side}" + (" with padding" if padding else ""))

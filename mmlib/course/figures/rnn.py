@@ -6,7 +6,7 @@ a vector and keeps its length. So the gain alone says how much one step stretche
 over ``steps`` steps is known beforehand: gain ** steps, unless f squashes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ WIDTH, STEPS, INPUT, LIMIT = (
     100.0,
 )  # units, steps, size of the inputs; past LIMIT we say explode, below 1 / LIMIT vanish
 SHOWN = 1e-12, 1e12  # both axes: what there is to see of a gradient and of a state
-ACTIVATIONS = {
+Curve = Callable[[np.ndarray], np.ndarray]
+ACTIVATIONS: dict[str, tuple[Curve, Curve]] = {
     "none": (lambda a: a, np.ones_like),
     "tanh": (np.tanh, lambda a: 1 - np.tanh(a) ** 2),
     "relu": (lambda a: np.maximum(a, 0.0), lambda a: (a > 0).astype(float)),
@@ -60,7 +61,7 @@ def run(
         before = weight @ states[-1] + x  # (WIDTH,)
         states.append(squash(before))
         derivative = slope(before)[:, None] * weight @ derivative  # (WIDTH, WIDTH)
-        norms.append(np.linalg.norm(derivative, 2))
+        norms.append(float(np.linalg.norm(derivative, 2)))
     return np.stack(states), np.array(norms)  # (steps + 1, WIDTH), (steps + 1,)
 
 

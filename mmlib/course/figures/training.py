@@ -220,7 +220,7 @@ def costs(values: Mapping[str, float], label: str) -> Any:
         raise ValueError("values is empty, expected a name and a number per bar")
     figure = empty_figure(7.5, 0.36 * len(values) + 0.9)
     axes = figure.add_subplot()
-    for place, (name, value) in enumerate(values.items()):
+    for place, value in enumerate(values.values()):
         axes.barh(place, value, 0.62, color=COLOURS["image"])
         axes.text(
             value,

@@ -80,7 +80,7 @@ def test_each_word_has_the_picture_its_name_and_its_largest_weight():
     assert len(first.images) == 1 and all(len(axes.images) == 2 for axes in words)
 
 
-def test_the_veil_lies_over_the_whole_picture_clear_at_the_largest_weight_and_thicker_where_there_is_less():
+def test_the_veil_is_clear_at_the_largest_weight_and_thicker_where_there_is_less():
     axes = panels(plots_attention.word_by_word(PICTURE, WORDS[:1], WEIGHTS[:1]))[1]
     picture, veil = axes.images
     assert veil.get_extent() == picture.get_extent() == [-0.5, 31.5, 23.5, -0.5]

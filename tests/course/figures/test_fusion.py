@@ -54,7 +54,7 @@ def test_the_words_say_when_joining_adds_and_when_not():
     )
 
 
-def test_every_measured_accuracy_is_a_dot_over_the_bar_of_its_modalities_and_the_legend_says_so_once():
+def test_every_measured_accuracy_is_a_dot_over_the_bar_of_its_modalities():
     axes = plots_fusion.optimum(UNIQUE, MEASURED).axes[0]
     bars, names = (
         axes.patches,

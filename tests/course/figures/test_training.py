@@ -119,7 +119,7 @@ def test_a_loss_that_explodes_leaves_the_others_readable():
     assert axes.get_ylim()[1] < 20 and np.allclose(axes.lines[0].get_ydata(), losses)
 
 
-def test_curves_show_both_losses_of_each_run_on_one_scale_and_mark_the_epoch_with_the_lowest_validation_loss():
+def test_curves_show_both_losses_on_one_scale_and_mark_the_lowest_validation_loss():
     other = [row | {"val_loss": 5.0 - row["epoch"] / 10} for row in HISTORY]
     figure = plots_training.learning_curves({"turns": HISTORY, "falls": other})
     for axes, (name, rows), best in zip(
@@ -145,7 +145,7 @@ def test_curves_show_both_losses_of_each_run_on_one_scale_and_mark_the_epoch_wit
     )
 
 
-def test_the_range_test_has_the_loss_over_its_rate_raw_and_smoothed_and_each_whole_run_over_its_own():
+def test_the_range_test_has_the_loss_over_its_rate_and_each_whole_run_over_its_own():
     losses, runs = TEST
     left, right = plots_training.range_test(RATES, losses, runs).axes
     raw, smooth = left.lines
