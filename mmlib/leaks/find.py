@@ -91,7 +91,7 @@ def find(manifest: Manifest, quick: bool = False, seed: int = 0) -> list[Finding
     )
     case = _Case(manifest, names, task, groups, folds, seed)
     findings = [*_columns(case), *_groups(case)]
-    for kind, column in manifest.modalities.values():
+    for modality, (kind, column) in manifest.modalities.items():
         findings += (
             _text(case, modality, column, quick)
             if kind == "text"

@@ -36,7 +36,8 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 3.5rem 1.5rem 5rem; max-width: 62rem; background: var(--ground);
   color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue",
+    "DejaVu Sans", sans-serif;
   }
 h1 { margin: 0; font-size: 1rem; font-weight: 600; color: var(--soft); }
 h2 { margin: 3.5rem 0 .35rem; font-size: 1.25rem; letter-spacing: -.01em; }
@@ -257,7 +258,7 @@ def _examples(mistakes: Sequence[dict[str, Any]]) -> str:
     if not mistakes:
         return '<p class="soft">None: every row is answered rightly.</p>'
     cards = "".join(
-        f'<div class="card">{"".join(_modality(name, *value) for name, value in m["modalities"].items())}'
+        f'<div class="card">{_modalities(m["modalities"])}'
         f'<p>It is <b>{escape(m["true"])}</b>; <span class="wrong">{escape(m["given"])}</span> '
         "was given with "
         f'{100 * m["probability"]:.0f}%.</p><div class="soft">{escape(m["row"])}</div></div>'
@@ -267,6 +268,10 @@ def _examples(mistakes: Sequence[dict[str, Any]]) -> str:
         '<p class="soft">Rows of the manifest, the seeds\' answers averaged.</p><div '
         f'class="cards">{cards}</div>'
     )
+
+
+def _modalities(found: dict[str, tuple[str, str]]) -> str:
+    return "".join(_modality(name, *value) for name, value in found.items())
 
 
 def _modality(name: str, kind: str, value: str) -> str:

@@ -185,7 +185,8 @@ def judge(
     7. Else "cannot tell", with the smallest gain that would have shown with a probability of 80%:
        2.8 standard errors (``POWER``).
     8. Log loss stands beside the score: where it clearly says something else than the score, so
-       does the text. It never makes "helps" alone: averaging the answers of any two models lowers it.
+       does the text. It never makes "helps" alone: averaging the answers of any two models lowers
+       it.
     9. Interaction is judged in the same way: ``together`` against its own additive part. It is
        claimed only where ``together`` is the fusion judged and is also better than ``summed`` by
        more than one standard error: a model may use products where adding up does as well.

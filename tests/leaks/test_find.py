@@ -291,7 +291,7 @@ def as_evidence(stem, name, pixels):
 
 
 @pytest.mark.parametrize(
-    "image, kind",
+    "picture, kind",
     [
         (as_format, "encoding"),
         (as_quality, "encoding"),

@@ -71,7 +71,7 @@ def test_each_word_has_the_picture_its_name_and_its_largest_weight():
     first, *words = panels(
         plots_attention.word_by_word(torch.from_numpy(PICTURE), WORDS, torch.from_numpy(WEIGHTS))
     )
-    assert first.get_title() == "the image" and [axes.get_title() for axes in words] == WORDS
+    assert first.get_title() == "the picture" and [axes.get_title() for axes in words] == WORDS
     assert [axes.texts[0].get_text() for axes in words] == [
         f"largest {grid.max():.2f}" for grid in WEIGHTS
     ]
@@ -105,10 +105,10 @@ def test_a_frame_stands_around_the_right_cell_in_reading_order_and_only_there():
 
 
 @pytest.mark.parametrize(
-    "image, words, weights, right, shown",
+    "picture, words, weights, right, shown",
     [
-        (PICTURE[0], WORDS, WEIGHTS, None, r"image has shape \(24, 32\), expected \(3, H, W\)"),
-        (PICTURE.transpose(1, 2, 0), WORDS, WEIGHTS, None, r"image has shape \(24, 32, 3\)"),
+        (PICTURE[0], WORDS, WEIGHTS, None, r"picture has shape \(24, 32\), expected \(3, H, W\)"),
+        (PICTURE.transpose(1, 2, 0), WORDS, WEIGHTS, None, r"picture has shape \(24, 32, 3\)"),
         (
             PICTURE,
             WORDS[:3],
