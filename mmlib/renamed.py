@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -31,10 +31,12 @@ def renamed(**names: str) -> Callable[[C], C]:
 
     def decorate(thing: C) -> C:
         if not isinstance(thing, type):
-            return _translate(thing, thing.__name__, names)  # type: ignore[return-value] # wraps
-        setattr(thing, "__init__", _translate(thing.__init__, thing.__name__, names))  # noqa: B010
-        for old, new in names.items():
-            setattr(thing, old, _attribute(thing.__name__, old, new))
+            return cast(C, _translate(thing, thing.__name__, names))
+        title = thing.__name__
+        changed = {"__init__": _translate(vars(thing)["__init__"], title, names)}
+        properties = {old: _attribute(title, old, new) for old, new in names.items()}
+        for name, value in {**changed, **properties}.items():
+            setattr(thing, name, value)
         return thing
 
     return decorate

@@ -1,4 +1,4 @@
-"""Read every file of a store, in threads; say which cannot be read, and how much memory they take."""
+"""Read every file of a store, in threads; say which cannot be read, and what memory they take."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -102,19 +102,19 @@ def load_data(
     bad = [problem for _, problem in sorted(problems)]
     if bad and on_error == "raise":
         raise ManifestErrors(manifest.name, bad, _SKIP)
-    split[[row for row, _ in problems]] = ""
+    split[[row for row, _ in problems]] = ""  # of no split: no loader has them
     if preprocessing is None:
         target = fit_target(manifest, split, task, None) if bad else target
         preprocessing = fit(manifest, modalities, files, split, target)
     stores = files | _encode_texts(manifest, preprocessing, split)
-    workers = 0 if memory else min(8, cores()) if workers is None else workers
     encoded = _encode_target(manifest, target, split)
-    loaders = {}
-    for name in wanted:
+    workers = 0 if memory else min(8, cores()) if workers is None else workers
+
+    def make(name: str) -> Loader:
         rows, changes = np.flatnonzero(split == name), augment if name == "train" else None
-        loaders[name] = Loader(
-            preprocessing, stores, rows, encoded, batch_size, seed, changes, workers
-        )
+        return Loader(preprocessing, stores, rows, encoded, batch_size, seed, changes, workers)
+
+    loaders = {name: make(name) for name in wanted}
     summary = describe(manifest, names, preprocessing, stores, split, loaders)
     summary += _describe_files(needed, memory, workers)
     return Data(loaders, preprocessing, _count(manifest, target, split), bad, summary)

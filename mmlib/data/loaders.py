@@ -234,7 +234,7 @@ def _as_it_is(batch: T) -> T:
 
 
 def sample_lengths(stores: Mapping[str, Store], rows: np.ndarray) -> np.ndarray:
-    """(samples,) length of each row's longest clip; where no modality is audio, its longest text."""
+    """(samples,) length of each row's longest clip; without audio, of its longest text."""
     for kind in (Clips, Texts):
         found = [store.row_lengths(rows) for store in stores.values() if isinstance(store, kind)]
         if found:
