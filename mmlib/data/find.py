@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from mmlib.data.decode import decode
-from mmlib.data.manifest import Manifest, Modality, Problem, resolve
+from mmlib.data.manifest import Manifest, Modality, resolve
+from mmlib.data.problems import Problem
 from mmlib.data.store import Clips, Files, Images, Origin
 
 Problems = list[tuple[int, Problem]]  # with the number of the row

@@ -13,8 +13,9 @@ from mmlib.data.describe import describe
 from mmlib.data.find import empty_cells, find_files, read_files
 from mmlib.data.fitting import choose_sizes, fit, fit_target
 from mmlib.data.loaders import Loader
-from mmlib.data.manifest import Manifest, ManifestErrors, Problem
+from mmlib.data.manifest import Manifest
 from mmlib.data.preprocessing import Preprocessing
+from mmlib.data.problems import ManifestErrors, Problem
 from mmlib.data.splits import check_drawn, choose_splits
 from mmlib.data.store import Texts
 from mmlib.data.targets import Target, check_task

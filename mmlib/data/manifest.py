@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
-from mmlib.data.problems import ManifestErrors as ManifestErrors
-from mmlib.data.problems import Problem as Problem
+from mmlib.data.problems import Problem
 from mmlib.data.table import Table, missing_column, read_table
 from mmlib.renamed import renamed
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from mmlib.data import load_data
-from mmlib.data.manifest import ManifestErrors, Modality, read_manifest, resolve
+from mmlib.data.manifest import Modality, read_manifest, resolve
+from mmlib.data.problems import ManifestErrors
 from mmlib.data.targets import alike, check_target, read_target
 
 
