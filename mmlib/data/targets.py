@@ -80,8 +80,7 @@ def read_target(values: Sequence[str], task: str | None = None, column: str = "t
     if len(classes) == 1:
         raise ValueError(
             f"target column {column!r} has one class in the training rows: {classes[0]!r}; there "
-            "is nothing to tell apart. Name another column with --target, or add rows of another "
-            "class"
+            "is nothing to learn. Name another column with --target, or add rows of another class"
         )
     return Target(classes, why=f"{column}: {len(classes)} classes")
 
