@@ -1,10 +1,13 @@
-"""Loaders: batches keep the contract; order and changes are functions of (seed, epoch, row);
-nothing is fitted outside train.
+"""Loaders: batches keep the contract; order and changes are functions of (seed, epoch, row).
+
+Nothing is fitted outside train.
 """
 
 import json
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -12,12 +15,12 @@ import soundfile
 import torch
 from PIL import Image
 
-from mmlib.core import check_batch
+from mmlib.core import Batch, check_batch
 from mmlib.data import Augment, ManifestErrors, Preprocessing, load_data, read_manifest
 from mmlib.data.audio import RATE, WINDOW
 from mmlib.data.augment import change_audio, change_images, drop_modalities
 from mmlib.data.draws import draws
-from mmlib.data.loaders import Loader
+from mmlib.data.loaders import Loader, Shard
 from mmlib.data.store import Clips
 
 MODALITIES = ["audio", "image", "text"]
@@ -270,7 +273,7 @@ def test_long_clips_are_cut_at_random_in_training_and_windowed_in_evaluation(dat
     windows = [
         clip[mask]
         for batch in data.loaders["test"]
-        for clip, mask, row in zip(batch["audio"], batch["audio_mask"], batch["row"])
+        for clip, mask, row in zip(batch["audio"], batch["audio_mask"], batch["row"], strict=True)
         if row == 7
     ]
     clip = data.loaders["test"].batches.stores["audio"].fetch(np.array([7]))[0].float() / 32767
@@ -297,6 +300,22 @@ def test_long_clips_are_cut_at_random_in_training_and_windowed_in_evaluation(dat
         )
         cuts.add(start)
     assert len(cuts) == 3
+
+
+def test_a_loader_promises_batches_and_only_its_shards_may_give_none():
+    """So a type checker lets ``fit(model, data.loaders["train"])`` pass."""
+    whole, part = get_type_hints(Loader.__iter__), get_type_hints(Shard.__iter__)
+    assert whole["return"] == Iterator[Batch] and part["return"] == Iterator[Batch | None]
+    assert get_type_hints(Loader.shard)["return"] is Shard
+
+
+def test_a_shard_begins_where_its_loader_stands(data):
+    loader = data.loaders["train"]
+    loader.set_epoch(2, skip=1)
+    parts = [list(loader.shard(rank, 2)) for rank in (0, 1)]
+    for whole, *halves in zip(loader, *parts, strict=True):
+        rows = [half["row"] for half in halves if half is not None]
+        assert sorted(torch.cat(rows).tolist()) == sorted(whole["row"].tolist())
 
 
 # ---- augmentation
@@ -331,7 +350,7 @@ def test_no_strength_no_change():
     assert torch.equal(z, y) and torch.equal(lengths, same_lengths)
 
 
-def test_pictures_move_as_torchvision_says():
+def test_images_move_as_torchvision_says():
     from torchvision.transforms.functional import InterpolationMode, affine
 
     x, u = torch.rand(1, 3, 64, 64), torch.full((1, 8), 0.5)
@@ -365,15 +384,13 @@ def test_speed_changes_length_and_pitch_and_silence_comes_first():
     assert int(length) == 8800 and (late[0, :800] == 0).all() and torch.equal(late[0, 800:], x[0])
 
 
-def test_hiding_always_leaves_a_modality_and_takes_only_what_is_there():
+def test_modality_dropout_always_leaves_a_modality_and_takes_only_what_is_there():
     present = torch.rand(5000, 3) < 0.7
-    hidden = drop_modalities(present, torch.rand(5000, 3), Augment(modality_dropout=0.5))
-    assert (
-        not (hidden & ~present).any()
-        and ((present & ~hidden).any(dim=1) == present.any(dim=1)).all()
-    )
+    dropped = drop_modalities(present, torch.rand(5000, 3), Augment(modality_dropout=0.5))
+    assert not (dropped & ~present).any()
+    assert ((present & ~dropped).any(dim=1) == present.any(dim=1)).all()
     three = present.all(dim=1)
-    assert abs(hidden[three].float().mean() - (0.5 - 0.5**3 / 3)) < 0.03
+    assert abs(dropped[three].float().mean() - (0.5 - 0.5**3 / 3)) < 0.03
     everything = drop_modalities(
         torch.ones(100, 3, dtype=torch.bool), torch.rand(100, 3), Augment(modality_dropout=1.0)
     )
@@ -412,6 +429,19 @@ def test_preprocessing_is_plain_and_comes_back(data):
     assert pickle.loads(pickle.dumps(again)).state() == state
     with pytest.raises(ValueError, match="8000"):
         Preprocessing.from_state(state | {"rate": 8000})
+
+
+def test_a_state_of_version_0_1_is_read(data):
+    state = json.loads(json.dumps(data.preprocessing.state()))
+    old = state | {"senses": state["modalities"]}
+    del old["modalities"], old["group"], old["split_columns"]
+    old["target"] = {name: old["target"][name] for name in ("classes", "mean", "std")}
+    again = Preprocessing.from_state(old)
+    assert "modalities" not in old  # what was given stays as it is
+    assert again.modalities == data.preprocessing.modalities
+    assert (again.group, again.split_columns, again.target.centre) == (None, [], 0.0)
+    sample = [{"text": "train0 train1", "image": np.full((9, 9), 70, np.uint8)}]
+    assert same(again.batch(sample), data.preprocessing.batch(sample))
 
 
 def test_raw_samples_give_the_batch_of_the_loader(data, folder):
@@ -593,12 +623,12 @@ def test_groups_across_given_splits_are_warned_of(folder):
     )
 
 
-def test_samples_of_like_length_share_a_batch_and_every_row_still_comes_once(data):
+def test_samples_of_similar_length_share_a_batch_and_every_row_still_comes_once(data):
     part = data.loaders["train"].batches
     lengths = np.arange(len(part.rows)) % 7 * 1000 + 100
-    sounds = Clips(np.arange(max(part.rows) + 1), [], np.zeros(max(part.rows) + 1, dtype=np.int64))
-    sounds.lengths[part.rows] = lengths
-    batches = replace(part, stores={"audio": sounds}, batch_size=4, orders={})
+    clips = Clips(np.arange(max(part.rows) + 1), [], np.zeros(max(part.rows) + 1, dtype=np.int64))
+    clips.lengths[part.rows] = lengths
+    batches = replace(part, stores={"audio": clips}, batch_size=4, orders={})
     order = batches.order(3)
     assert sorted(order) == list(range(len(part.rows)))
     spread = [np.ptp(lengths[order[i : i + 4]]) for i in range(0, len(order) - 3, 4)]

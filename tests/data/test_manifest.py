@@ -1,6 +1,4 @@
-"""Manifests as people write them: what is read, what is refused and how it is said; targets;
-splits.
-"""
+"""Manifests as people write them: what is read, and what is refused in which words; targets."""
 
 import csv
 from dataclasses import replace
@@ -10,7 +8,8 @@ import pandas as pd
 import pytest
 
 from mmlib.data import load_data
-from mmlib.data.manifest import ManifestErrors, Modality, read_manifest, resolve
+from mmlib.data.manifest import Modality, read_manifest, resolve
+from mmlib.data.problems import ManifestErrors
 from mmlib.data.targets import alike, check_target, read_target
 
 
@@ -242,9 +241,28 @@ def test_classes_and_numbers_are_told_apart():
     assert read_target(["1", "2", "nan"]).classes == ["1", "2", "nan"] and read_target(
         ["1_0", "2_0"]
     ).classes == ["1_0", "2_0"]
-    assert read_target(["1", "2"], task="numbers").classes is None and read_target(
-        ["0.5", "1.5"], task="classes"
-    ).classes == ["0.5", "1.5"]
+    assert read_target(["1", "2"], task="regression").classes is None
+    assert read_target(["0.5", "1.5"], task="classification").classes == ["0.5", "1.5"]
+
+
+@pytest.mark.parametrize("old, new", [("classes", "classification"), ("numbers", "regression")])
+def test_the_old_names_of_the_tasks_work_and_warn(old, new):
+    cells = ["1", "2", "3"]
+    with pytest.warns(DeprecationWarning, match=f"task='{old}' is now task='{new}'") as found:
+        target = read_target(cells, old)
+    assert target == read_target(cells, new) and found[0].filename == __file__
+    manifest = read_manifest(
+        pd.DataFrame({"text": list("abcd"), "label": list("1212"), "split": ["train", "val"] * 2})
+    )
+    with pytest.raises(ValueError, match="one class" if old == "classes" else "one value"):
+        with pytest.warns(DeprecationWarning, match=old):
+            load_data(manifest, task=old)
+
+
+def test_checksums_of_rows_given_once_are_those_of_a_list(tmp_path):
+    m = read_manifest(write(tmp_path, "text,label\na,1\nb,2\nc,1\n"))
+    assert m.checksums(iter([0, 2])) == m.checksums([0, 2]) != m.checksums([0, 1])
+    assert set(m.checksums([])) == {"column 'text'", "column 'label'"}
 
 
 def test_encoding_a_target():
@@ -259,9 +277,9 @@ def test_encoding_a_target():
     [
         (["cn"] * 3, None, ["'label'", "one class", "'cn'", "--target"]),
         (["1.5"] * 3, None, ["one value", "'1.5'"]),
-        (["1", "x"], "numbers", ["'x'", "numbers"]),
+        (["1", "x"], "regression", ["'x'", "numbers"]),
         ([], None, ["no training rows"]),
-        (["a", "b"], "guess", ["'guess'"]),
+        (["a", "b"], "guess", ["'guess'", "'classification', 'regression'"]),
     ],
 )
 def test_targets_that_cannot_be_learnt_are_refused(values, task, words):
@@ -288,7 +306,9 @@ def test_labels_that_differ_only_in_how_they_are_written_are_two_classes_and_a_h
         f"w{i},{(one, other, 'x')[i % 3]},{('train', 'val', 'test')[i // 9]}\n" for i in range(27)
     )
     data = load_data(
-        read_manifest(write(tmp_path, f"text,label,split\n{rows}")), task="classes", progress=False
+        read_manifest(write(tmp_path, f"text,label,split\n{rows}")),
+        task="classification",
+        progress=False,
     )
     assert len(data.preprocessing.target.classes) == 3
     hints = [line for line in data.summary if line.startswith("warning")]
@@ -305,18 +325,18 @@ def test_labels_that_are_plainly_different_get_no_hint():
 
 def test_numbers_that_differ_beyond_float32_are_told_apart_and_those_beyond_float64_are_refused():
     times = [f"{1_700_000_000 + 50 * (i % 2) + i % 7 / 10}" for i in range(100)]
-    target, exact = read_target(times, "numbers"), np.array([float(value) for value in times])
+    target, exact = read_target(times, "regression"), np.array([float(value) for value in times])
     assert len(set(target.encode(times).tolist())) == len(set(times))
     np.testing.assert_allclose(
         target.encode(times).double().numpy() + target.centre, exact, rtol=0, atol=1e-4
     )
     assert (
-        read_target([f"{i / 7}" for i in range(100)], "numbers").centre == 0
+        read_target([f"{i / 7}" for i in range(100)], "regression").centre == 0
     )  # what float32 can hold stays as it is
     with pytest.raises(
         ValueError, match="differ by .* beyond the digits .* subtract what they have in common"
     ):
-        read_target(["1e16", "10000000000000002", "1e16"], "numbers")
+        read_target(["1e16", "10000000000000002", "1e16"], "regression")
 
 
 def test_a_class_unseen_in_training_is_named_with_split_and_count():

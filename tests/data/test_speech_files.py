@@ -166,7 +166,7 @@ def test_the_script_makes_the_shipped_clips_again(rows, sounds):
     assert all(f"!v/{voice['variant']} " in known for voice in voices.values()), (
         "a variant that is not there gives the plain voice"
     )
-    for row, (sound, _) in list(zip(rows, sounds))[::150]:
+    for row, (sound, _) in list(zip(rows, sounds, strict=True))[::150]:
         take = int(row["audio"].removesuffix(".ogg").rpartition("_")[2])
         again = make_speech.speak(row["text"], voices[row["voice"]], row["language"], take)
         assert len(again) == len(sound) and np.corrcoef(again, sound)[0, 1] > 0.85, row
@@ -185,7 +185,7 @@ def test_every_clip_is_short_mono_16_khz_neither_clipped_nor_silent(sounds):
 def test_no_two_clips_are_the_same_and_no_two_voices_sound_the_same(rows, sounds):
     assert len({x.tobytes() for x, _ in sounds}) == len(sounds)
     spectra = {}
-    for row, (x, _) in zip(rows, sounds):
+    for row, (x, _) in zip(rows, sounds, strict=True):
         if row["language"] == "en" and row["label"].isdigit():
             power = np.abs(np.fft.rfft(x, 1 << 15)) ** 2
             spectra.setdefault(row["voice"], []).append(

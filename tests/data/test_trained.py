@@ -273,7 +273,9 @@ def test_no_row_that_is_scored_was_trained_on(models, old, new, group, own, chan
     seen = {
         name: {
             (*cells,)
-            for cells, part in zip(frame[["text", "who"]].itertuples(index=False), names)
+            for cells, part in zip(
+                frame[["text", "who"]].itertuples(index=False), names, strict=True
+            )
             if part == name
         }
         for name in set(names)

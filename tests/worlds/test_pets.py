@@ -39,11 +39,12 @@ def same(a, b, modality):
         "text": [(a.text, b.text), (a.text_zh, b.text_zh)],
         "audio": [(a.audio, b.audio)],
     }[modality]
-    return np.all([[np.array_equal(x, y) for x, y in zip(*pair)] for pair in columns], axis=0)
+    return np.all(
+        [[np.array_equal(x, y) for x, y in zip(*pair, strict=True)] for pair in columns], axis=0
+    )
 
 
 # --- what does not tell, does not tell
-# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_both_species_have_every_attribute_equally_often():
 
 def test_captions_never_name_the_species_and_vague_ones_hint_at_nothing():
     w = draw(1500, modalities=("text",))
-    for english, chinese, tells in zip(w.text, w.text_zh, w.tells["text"]):
+    for english, chinese, tells in zip(w.text, w.text_zh, w.tells["text"], strict=True):
         assert not re.search(r"cat|dog|kitt|pup|feline|canine|hound|tabby|woof", english.lower()), (
             english
         )
@@ -104,7 +105,7 @@ def test_captions_never_name_the_species_and_vague_ones_hint_at_nothing():
 def test_captions_agree_with_the_picture_in_both_languages(world):
     tables = {"coat": captions.COATS, "place": captions.PLACES, "pose": captions.POSES}
     said = dict.fromkeys((*tables, "collar"), 0)
-    for i, (english, chinese) in enumerate(zip(world.text, world.text_zh)):
+    for i, (english, chinese) in enumerate(zip(world.text, world.text_zh, strict=True)):
         for name, table in tables.items():
             for value, (en, zh) in table.items():
                 true = world.attributes[name][i] == value
@@ -120,7 +121,6 @@ def test_captions_agree_with_the_picture_in_both_languages(world):
 
 
 # --- the optimum
-# ------------------------------------------------------------------------------------------------------
 
 
 def guess(world, modalities, rng):
@@ -194,7 +194,8 @@ def test_the_formula_in_cases_worked_by_hand():
 def test_the_ideal_accuracy_counts_the_very_rows():
     w = draw(300, seed=5, dials=Dials(label_noise=0.2), modalities=())
     right = w.attributes["species"] == w.label
-    expected = np.mean([float(ok) if tells else 0.5 for ok, tells in zip(right, w.tells["image"])])
+    pairs = zip(right, w.tells["image"], strict=True)
+    expected = np.mean([float(ok) if tells else 0.5 for ok, tells in pairs])
     assert ideal_accuracy(w, ["image"]) == pytest.approx(expected)
     assert ideal_accuracy(draw(300, seed=5, dials=Dials(image=0.0), modalities=()), ["image"]) == 1
     assert ideal_accuracy(w, ()) == 0.5
@@ -204,12 +205,12 @@ def test_a_spurious_place_follows_the_label_as_often_as_the_dial_says():
     own = {kind: set(sorted(scenery.PLACES)[3 * kind : 3 * kind + 3]) for kind in (0, 1)}
     for strength in (-1.0, 0.0, 0.6, 1.0):
         w = build(MANY, Dials(spurious=strength), modalities=())
-        match = np.mean([place in own[kind] for place, kind in zip(w.attributes["place"], w.label)])
+        pairs = zip(w.attributes["place"], w.label, strict=True)
+        match = np.mean([place in own[kind] for place, kind in pairs])
         assert abs(match - (1 + strength) / 2) < 0.04, strength
 
 
 # --- errors
-# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -252,7 +253,6 @@ def test_no_optimum_is_claimed_where_none_is_known():
 
 
 # --- the same again, and each row by itself
-# --------------------------------------------------------------------------
 
 
 def test_a_row_is_the_same_alone_and_in_any_company(world):

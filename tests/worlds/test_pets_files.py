@@ -17,9 +17,11 @@ import soundfile
 from PIL import Image
 
 from mmlib.worlds.pets import captions
+from mmlib.worlds.pets.command import main
 from mmlib.worlds.pets.dials import MODALITIES, Dials
+from mmlib.worlds.pets.files import write
 from mmlib.worlds.pets.voices import RATE
-from mmlib.worlds.pets.world import CLASSES, draw, main, write
+from mmlib.worlds.pets.world import CLASSES, draw
 
 DATA = Path(__file__).parents[2] / "data" / "pets"
 

@@ -1,5 +1,5 @@
 """``python -m mmlib.worlds.pets``: draw a world into a folder."""
 
-from mmlib.worlds.pets.world import main
+from mmlib.worlds.pets.command import main
 
 main()

@@ -5,6 +5,8 @@ Chinese). A caption is a template filled with coat, collar, pose, place and prop
 that the pet does: a mood that both species have, or a hint that only one has.
 """
 
+from collections.abc import Sequence
+
 COATS = {
     "black": ("black", "黑色"),
     "white": ("white", "白色"),
@@ -135,10 +137,13 @@ def caption(looks: dict[str, str], chance: dict[str, float], hint: int | None) -
     """English and Chinese caption of one pet.
 
     ``looks`` names its coat, pattern, collar, pose, place and prop; ``chance`` gives numbers in
-    0..1 that choose noun, template and what the pet "does"; ``hint`` is the species to hint at,
-    None for a vague caption, which then does not depend on the species.
+    0..1 that choose noun, template and what the pet "does"; ``hint`` is the species to hint at. For
+    a vague caption it is None: then the caption does not depend on the species.
     """
-    pick = lambda key, table: table[int(chance[key] * len(table))]  # noqa: E731
+
+    def pick(key: str, table: Sequence[tuple[str, str]]) -> tuple[str, str]:
+        return table[int(chance[key] * len(table))]
+
     does = pick("does", MOODS if hint is None else HINTS[hint])
     noun, template = pick("noun", NOUNS), pick("template", TEMPLATES)
     parts = {"collar": COLLARS, "pose": POSES, "place": PLACES, "prop": PROPS}

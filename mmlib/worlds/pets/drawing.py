@@ -1,13 +1,13 @@
-"""Drawing many small pictures at once: shapes given by their signed distance, painted with soft
-edges and soft textures.
+"""Drawing many small pictures at once: shapes with soft edges and soft textures.
 
-Only + - * / and square roots are used, each pixel by itself, so the same numbers give the same
-pictures on every machine, for any number of threads and in any company: row 7 of a thousand is row
-7 alone. A shape is evaluated in its own small window only.
+A shape is given by its signed distance, and evaluated in its own small window only. Only + - * /
+and square roots are used, each pixel by itself, so the same numbers give the same pictures on every
+machine, for any number of threads, whatever else is drawn: row 7 of a thousand is row 7 alone.
 """
 
 from collections.abc import Callable, Sequence
 from functools import cache, reduce
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,22 +19,16 @@ Number = float | Array  # one for all pictures, or one per picture: (n, 1, 1)
 
 
 class Shape(NamedTuple):
-    """A signed distance (negative inside) around a centre, and how far the shape reaches from
-    there.
-    """
+    """A signed distance (negative inside) around a centre."""
 
     x: Number
     y: Number
-    reach: Number
-    distance: Callable[
-        [Array, Array], Array
-    ]  # coordinates about the centre (n, k, k) -> distance (n, k, k)
+    reach: Number  # how far the shape extends from its centre
+    distance: Callable[[Array, Array], Array]  # coordinates about the centre, (n, k, k) -> the same
 
 
 def ellipse(x: Number, y: Number, rx: Number, ry: Number, turn: Number = 0.0) -> Shape:
-    """``turn`` is the tangent of half the angle, clockwise: all rotations here are written so,
-    to need no sine.
-    """
+    """``turn`` is the tangent of half the angle, clockwise: so no rotation here needs a sine."""
     c, s = _rotation(turn)
 
     def distance(u: Array, v: Array) -> Array:
@@ -47,51 +41,46 @@ def ellipse(x: Number, y: Number, rx: Number, ry: Number, turn: Number = 0.0) ->
 
 
 def stroke(*points: tuple[Number, Number], start: Number = 1.0, end: Number | None = None) -> Shape:
-    """A line through points, its half width going from ``start`` to ``end``: legs, tails,
-    whiskers.
+    """A line through points: legs, tails, whiskers.
+
+    Its half width goes from ``start`` to ``end``.
     """
-    end = start if end is None else end
+    last = start if end is None else end
     x, y, reach = _box(points)
 
     def distance(u: Array, v: Array) -> Array:
-        best = None
-        for i, ((px, py), (qx, qy)) in enumerate(zip(points, points[1:])):
+        parts = []
+        for i, ((px, py), (qx, qy)) in enumerate(pairwise(points)):
             dx, dy, a, b = qx - px, qy - py, u - (px - x), v - (py - y)
             t = np.clip((a * dx + b * dy) / (dx * dx + dy * dy), 0, 1)
-            width = start + (end - start) * (i + t) / (len(points) - 1)
-            here = np.sqrt((a - t * dx) ** 2 + (b - t * dy) ** 2) - width
-            best = here if best is None else np.minimum(best, here)
-        return best
+            width = start + (last - start) * (i + t) / (len(points) - 1)
+            parts.append(np.sqrt((a - t * dx) ** 2 + (b - t * dy) ** 2) - width)
+        return reduce(np.minimum, parts)
 
-    return Shape(x, y, reach + _most((start, end)), distance)
+    return Shape(x, y, reach + _most((start, last)), distance)
 
 
 def polygon(*corners: tuple[Number, Number], rounding: float = 0.8) -> Shape:
-    """A convex polygon with rounded corners, given clockwise as seen on the picture (y points
-    down).
+    """A convex polygon with rounded corners.
+
+    They are given clockwise as seen on the picture (y points down).
     """
     x, y, reach = _box(corners)
 
     def distance(u: Array, v: Array) -> Array:
-        best = None
-        for (px, py), (qx, qy) in zip(corners, corners[1:] + corners[:1]):
+        sides = []
+        for (px, py), (qx, qy) in pairwise((*corners, corners[0])):
             dx, dy = qx - px, qy - py
-            side = ((u - (px - x)) * dy - (v - (py - y)) * dx) / np.sqrt(
-                dx * dx + dy * dy, dtype=np.float32
-            )
-            best = side if best is None else np.maximum(best, side)
-        return (
-            np.maximum(best, np.maximum(np.abs(u), np.abs(v)) - reach) - rounding
-        )  # a sharp corner stays within reach
+            length = np.sqrt(dx * dx + dy * dy, dtype=np.float32)
+            sides.append(((u - (px - x)) * dy - (v - (py - y)) * dx) / length)
+        square = np.maximum(np.abs(u), np.abs(v)) - reach  # a sharp corner stays within reach
+        return np.maximum(reduce(np.maximum, sides), square) - rounding
 
     return Shape(x, y, reach + rounding, distance)
 
 
 def join(first: Shape, second: Shape, soft: float = 3.0) -> Shape:
-    """Both shapes in one, the crease between them filled to a width of ``soft``.
-
-    ``second`` is placed in the frame of ``first``.
-    """
+    """Both shapes in one; the crease between them is filled to a width of ``soft``."""
     dx, dy = second.x - first.x, second.y - first.y
 
     def distance(u: Array, v: Array) -> Array:
@@ -104,22 +93,23 @@ def join(first: Shape, second: Shape, soft: float = 3.0) -> Shape:
 
 
 class Canvas:
-    """n pictures and the frame that the next shapes are drawn in; ``pixels`` (3, n, SIZE, SIZE)
-    float32 in 0..1 change in place.
+    """n pictures, and the frame that the next shapes are drawn in.
+
+    ``pixels`` (3, n, SIZE, SIZE) float32 in 0..1 change in place.
     """
 
     def __init__(self, pixels: Array):
         self.pixels, self.flat = pixels, pixels.reshape(3, -1)
-        self.first = (
-            np.arange(pixels.shape[1])[:, None, None] * SIZE * SIZE
-        )  # (n, 1, 1) where each picture begins
+        # (n, 1, 1) where each picture begins in ``flat``
+        self.first = np.arange(pixels.shape[1])[:, None, None] * SIZE * SIZE
         self.frame(0.0, 0.0)
 
     def frame(
         self, x: Number, y: Number, scale: Number = 1.0, turn: Number = 0.0, mirror: Number = 1.0
     ) -> None:
-        """Put the origin of the coming shapes at pixel (x, y), scaled, turned (see ``ellipse``),
-        mirrored where ``mirror`` is -1.
+        """Put the origin of the next shapes at pixel (x, y).
+
+        They are scaled, turned (see ``ellipse``), and mirrored where ``mirror`` is -1.
         """
         self.x, self.y, self.scale, self.mirror = x, y, scale, mirror
         self.c, self.s = _rotation(turn)
@@ -132,8 +122,9 @@ class Canvas:
         rim: Array | None = None,
         width: float = 1.0,
     ) -> None:
-        """Lay a shape of one colour, (3,) or (3, n, 1, 1), over the pictures; ``rim`` is the
-        colour of its outline.
+        """Lay a shape of one colour, (3,) or (3, n, 1, 1), over the pictures.
+
+        ``rim`` is the colour of its outline, ``width`` pixels wide.
         """
         index, u, v = self._window(shape)
         self._blend(index, shape.distance(u, v) * self.scale, rgb(colour), opacity, rim, width)
@@ -148,8 +139,9 @@ class Canvas:
         rim: Array,
         tone: Number = 1.0,
     ) -> None:
-        """Lay a furry shape: ``coat`` with ``mark`` where the texture ``tile`` (n ids) says, lit
-        from above, with a soft grain.
+        """Lay a furry shape, lit from above, with a soft grain.
+
+        It has the colour ``mark`` where the texture ``tile`` (n ids) says so, ``coat`` elsewhere.
         """
         index, u, v = self._window(shape)
         texel = _texel(u + shape.x, v + shape.y, shift)  # (n, k, k)
@@ -161,8 +153,9 @@ class Canvas:
         self._blend(index, shape.distance(u, v) * self.scale, colour, 1.0, rim, 1.0)
 
     def _window(self, shape: Shape) -> tuple[Array | None, Array, Array]:
-        """Where a shape falls: flat index of its pixels (n, k, k), None for the whole picture,
-        and its own coordinates u, v there.
+        """The pixels that a shape may touch, and its own coordinates u, v there.
+
+        -> flat index (n, k, k), None for the whole picture; u and v (n, k, k).
         """
         x = self.x + self.scale * (self.c * self.mirror * shape.x - self.s * shape.y)
         y = self.y + self.scale * (self.s * self.mirror * shape.x + self.c * shape.y)
@@ -210,8 +203,9 @@ def rgb(colour: Array | tuple) -> Array:
 
 
 def texture(name: str, u: Array, v: Array, shift: Array) -> Array:
-    """The named texture at pixel coordinates u, v, moved by ``shift`` (n, 1, 1) in 0..1 -> (n,
-    ...) in 0..1.
+    """The named texture at pixel coordinates u, v -> (n, ...) in 0..1.
+
+    It is moved by ``shift`` (n, 1, 1) in 0..1.
     """
     return np.take(textures(), TEXTURES.index(name) * TILE * TILE + _texel(u, v, shift))
 
@@ -221,8 +215,9 @@ TEXTURES = ("grain", "plain", "striped", "patched", "spotted", "streaks", "rippl
 
 @cache
 def textures() -> Array:
-    """All texture tiles, (len(TEXTURES), TILE, TILE) float32 in 0..1, each repeating without a
-    seam; the same on every call.
+    """All texture tiles: (len(TEXTURES), TILE, TILE) float32 in 0..1.
+
+    Each repeats without a seam. They are the same on every call.
     """
     rng = np.random.default_rng(20)
     line = np.arange(TILE, dtype=np.float64)
@@ -253,14 +248,12 @@ def _noise(rng: np.random.Generator, cell: int, radius: int) -> Array:
 
 def _smooth(x: Array, radius: int, times: int, axis: int) -> Array:
     for _ in range(times):
-        x = sum(np.roll(x, step, axis) for step in range(-radius, radius + 1))
+        x = sum((np.roll(x, step, axis) for step in range(-radius, radius + 1)), np.zeros_like(x))
     return (x - x.min()) / (x.max() - x.min())
 
 
 def _texel(u: Array, v: Array, shift: Array) -> Array:
-    """Index into a tile, two texels a pixel; the shift moves the tile differently along each
-    axis.
-    """
+    """Index into a tile, two texels a pixel; the shift moves it differently along each axis."""
     across = (2 * u + (TILE * shift + 4 * TILE)).astype(np.int64) & (TILE - 1)
     down = (2 * v + (TILE * 7 * shift + 4 * TILE)).astype(np.int64) & (TILE - 1)
     return down * TILE + across
@@ -274,10 +267,9 @@ def _rotation(turn: Number) -> tuple[Number, Number]:
 
 def _box(points: tuple[tuple[Number, Number], ...]) -> tuple[Number, Number, Number]:
     """The middle of the box around some points, and half its longer side."""
-    (left, top), (right, low) = (
-        [-_most([-value for value in axis]) for axis in zip(*points)],
-        [_most(axis) for axis in zip(*points)],
-    )
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    left, top = -_most([-x for x in xs]), -_most([-y for y in ys])
+    right, low = _most(xs), _most(ys)
     return (left + right) / 2, (top + low) / 2, _most((right - left, low - top)) / 2
 
 
@@ -286,10 +278,9 @@ def _most(values: Sequence[Number]) -> Number:
 
     Plain numbers stay plain: a numpy float64 would turn every array it meets to float64.
     """
+    numbers = [value for value in values if not isinstance(value, np.ndarray)]
     arrays = [value for value in values if isinstance(value, np.ndarray)]
-    numbers = (
-        [float(max(value for value in values if not isinstance(value, np.ndarray)))]
-        if len(arrays) < len(values)
-        else []
-    )
-    return reduce(np.maximum, arrays + numbers) if arrays else numbers[0]
+    largest: Number = float(max(numbers)) if numbers else arrays[0]
+    for array in arrays:
+        largest = np.maximum(largest, array)
+    return largest

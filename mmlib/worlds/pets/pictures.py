@@ -1,8 +1,6 @@
-"""Images of pets, from what is decided about them: the place, then the pet, then what lies
-beside it.
-"""
+"""Pictures of pets, from what is decided about them: place, then pet, then what lies beside it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -33,7 +31,7 @@ COLLARS = {
     "none": (0, 0, 0),
 }
 PATTERNS = ("plain", "striped", "patched", "spotted")
-HIDDEN = -1  # in the place of a species: the picture does not show one
+HIDDEN = -1  # in the place of a species: the picture shows none
 
 
 def pictures(looks: dict[str, Array], chance: dict[str, Array], species: Array) -> Array:
@@ -46,31 +44,19 @@ def pictures(looks: dict[str, Array], chance: dict[str, Array], species: Array) 
     pixels = np.zeros((3, len(species), SIZE, SIZE), np.float32)
     chance = {key: values.astype(np.float32)[:, None, None] for key, values in chance.items()}
     for place, scene in scenery.PLACES.items():
-        _paint(
-            pixels,
-            looks["place"] == place,
-            lambda canvas, at: scene(canvas, [chance[f"w{i}"][at] for i in range(8)]),
-        )
-    for pose in poses.HIDING:
-        _paint(
-            pixels,
-            looks["pose"] == pose,
-            lambda canvas, at: poses.HIDING[pose](canvas, _pet(canvas, at, looks, chance)),
-        )
-    for pose in poses.TELLING:
+        for canvas, at in _where(looks["place"] == place, pixels):
+            scene(canvas, [chance[f"w{i}"][at] for i in range(8)])
+    for pose, hide in poses.HIDING.items():
+        for canvas, at in _where(looks["pose"] == pose, pixels):
+            hide(canvas, _pet(canvas, at, looks, chance))
+    for pose, show in poses.TELLING.items():
         for dog in (False, True):
-            _paint(
-                pixels,
-                (looks["pose"] == pose) & (species == dog),
-                lambda canvas, at: poses.TELLING[pose](
-                    canvas, _pet(canvas, at, looks, chance), dog
-                ),
-            )
+            for canvas, at in _where((looks["pose"] == pose) & (species == dog), pixels):
+                show(canvas, _pet(canvas, at, looks, chance), dog)
     for prop, thing in scenery.PROPS.items():
         if thing is not None:
-            _paint(
-                pixels, looks["prop"] == prop, lambda canvas, at: _beside(canvas, at, chance, thing)
-            )
+            for canvas, at in _where(looks["prop"] == prop, pixels):
+                _beside(canvas, at, chance, thing)
     return np.moveaxis(pixels, 0, -1)  # (n, SIZE, SIZE, 3)
 
 
@@ -81,10 +67,10 @@ def pick(chance: Array, table: Iterable) -> Array:
 
 
 def contact_sheet(images: Array, pose: Array, species: Array, columns: int = 12) -> Array:
-    """A row of pictures for each pose, the first species on the left, the second on the right: (8
-    SIZE, columns SIZE, 3) uint8.
+    """A row of pictures for each pose: cats on the left, dogs on the right.
 
-    White where there are too few. In the poses that hide it, nobody can tell the two halves apart.
+    (8 SIZE, columns SIZE, 3) uint8, white where there are too few. In the poses that hide the
+    species, the two halves look alike.
     """
     sheet = np.full((len(poses.TELLING) + len(poses.HIDING), columns, SIZE, SIZE, 3), 255, np.uint8)
     for i, name in enumerate((*poses.TELLING, *poses.HIDING)):
@@ -94,12 +80,15 @@ def contact_sheet(images: Array, pose: Array, species: Array, columns: int = 12)
     return sheet.swapaxes(1, 2).reshape(-1, columns * SIZE, 3)
 
 
-def _paint(pixels: Array, where: Array, paint: Callable[[Canvas, Array], None]) -> None:
-    """Call ``paint(canvas, at)`` for the pictures ``at`` which the condition holds."""
-    at = np.flatnonzero(where)
+def _where(condition: Array, pixels: Array) -> Iterator[tuple[Canvas, Array]]:
+    """Once, a canvas of all pictures for which the condition holds, and their numbers.
+
+    What was drawn on it is then copied back. Nothing, where it holds for none.
+    """
+    at = np.flatnonzero(condition)
     if len(at):
         canvas = Canvas(np.ascontiguousarray(pixels[:, at]))
-        paint(canvas, at)
+        yield canvas, at
         pixels[:, at] = canvas.pixels
 
 
@@ -137,7 +126,13 @@ def _colours(table: Iterable) -> Array:
     return np.array(table, np.float32).T[:, :, None, None]  # (3, n, 1, 1)
 
 
-def _beside(canvas: Canvas, at: Array, chance: dict[str, Array], thing: Callable) -> None:
+def _beside(
+    canvas: Canvas,
+    at: Array,
+    chance: dict[str, Array],
+    thing: Callable[[Canvas, list[Array]], None],
+) -> None:
+    """Draw a prop at the left or right of these pets."""
     right = (chance["side"][at] >= 0.5).astype(np.float32)
     canvas.frame(8 + 48 * right, 54 + 3 * chance["w0"][at], 0.85 + 0.2 * chance["w1"][at])
     thing(canvas, [chance[f"w{i}"][at] for i in range(8)])

@@ -1,9 +1,8 @@
-"""How a pet is drawn in each pose, in a frame whose origin is the middle of the pet and whose unit
-is a pixel.
+"""How a pet is drawn in each pose. The origin is the middle of the pet, the unit is a pixel.
 
-The poses of TELLING are given ``dog`` (all pictures of one call show the same species) and show it
-in ears, eyes, muzzle, whiskers and tail. The poses of HIDING are never told the species: they
-cannot leak it.
+The poses of TELLING take ``dog`` (all pictures of one call show the same species) and show it in
+ears, eyes, muzzle, whiskers and tail. The poses of HIDING never get the species, so they cannot
+leak it.
 """
 
 from typing import NamedTuple
@@ -39,6 +38,7 @@ class Pet(NamedTuple):
     wiggle: list[Array]  # numbers in -1..1: the freedom that a pose has
 
     def fur(self, canvas: Canvas, shape: Shape, tone: float = 1.0) -> None:
+        """A furry part, darker where ``tone`` is below 1."""
         canvas.fur(shape, self.coat, self.mark, self.tile, self.shift, self.rim, tone)
 
     def soft(self, canvas: Canvas, shape: Shape) -> None:

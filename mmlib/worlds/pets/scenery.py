@@ -1,4 +1,4 @@
-"""Where the pets are, and what lies beside them. Nothing here knows of any species.
+"""Where the pets are, and what lies beside them. Nothing here knows the species.
 
 ``w`` is a list of random numbers in 0..1, each (n, 1, 1) float32: the freedom that a scene has.
 """
@@ -16,10 +16,8 @@ from mmlib.worlds.pets.drawing import (
     texture,
 )
 
-DOWN, ACROSS = (
-    np.arange(SIZE, dtype=np.float32)[:, None] + 0.5,
-    np.arange(SIZE, dtype=np.float32) + 0.5,
-)  # (SIZE, 1), (SIZE,)
+ACROSS = np.arange(SIZE, dtype=np.float32) + 0.5  # (SIZE,)
+DOWN = ACROSS[:, None]  # (SIZE, 1)
 WHITE = (0.98, 0.98, 0.97)
 
 
@@ -33,8 +31,9 @@ def land(
     strength: float,
     hills: float,
 ) -> None:
-    """Sky and ground, each a pair of colours (top, bottom); the ground is textured, its edge
-    bumpy by ``hills`` pixels.
+    """Sky and ground, each a pair of colours (top, bottom).
+
+    The ground is textured, and its edge goes up and down by ``hills`` pixels.
     """
     line = horizon + hills * (texture("clouds", ACROSS, 0 * ACROSS, w[1]) - 0.5)  # (n, 1, SIZE)
     (top, low), (near, far) = ([rgb(c) for c in pair] for pair in (sky, ground))

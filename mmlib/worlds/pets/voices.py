@@ -1,18 +1,19 @@
-"""What is heard: a voice that tells the species, or sounds of a room that do not.
+"""What is heard: a voice that shows the species, or the noises of a room, which do not.
 
-Mono, float32, -1..1, at RATE.
-Clips have 10 bits, like those of a toy: as FLAC they take half the room of 16 bits.
+Mono, float32, -1..1, at RATE. Clips have 10 bits, like those of a toy: as FLAC they take half the
+space of 16 bits.
 """
 
 import numpy as np
 
-RATE = 16000  # samples a second
+RATE = 16_000  # samples a second
 Array = np.ndarray
 
 
 def sound(rng: np.random.Generator, species: int | None) -> Array:
-    """0.6 to 0.95 s of room with a voice in it, or, where ``species`` is None, with a sound that
-    any pet might be near. (samples,)
+    """A clip of 0.6 to 0.95 s, (samples,): a voice in a room.
+
+    Where ``species`` is None, it is a noise that any pet may be near.
     """
     length = int(RATE * rng.uniform(0.6, 0.95))
     source = SOUNDS[rng.integers(len(SOUNDS))] if species is None else (meow, bark)[species]
@@ -108,14 +109,15 @@ def _line(seconds: float) -> Array:
 
 
 def _hiss(rng: np.random.Generator, length: int, width: int) -> Array:
-    """Noise without what is higher than about RATE / width, with deviation 1."""
+    """Noise of deviation 1, without what is higher than about RATE / width."""
     total = np.cumsum(rng.normal(size=length + width))
     return (total[width:] - total[:-width]) / width**0.5
 
 
 def _harmonics(pitch: Array, formant: Array, width: float, count: int) -> Array:
-    """Overtones of a gliding pitch in Hz, loudest near the formant. sin(k x) follows from the
-    two before it, without another sine.
+    """Overtones of a gliding pitch in Hz, loudest near the formant.
+
+    sin(k x) follows from the two before it, without another sine.
     """
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
     before, now, twice = np.zeros_like(phase), np.sin(phase), 2 * np.cos(phase)

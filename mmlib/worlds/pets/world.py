@@ -1,54 +1,42 @@
-"""Decide what each pet is and shows, then draw it: dials and a seed -> a World, and its files."""
+"""Decide what each pet is and shows, then draw it: dials and a seed -> a World."""
 
-import argparse
-import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from mmlib.renamed import renamed
 from mmlib.worlds.pets import captions, poses, scenery
-from mmlib.worlds.pets.dials import (
-    MODALITIES,
-    STRUCTURES,
-    Dials,
-    best_accuracy,
-    check_known,
-)
+from mmlib.worlds.pets.dials import DEFAULT, MODALITIES, Dials, check_known
 from mmlib.worlds.pets.drawing import SIZE, Array
-from mmlib.worlds.pets.pictures import (
-    COATS,
-    COLLARS,
-    HIDDEN,
-    PATTERNS,
-    contact_sheet,
-    pick,
-    pictures,
-)
-from mmlib.worlds.pets.voices import RATE, quantised, sound
+from mmlib.worlds.pets.pictures import COATS, COLLARS, HIDDEN, PATTERNS, pick, pictures
+from mmlib.worlds.pets.voices import quantised, sound
 
 CLASSES = ("cat", "dog")
-BLOCK = (
-    512  # pictures drawn together: enough to make calls cheap, few enough to stay near the cache
-)
+# pictures drawn together: enough to make calls cheap, few enough to stay near the cache
+BLOCK = 512
 # The random numbers of a row, in this order: a new one goes to the end, or every row of every world
 # changes.
 CHANCES = (
-    "species shown_image shown_text shown_audio tells_image tells_text tells_audio there_image "
-    "there_text there_audio "
-    "flip cue place telling hiding coat pattern collar prop iris cloth noun template does x y "
-    "scale turn mirror shift "
-    "side w0 w1 w2 w3 w4 w5 w6 w7 wiggle0 wiggle1 sound noise"
+    "species shown_image shown_text shown_audio tells_image tells_text tells_audio "
+    "there_image there_text there_audio flip cue place telling hiding coat pattern collar prop "
+    "iris cloth noun template does x y scale turn mirror shift side w0 w1 w2 w3 w4 w5 w6 w7 "
+    "wiggle0 wiggle1 sound noise"
 ).split()
+LOOKS = ("coat", "pattern", "collar", "place", "prop", "pose")
 
 
 class World(NamedTuple):
     """N pets.
 
-    A missing modality is a black picture, an empty string, a sound of no samples; ``present`` says
-    which.
+    A missing modality is a black picture, an empty string or a clip of no samples; ``present`` says
+    which are missing.
+
+    >>> world = draw(2, seed=0, modalities=["text"])
+    >>> print(world.text[1])
+    Our furry friend is patched black and seems calm. Here it is under a blanket...
+    >>> CLASSES[world.label[1]], bool(world.tells["text"][1])  # the caption is vague
+    ('dog', False)
     """
 
     images: Array  # (N, SIZE, SIZE, 3) uint8
@@ -58,50 +46,62 @@ class World(NamedTuple):
     label: Array  # (N,) int64: index into CLASSES
     tells: dict[str, Array]  # modality -> (N,) bool: present, and shows a species
     present: dict[str, Array]  # modality -> (N,) bool
-    shown: dict[
-        str, Array
-        # modality -> (N,) int64: the species it shows where it tells (in synergy, each modality its
-        # own)
-    ]
-    attributes: dict[
-        str, Array
-        # coat, pattern, collar, place, prop, pose: (N,) str; species: (N,) int64, the label before
-        # label noise
-    ]
+    # modality -> (N,) int64: the species that it shows where it tells; in synergy, each its own
+    shown: dict[str, Array]
+    # each of LOOKS: (N,) str; species: (N,) int64, the label before label noise
+    attributes: dict[str, Array]
     dials: Dials
 
 
+@renamed(senses="modalities")
 def draw(
     rows: int | Sequence[int],
     seed: int = 0,
-    dials: Dials = Dials(),
+    dials: Dials = DEFAULT,
     modalities: Iterable[str] = MODALITIES,
 ) -> World:
     """Draw rows 0 .. rows - 1 of the world of this seed, or the rows listed.
 
-    Modalities left out are decided on, not drawn: that is fast.
-    Raises ValueError for a negative number of rows, and for an unknown modality.
+    Modalities left out are decided on, but not drawn: that is fast. Raises ValueError for a
+    negative number of rows, and for an unknown modality.
+
+    >>> draw(3, seed=1).images.shape
+    (3, 64, 64, 3)
+    >>> draw([7], seed=1).text == draw(8, seed=1).text[7:]  # a row does not depend on the others
+    True
     """
     return build(chances(rows, seed), dials, modalities)
 
 
 def chances(rows: int | Sequence[int], seed: int = 0) -> dict[str, Array]:
-    """The random numbers in 0..1 that everything about the rows follows from: name -> (N,)
-    float64.
+    """The random numbers in 0..1 from which everything about the rows follows.
+
+    -> name -> (N,) float64.
+
+    >>> sorted(chances(2))[:3], chances(2)["coat"].shape
+    (['cloth', 'coat', 'collar'], (2,))
     """
     if isinstance(rows, (int, np.integer)):
         if rows < 0:
             raise ValueError(f"rows is {rows}, expected 0 or more, or a list of row numbers")
         rows = range(rows)
     table = [np.random.default_rng([seed, int(row)]).random(len(CHANCES)) for row in rows]
-    return dict(zip(CHANCES, np.array(table).reshape(-1, len(CHANCES)).T))
+    return dict(zip(CHANCES, np.array(table).reshape(-1, len(CHANCES)).T, strict=True))
 
 
+@renamed(senses="modalities")
 def build(
-    chance: dict[str, Array], dials: Dials = Dials(), modalities: Iterable[str] = MODALITIES
+    chance: dict[str, Array], dials: Dials = DEFAULT, modalities: Iterable[str] = MODALITIES
 ) -> World:
-    """The world that follows from these random numbers: change one of them, and see what depends
-    on it.
+    """The world that follows from these random numbers.
+
+    Change one of them to see what depends on it.
+
+    >>> chance = chances(1)
+    >>> other = chance | {"species": (chance["species"] + 0.5) % 1}
+    >>> one, two = build(chance, modalities=()), build(other, modalities=())
+    >>> one.label != two.label, one.attributes["coat"] == two.attributes["coat"]
+    (array([ True]), array([ True]))
     """
     modalities = (modalities,) if isinstance(modalities, str) else tuple(modalities)
     if not set(modalities) <= set(MODALITIES):
@@ -115,12 +115,17 @@ def build(
     return world
 
 
+@renamed(senses="modalities")
 def ideal_accuracy(world: World, modalities: Iterable[str] = MODALITIES) -> float:
-    """The accuracy on these very rows of an observer who reads these modalities without error, and
-    guesses where none tells (counted 1/2).
+    """The accuracy on these very rows of an observer who reads these modalities without error.
 
-    ``best_accuracy`` is its mean over all worlds. Raises ValueError where that one does, and for a
-    world without rows.
+    Where none tells the species, the observer guesses: that counts 1/2. ``best_accuracy`` is its
+    mean over all worlds. Raises ValueError where ``best_accuracy`` does, and for a world without
+    rows.
+
+    >>> world = draw(100, seed=0, modalities=())
+    >>> ideal_accuracy(world, ["image"]) < ideal_accuracy(world) <= 1
+    True
     """
     modalities = check_known(world.dials, modalities)
     if not len(world.label):
@@ -128,7 +133,7 @@ def ideal_accuracy(world: World, modalities: Iterable[str] = MODALITIES) -> floa
     if world.dials.structure == "synergy":
         active = world.dials.active
         knows = np.logical_and.reduce([world.tells[s] & (s in modalities) for s in active])
-        answer = sum(world.shown[s] for s in active) % 2
+        answer = _exclusive_or([world.shown[s] for s in active])
     else:
         knows = np.logical_or.reduce(
             [world.tells[s] for s in modalities] or [np.zeros(len(world.label), bool)]
@@ -137,8 +142,13 @@ def ideal_accuracy(world: World, modalities: Iterable[str] = MODALITIES) -> floa
     return float(np.where(knows, answer == world.label, 0.5).mean())
 
 
+def _exclusive_or(species: Sequence[Array]) -> Array:
+    """1 (dog) where an odd number of these is 1."""
+    return np.sum(species, axis=0) % 2
+
+
 def _decide(chance: dict[str, Array], dials: Dials) -> World:
-    """Everything about the rows but the pictures, captions and sounds themselves."""
+    """Everything about the rows, apart from the pictures, captions and clips themselves."""
     n = len(chance["species"])
     coins = {
         s: chance["tells_image" if dials.structure == "redundant" else f"tells_{s}"]
@@ -147,37 +157,42 @@ def _decide(chance: dict[str, Array], dials: Dials) -> World:
     }
     present = {s: chance[f"there_{s}"] >= getattr(dials, f"missing_{s}") for s in MODALITIES}
     species = (chance["species"] * 2).astype(np.int64)
-    shown = {s: species for s in MODALITIES}
+    shown = dict.fromkeys(MODALITIES, species)
     if dials.structure == "synergy":
         shown = {s: (chance[f"shown_{s}"] * 2).astype(np.int64) for s in MODALITIES}
-        species = sum(shown[s] for s in dials.active) % 2
+        species = _exclusive_or([shown[s] for s in dials.active])
     label = np.where(chance["flip"] < dials.label_noise, 1 - species, species)
-    # A free place is drawn from all six. A place that follows the label is drawn from the three
-    # that are the label's own.
-    names = sorted(scenery.PLACES)
-    follows = chance["cue"] < abs(dials.spurious)
-    own = np.where(dials.spurious < 0, 1 - species, species)
-    place = np.where(
-        follows, (own + chance["place"]) * len(names) / 2, chance["place"] * len(names)
-    ).astype(np.int64)
-    pose = np.where(
-        coins["image"], pick(chance["telling"], poses.TELLING), pick(chance["hiding"], poses.HIDING)
-    )
     tables = {"coat": COATS, "pattern": PATTERNS, "collar": COLLARS, "prop": scenery.PROPS}
     attributes = {key: pick(chance[key], table) for key, table in tables.items()}
-    attributes |= {"place": np.array(names)[place], "pose": pose, "species": species}
+    telling, hiding = pick(chance["telling"], poses.TELLING), pick(chance["hiding"], poses.HIDING)
+    attributes["pose"] = np.where(coins["image"], telling, hiding)
+    attributes |= {"place": _places(chance, species, dials.spurious), "species": species}
     return World(
-        np.zeros((n, SIZE, SIZE, 3), np.uint8),
-        [""] * n,
-        [""] * n,
-        [np.zeros(0, np.float32)] * n,
-        label,
-        {s: coins[s] & present[s] for s in MODALITIES},
-        present,
-        shown,
-        attributes,
-        dials,
+        images=np.zeros((n, SIZE, SIZE, 3), np.uint8),
+        text=[""] * n,
+        text_zh=[""] * n,
+        audio=[np.zeros(0, np.float32)] * n,
+        label=label,
+        tells={s: coins[s] & present[s] for s in MODALITIES},
+        present=present,
+        shown=shown,
+        attributes=attributes,
+        dials=dials,
     )
+
+
+def _places(chance: dict[str, Array], species: Array, spurious: float) -> Array:
+    """(N,) str. A free place is drawn from all six.
+
+    A place that follows the label is drawn from the three that are the label's own.
+    """
+    names = np.array(sorted(scenery.PLACES))
+    own = np.where(spurious < 0, 1 - species, species)
+    follows = chance["cue"] < abs(spurious)
+    place = np.where(
+        follows, (own + chance["place"]) * len(names) / 2, chance["place"] * len(names)
+    )
+    return names[place.astype(np.int64)]
 
 
 def _noise(chance: dict[str, Array], i: int, modality: str) -> np.random.Generator:
@@ -190,189 +205,37 @@ def _fill_images(world: World, chance: dict[str, Array]) -> None:
     present = np.flatnonzero(world.present["image"])
     for start in range(0, len(present), BLOCK):
         rows = present[start : start + BLOCK]
-        looks = {
-            key: world.attributes[key][rows]
-            for key in ("coat", "pattern", "collar", "place", "prop", "pose")
-        }
-        images = pictures(
-            looks, {key: values[rows] for key, values in chance.items()}, species[rows]
-        )
+        looks = {key: world.attributes[key][rows] for key in LOOKS}
+        own = {key: values[rows] for key, values in chance.items()}
+        images = pictures(looks, own, species[rows])
         if world.dials.noise:
-            images = images + world.dials.noise * np.stack(
-                [_noise(chance, i, "image").normal(size=images.shape[1:]) for i in rows]
-            )
+            noise = [
+                _noise(chance, i, "image").normal(size=images.shape[1:]) for i in rows.tolist()
+            ]
+            images = images + world.dials.noise * np.stack(noise)
         world.images[rows] = np.clip(images * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
 def _fill_texts(world: World, chance: dict[str, Array]) -> None:
-    """The noise dial loses English words and Chinese characters."""
-    for i in np.flatnonzero(world.present["text"]):
-        looks = {
-            key: str(world.attributes[key][i])
-            for key in ("coat", "pattern", "collar", "pose", "place", "prop")
-        }
+    """With the noise dial, English words and Chinese characters are lost."""
+    lost = world.dials.noise
+    for i in np.flatnonzero(world.present["text"]).tolist():
+        looks = {key: str(world.attributes[key][i]) for key in LOOKS}
         hint = int(world.shown["text"][i]) if world.tells["text"][i] else None
-        english, chinese = captions.caption(
-            looks, {key: chance[key][i] for key in ("noun", "template", "does")}, hint
-        )
-        if world.dials.noise:
+        own = {key: float(chance[key][i]) for key in ("noun", "template", "does")}
+        english, chinese = captions.caption(looks, own, hint)
+        if lost:
             rng = _noise(chance, i, "text")
-            english = " ".join(
-                word for word in english.split() if rng.random() >= world.dials.noise
-            )
-            chinese = "".join(
-                character for character in chinese if rng.random() >= world.dials.noise
-            )
+            english = " ".join(word for word in english.split() if rng.random() >= lost)
+            chinese = "".join(character for character in chinese if rng.random() >= lost)
         world.text[i], world.text_zh[i] = english, chinese
 
 
 def _fill_audio(world: World, chance: dict[str, Array]) -> None:
-    for i in np.flatnonzero(world.present["audio"]):
+    for i in np.flatnonzero(world.present["audio"]).tolist():
         species = int(world.shown["audio"][i]) if world.tells["audio"][i] else None
         wave = sound(np.random.default_rng(int(chance["sound"][i] * 2**53)), species)
         if world.dials.noise:
-            wave = quantised(
-                wave + world.dials.noise * _noise(chance, i, "audio").normal(size=len(wave))
-            )
+            noise = _noise(chance, i, "audio").normal(size=len(wave))
+            wave = quantised(wave + world.dials.noise * noise)
         world.audio[i] = wave
-
-
-def write(world: World, folder: str | Path) -> Path:
-    """Write manifest.csv, images/*.png and audio/*.flac, the same bytes for the same world -> the
-    manifest's path.
-
-    Columns: image, text, text_zh, audio, label, split; paths are relative to the manifest, a
-    missing modality is an empty cell. Of each class 70% are train, 15% val, 15% test. Raises
-    ValueError when images/ or audio/ hold files that this world would not replace.
-    """
-    import soundfile
-    from PIL import Image
-
-    folder, there = Path(folder), world.present
-    names = {
-        modality: [
-            f"{modality_folder}/{i:05d}.{ending}" if there[modality][i] else ""
-            for i in range(len(world.label))
-        ]
-        for modality, modality_folder, ending in (
-            ("image", "images", "png"),
-            ("audio", "audio", "flac"),
-        )
-    }
-    for sub in ("images", "audio"):
-        (folder / sub).mkdir(parents=True, exist_ok=True)
-        other = {f"{sub}/{path.name}" for path in (folder / sub).iterdir()} - {
-            *names["image"],
-            *names["audio"],
-        }
-        if other:
-            raise ValueError(
-                f"{folder} holds {len(other)} files that these rows would not replace, "
-                f"{min(other)} the first; "
-                "give an empty folder, or remove them"
-            )
-    split, seen = [], [0] * len(CLASSES)
-    for kind in world.label:
-        place = (
-            7 * seen[kind] % 20
-            # the rows are random already: 14, 3, 3 of every 20 will do, and more rows change no
-            # row's
-            # split
-        )
-        split.append("train" if place < 14 else "val" if place < 17 else "test")
-        seen[kind] += 1
-    for i in range(len(world.label)):
-        if there["image"][i]:
-            Image.fromarray(world.images[i]).save(folder / names["image"][i], optimize=True)
-        if there["audio"][i]:
-            soundfile.write(
-                folder / names["audio"][i],
-                (world.audio[i] * 32768).astype(np.int16),
-                RATE,
-                subtype="PCM_16",
-            )
-    with open(folder / "manifest.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("image", "text", "text_zh", "audio", "label", "split"))
-        table.writerows(
-            zip(
-                names["image"],
-                world.text,
-                world.text_zh,
-                names["audio"],
-                (CLASSES[k] for k in world.label),
-                split,
-            )
-        )
-    return folder / "manifest.csv"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: see --help."""
-    as_is = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m mmlib.worlds.pets", description=__doc__, formatter_class=as_is
-    )
-    parser.add_argument(
-        "out", type=Path, help="folder to write manifest.csv, images/ and audio/ to"
-    )
-    parser.add_argument(
-        "--rows", type=int, default=1200, help="how many pets (default %(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="another seed, other pets (default %(default)s)"
-    )
-    parser.add_argument(
-        "--sheet",
-        type=Path,
-        help="also write a contact sheet: a row for each pose, cats left, dogs right (PNG)",
-    )
-    meaning = {
-        "noise": "blurs pictures, drowns voices, loses words",
-        "label_noise": "how often the label is wrong, 0 to 0.5",
-        "spurious": "how often the place follows the label, -1 to 1",
-        "structure": f"between the modalities: {', '.join(STRUCTURES)}",
-    }
-    for modality in MODALITIES:
-        meaning[modality] = f"how often the {modality} does not tell the species, 0 to 1"
-        meaning[f"missing_{modality}"] = f"how often there is no {modality}, 0 to 1"
-    for dial in fields(Dials):
-        flag = (
-            f"--vague-{dial.name}"
-            if dial.name in MODALITIES
-            else f"--{dial.name.replace('_', '-')}"
-        )
-        parser.add_argument(
-            flag,
-            dest=dial.name,
-            type=dial.type,
-            default=dial.default,
-            help=f"{meaning[dial.name]} (default %(default)s)",
-        )
-    given = vars(parser.parse_args(arguments))
-    try:
-        dials = Dials(**{dial.name: given[dial.name] for dial in fields(Dials)})
-        world = draw(given["rows"], given["seed"], dials)
-        manifest = write(world, given["out"])
-    except ValueError as error:
-        parser.error(str(error))
-    if given["sheet"]:
-        from PIL import Image
-
-        sheet = Image.fromarray(
-            contact_sheet(world.images, world.attributes["pose"], world.attributes["species"])
-        )
-        sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(
-            given["sheet"], optimize=True
-        )
-    print(f"{manifest}: {len(world.label)} rows")
-    if not dials.noise and not dials.spurious:
-        for modalities in (*((modality,) for modality in MODALITIES), MODALITIES):
-            print(
-                f"best possible accuracy with {' + '.join(modalities)}: "
-                f"{best_accuracy(dials, modalities):.3f}"
-            )
-
-
-if __name__ == "__main__":
-    main()
