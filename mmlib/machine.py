@@ -1,4 +1,4 @@
-"""What this machine has: cores, free memory, its allocator; and what to say when memory runs out."""
+"""This machine: cores, free memory, its allocator; and what to say when memory runs out."""
 
 import ctypes
 import os
