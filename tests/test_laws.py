@@ -218,7 +218,9 @@ def observe(model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
             row[row[:, 0] < 1e3] for row in output.logits
         ]  # frames under the mask say "blank" for certain
     elif "target_mask" in batch:
-        rows = [row[real] for row, real in zip(output.logits, batch["target_mask"][:, 1:])]
+        rows = [
+            row[real] for row, real in zip(output.logits, batch["target_mask"][:, 1:], strict=True)
+        ]
     else:
         rows = list(output.logits)
     return rows + [output.loss, output.count]
@@ -314,7 +316,9 @@ def test_every_subset_of_modalities_gives_finite_output_and_gradients(encoders, 
         ), subset
         wrong = [
             n
-            for (n, _), g in zip(model.named_parameters(), gradients(model, output.loss))
+            for (n, _), g in zip(
+                model.named_parameters(), gradients(model, output.loss), strict=True
+            )
             if not g.isfinite().all()
         ]
         assert not wrong, (subset, wrong)
@@ -459,7 +463,9 @@ def test_ctc_overfits_a_line_and_reads_it_back_from_the_logits_alone():
         "target_mask": until(3, 2, 2),
     }
     assert overfit(model, batch, 100) < 0.1
-    for row, target in zip(model(batch).logits.argmax(-1).tolist(), [[3, 4, 4], [5, 6], [4, 3]]):
+    for row, target in zip(
+        model(batch).logits.argmax(-1).tolist(), [[3, 4, 4], [5, 6], [4, 3]], strict=True
+    ):
         assert [k for k, _ in itertools.groupby(row) if k] == target
 
 

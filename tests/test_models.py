@@ -58,7 +58,8 @@ def make_batch(absent_image: list[int] = (), absent_text: list[int] = ()) -> dic
 
 def cut(batch: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:
     return [
-        dict(zip(batch, parts)) for parts in zip(*(value.split(size) for value in batch.values()))
+        dict(zip(batch, parts, strict=True))
+        for parts in zip(*(value.split(size) for value in batch.values()), strict=False)
     ]
 
 

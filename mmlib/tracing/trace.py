@@ -48,11 +48,11 @@ class Trace:
     def __str__(self) -> str:
         """The table as aligned text."""
         cells = [list(COLUMNS), *self._cells()]
-        widths = [max(map(len, column)) for column in zip(*cells)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         return "\n".join(
             "  ".join(
                 cell.ljust(width) if i < 4 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths))
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in cells
         )
@@ -69,7 +69,7 @@ class Trace:
                 + "".join(
                     f'<{tag} style="text-align: {side}; white-space: '
                     f'pre">{html.escape(cell)}</{tag}>'
-                    for cell, side in zip(cells, sides)
+                    for cell, side in zip(cells, sides, strict=True)
                 )
                 + "</tr>"
             )

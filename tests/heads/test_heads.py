@@ -78,9 +78,11 @@ def test_the_weighted_mean_over_any_split_is_the_loss_of_the_whole(head, sizes):
         and not whole.count.requires_grad
     )
     parts = [
-        module(Features(*f), dict(zip(batch, b)))
+        module(Features(*f), dict(zip(batch, b, strict=True)))
         for f, b in zip(
-            zip(*(x.split(sizes) for x in features)), zip(*(x.split(sizes) for x in batch.values()))
+            zip(*(x.split(sizes) for x in features), strict=True),
+            zip(*(x.split(sizes) for x in batch.values()), strict=False),
+            strict=False,
         )
     ]
     total = sum(part.count for part in parts)
@@ -90,7 +92,7 @@ def test_the_weighted_mean_over_any_split_is_the_loss_of_the_whole(head, sizes):
     got, expected = (
         torch.autograd.grad(loss, list(module.parameters())) for loss in (mean, whole.loss)
     )
-    for a, b in zip(got, expected):
+    for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 

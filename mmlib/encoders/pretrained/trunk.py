@@ -45,7 +45,7 @@ class Trunk(nn.Module):
             total = grid.sum() if summary is None else grid.sum() + summary.sum()
             parameters = list(net.parameters())
             gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-            for p, gradient in zip(parameters, gradients):
+            for p, gradient in zip(parameters, gradients, strict=True):
                 p.requires_grad_(gradient is not None)
         self.train()  # the mode that every new module is in
 
