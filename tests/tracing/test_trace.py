@@ -119,7 +119,7 @@ def test_the_rows_of_a_model_are_its_encoders_its_fusion_and_its_head_with_shape
         name: encoder(batch[name], batch[f"{name}_mask"])
         for name, encoder in model.backbone.encoders.items()
     }
-    for row, (name, made) in zip(rows, features.items(), strict=True):
+    for row, (name, made) in zip(rows[:3], features.items(), strict=True):
         assert (
             row.input == f"{tuple(batch[name].shape)}, {tuple(batch[f'{name}_mask'].shape)}"
             and row.output == str(tuple(made.tokens.shape))
@@ -307,10 +307,10 @@ def test_the_table_is_aligned_and_complete():
     assert len(ends) == 1  # the last column stands flush right
     starts = [
         line.index(row.kind, line.index(row.name.split(".")[-1]) + len(row.name.split(".")[-1]))
-        for line, row in zip(lines[1:], result.rows, strict=True)
+        for line, row in zip(lines[1:-1], result.rows, strict=True)
     ]
     assert set(starts) == {lines[0].index("class")}
-    inner = [line for line, row in zip(lines[1:], result.rows, strict=True) if row.level == 1]
+    inner = [line for line, row in zip(lines[1:-1], result.rows, strict=True) if row.level == 1]
     assert inner and all(re.match(r"  \w", line) for line in inner)
 
 
