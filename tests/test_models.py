@@ -230,9 +230,9 @@ def test_the_sigmoid_loss_is_a_sum_over_any_blocks_of_pairs_and_the_softmax_loss
     halves = [
         {key: value[part] for key, value in batch.items()} for part in (slice(0, 3), slice(3, 6))
     ]
-    for model in (model, towers()):
-        parts = torch.stack([model(half).loss for half in halves]).mean()
-        assert parts < model(batch).loss  # the pairs across the parts are gone
+    for one in (model, towers()):
+        parts = torch.stack([one(half).loss for half in halves]).mean()
+        assert parts < one(batch).loss  # the pairs across the parts are gone
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
