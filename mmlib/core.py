@@ -111,8 +111,7 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def from_tokens(tokens: Tensor, mask: Tensor) -> Features:
-    """Features of a sequence: tokens (B, T, D) zeroed where ``mask`` (B, T) is False, and their
-    mean.
+    """Features of a sequence: tokens (B, T, D), mask (B, T) -> zero where masked, and their mean.
 
     >>> import mmlib, torch
     >>> tokens = torch.tensor([[[1.0], [3.0], [100.0]]])

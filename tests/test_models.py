@@ -1,6 +1,4 @@
-"""Backbone, Model and TwoTower: clear errors, and the contrastive loss against CLIP's, pair by
-pair.
-"""
+"""Backbone, Model and TwoTower: clear errors; the contrastive losses against CLIP, by pairs."""
 
 import math
 import sys

@@ -2,39 +2,29 @@
 
 from typing import Any
 
-from mmlib.plots.alt_text import speaking
+from mmlib.plots.style import COLOURS, GREY, INK, empty_figure, styled
 from mmlib.tracing.record import Stage
 
-INK, GREY, LINE = "#222222", "#8A8A8A", 1.5
-# of Okabe and Ito, as in mmlib.plots
-COLOURS = {"image": "#0072B2", "text": "#E69F00", "audio": "#009E73", "all": "#CC79A7"}
-OTHERS = ("#56B4E9", "#D55E00", "#F0E442")  # of modalities with other names
+OTHERS = ("#56B4E9", "#D55E00", "#F0E442")  # colours of modalities with other names
 WIDTH, HEIGHT, GAP = 2.6, 0.95, 0.45  # of a box, in inches
 
 
+@styled
 def draw(rows: list[Stage]) -> Any:
     """Stages of level 0, numbered as their ``reads`` do -> a matplotlib Figure, left to right."""
-    import matplotlib as mpl
-    import matplotlib.pyplot as plt
-
     places, colours = _places(rows), _colours(rows)
     across, down = (max(place[axis] for place in places.values()) + 1 for axis in (0, 1))
     wide, high = across * (WIDTH + GAP), down * (HEIGHT + GAP)
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        figure = plt.figure(figsize=(wide + GAP, high + GAP), layout="constrained")
-        figure.set_facecolor("white")
-        plt.close(figure)  # or a notebook would show it twice
-        axes = figure.add_subplot()
-        axes.axis("off")
-        axes.set(xlim=(-GAP, wide), ylim=(high, -GAP))
-        for node, place in places.items():
-            lines = node.split(" ", 1) if isinstance(node, str) else _lines(rows[node])
-            _box(axes, *_corner(place), lines, colours[node])
-            for source in rows[node].reads if isinstance(node, int) else []:
-                _arrow(axes, places[source], place)
-        figure.draw_without_rendering()
-    return speaking(figure)
+    figure = empty_figure(wide + GAP, high + GAP)
+    axes = figure.add_subplot()
+    axes.axis("off")
+    axes.set(xlim=(-GAP, wide), ylim=(high, -GAP))
+    for node, place in places.items():
+        lines = node.split(" ", 1) if isinstance(node, str) else _lines(rows[node])
+        _box(axes, *_corner(place), lines, colours[node])
+        for source in rows[node].reads if isinstance(node, int) else []:
+            _arrow(axes, places[source], place)
+    return figure
 
 
 def _corner(place: tuple[int, float]) -> tuple[float, float]:
@@ -51,7 +41,7 @@ def _arrow(axes: Any, source: tuple[int, float], target: tuple[int, float]) -> N
         arrowprops={
             "arrowstyle": "-|>",
             "color": GREY,
-            "linewidth": LINE,
+            "linewidth": 1.5,
             "shrinkA": 2,
             "shrinkB": 2,
         },

@@ -16,7 +16,7 @@ from mmlib.encoders.pretrained.torchvision import torchvision_statistics
 from mmlib.encoders.pretrained.trunk import Renormalise
 from tests.encoders.test_pretrained import (
     D,
-    PictureLike,
+    ImageLike,
     TextLike,
     TimmLike,
     hide,
@@ -45,7 +45,7 @@ NORMALISED = {
     "vit, resized": lambda **k: TorchvisionEncoder(D, tiny_vit(), expects=OWN, **k),
     "timm": lambda **k: TimmEncoder(D, TimmWithStatistics("map"), **k),
     "timm, resized": lambda **k: TimmEncoder(D, TimmWithStatistics("tokens"), **k),
-    "transformers": lambda **k: TransformersEncoder(D, PictureLike(True), expects=OWN, **k),
+    "transformers": lambda **k: TransformersEncoder(D, ImageLike(True), expects=OWN, **k),
 }
 
 

@@ -137,7 +137,7 @@ class TextLike(nn.Module):
         return SimpleNamespace(last_hidden_state=x + y, pooler_output=self.pooler(y[:, 0]))
 
 
-class PictureLike(nn.Module):
+class ImageLike(nn.Module):
     """What an AutoModel for images promises: class token first and a fixed size (ViT), or a map
     (ConvNeXt).
     """
@@ -179,8 +179,8 @@ CASES = {  # encoder, batch, tokens of a full row
     "timm-last": (lambda **k: TimmEncoder(D, TimmLike("last"), **k), photos, 16),
     "timm-tokens": (lambda **k: TimmEncoder(D, TimmLike("tokens"), **k), photos, 9),
     "words": (lambda **k: TransformersEncoder(D, TextLike(), **k), texts, 7),
-    "pixels": (lambda **k: TransformersEncoder(D, PictureLike(True), **k), photos, 9),
-    "pixels-map": (lambda **k: TransformersEncoder(D, PictureLike(False), **k), photos, 16),
+    "pixels": (lambda **k: TransformersEncoder(D, ImageLike(True), **k), photos, 9),
+    "pixels-map": (lambda **k: TransformersEncoder(D, ImageLike(False), **k), photos, 16),
 }
 
 

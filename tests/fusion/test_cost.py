@@ -1,6 +1,4 @@
-"""The table of fusions: what can be counted by hand is what it says, and what can be proved of
-interaction is what it measures.
-"""
+"""The table of fusions says what counting by hand gives, and what can be proved of interaction."""
 
 import pytest
 import torch
