@@ -26,11 +26,12 @@ class BilinearFusion(nn.Module):
     left, and a modality could never count by itself. dict of Features (B, T, D) -> Features
     (B, 1, D).
 
-    >>> import mmlib
+    >>> import mmlib, torch
     >>> from mmlib.fusion.cost import make_features
     >>> features = make_features(dim=64, batch=2)
-    >>> mmlib.BilinearFusion(64, features)(features).pooled.norm(dim=1)
-    tensor([1.0000, 1.0000], ...)
+    >>> pooled = mmlib.BilinearFusion(64, features)(features).pooled
+    >>> pooled.shape, torch.allclose(pooled.norm(dim=1), torch.ones(2))
+    (torch.Size([2, 64]), True)
     """
 
     def __init__(self, dim: int, names: Iterable[str], factors: int = 5):

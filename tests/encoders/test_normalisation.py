@@ -26,6 +26,7 @@ from tests.encoders.test_pretrained import (
     tiny_vit,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* gets the images as they are")  # judged below
 BATCH = ([0.6, 0.3, 0.4], [0.15, 0.3, 0.2])  # mean and std of the batches
 
 
