@@ -1,5 +1,6 @@
-"""Write a file whole or not at all: what is on the disk is the old file or the new one, never
-half of one.
+"""Write a file whole or not at all: on the disk is the old file or the new one, never half of one.
+
+And JSON that every program can read.
 """
 
 import json
@@ -9,50 +10,58 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 
-def as_json(value: Any, **style: Any) -> str:
-    """JSON that every program reads: a number that is not finite becomes null."""
+def as_json(value: object, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """JSON that every program reads: a number that is not finite becomes null.
 
-    def clean(part: Any) -> Any:
+    >>> as_json({"loss": float("nan"), "scores": (1, 2)})
+    '{"loss": null, "scores": [1, 2]}'
+    """
+
+    def clean(part: object) -> object:
         if isinstance(part, dict):
             return {key: clean(one) for key, one in part.items()}
         if isinstance(part, list | tuple):
             return [clean(one) for one in part]
         return None if isinstance(part, float) and not math.isfinite(part) else part
 
-    return json.dumps(clean(value), allow_nan=False, **style)
+    return json.dumps(clean(value), allow_nan=False, indent=indent, ensure_ascii=ensure_ascii)
 
 
 def write_atomically(
-    path: Path, write: Callable[[BinaryIO], None], keep: Path | None = None
+    path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None
 ) -> None:
-    """Replace a file by what ``write`` puts into a temporary one beside it: flushed, on the disk,
-    then renamed.
+    """Replace a file by what ``write`` puts into a temporary file beside it.
 
-    Whoever reads the file, even after a power cut, finds the old content or the new. What an
-    earlier kill left is removed. With ``keep`` the old content stays under that name. Raises
-    OSError that says what to do where the disk is full, or the folder cannot be written to; nothing
-    is left of the attempt then.
+    The temporary file is flushed to the disk, then renamed. So a reader finds the old content or
+    the new, even after a power cut. What an earlier killed attempt left is removed. With ``keep``
+    the old content stays under that name. Raises OSError, saying what to do, where the disk is full
+    or the folder cannot be written to; nothing is left of the attempt then.
+
+    >>> from pathlib import Path
+    >>> path = Path("notes.txt")
+    >>> write_atomically(path, lambda file: file.write(b"whole"))
+    >>> path.read_text()
+    'whole'
+    >>> path.unlink()
     """
     try:
         _write(path, write, keep)
     except (OSError, RuntimeError) as error:
-        cause = (
-            error if isinstance(error, OSError) else error.__context__
-        )  # torch.save hides a full disk behind an error of its own
+        # torch.save hides a full disk behind an error of its own
+        cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
         raise OSError(
             cause.errno,
             f"{path} cannot be written ({cause.strerror or cause}): make room, or allow writing "
-            "there; "
-            "what was saved before is as it was, and a run can go on from it",
+            "there; what was saved before is as it was, and a run can go on from it",
         ) from error
 
 
-def _write(path: Path, write: Callable[[BinaryIO], None], keep: Path | None) -> None:
+def _write(path: Path, write: Callable[[BinaryIO], object], keep: Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}-*.tmp"):
         left.unlink(missing_ok=True)
@@ -79,8 +88,6 @@ def _write(path: Path, write: Callable[[BinaryIO], None], keep: Path | None) -> 
 
 def _give_second_name(path: Path, name: Path) -> None:
     try:
-        os.link(
-            path, name
-        )  # no copy: the name ``path`` then goes to the new file, at no moment to none
+        os.link(path, name)  # a link, not a copy: at no moment does ``path`` name no file
     except OSError:  # a file system without hard links
         shutil.copyfile(path, name)

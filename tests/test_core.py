@@ -114,7 +114,7 @@ HOLES = torch.tensor(
         ),
         (
             spoil("audio", torch.zeros(4, 5).double()),
-            "batch['audio'] is torch.float64, expected float32 (images, sound) or int64 (ids)",
+            "batch['audio'] is torch.float64, expected float32 (images, audio) or int64 (ids)",
         ),
         (
             spoil("text", torch.ones(4, 5, dtype=torch.int32)),

@@ -1,6 +1,4 @@
-"""Backbone, Model and TwoTower: clear errors, and the contrastive loss against CLIP's, pair by
-pair.
-"""
+"""Backbone, Model and TwoTower: clear errors; the contrastive losses against CLIP, by pairs."""
 
 import math
 import sys
@@ -58,7 +56,8 @@ def make_batch(absent_image: list[int] = (), absent_text: list[int] = ()) -> dic
 
 def cut(batch: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:
     return [
-        dict(zip(batch, parts)) for parts in zip(*(value.split(size) for value in batch.values()))
+        dict(zip(batch, parts, strict=True))
+        for parts in zip(*(value.split(size) for value in batch.values()), strict=False)
     ]
 
 
@@ -229,9 +228,9 @@ def test_the_sigmoid_loss_is_a_sum_over_any_blocks_of_pairs_and_the_softmax_loss
     halves = [
         {key: value[part] for key, value in batch.items()} for part in (slice(0, 3), slice(3, 6))
     ]
-    for model in (model, towers()):
-        parts = torch.stack([model(half).loss for half in halves]).mean()
-        assert parts < model(batch).loss  # the pairs across the parts are gone
+    for one in (model, towers()):
+        parts = torch.stack([one(half).loss for half in halves]).mean()
+        assert parts < one(batch).loss  # the pairs across the parts are gone
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
@@ -279,7 +278,8 @@ def test_the_parts_of_a_step_do_not_see_each_other_so_fit_refuses_them_with_the_
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_a_set_is_compared_as_a_whole_however_it_is_cut(monkeypatch, loss, chunk):
     """A short last batch, absent rows and equal items included."""
-    monkeypatch.setattr(sys.modules["mmlib.train.evaluate"], "CHUNK", chunk)
+    module = sys.modules["mmlib.train.evaluate"]  # the package shows the function of that name
+    monkeypatch.setattr(module, "CHUNK", chunk)
     model, batch = (
         towers(loss),
         make_batch([1], [5]) | {"item_id": torch.tensor([7, 8, 7, 9, 7, 5])},

@@ -1,4 +1,4 @@
-"""Encoders: raw modality and mask -> Features. Every one is ``forward(x, mask) -> Features``."""
+"""Encoders: ``forward(x, mask) -> Features``, for a modality's raw tensor and its mask."""
 
 from mmlib.encoders.audio import AudioConvEncoder, AudioRecurrentEncoder, LogMel
 from mmlib.encoders.image import ConvEncoder, ResNetEncoder, ViTEncoder

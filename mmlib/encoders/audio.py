@@ -1,4 +1,4 @@
-"""Sound -> Features: waveform (B, L), mask (B, L) -> log-mel spectrogram -> tokens in time.
+"""Audio -> Features: waveform (B, L), mask (B, L) -> log-mel spectrogram -> tokens in time.
 
 Clips may be of any length, from one sample.
 """
@@ -15,8 +15,9 @@ from mmlib.layers.recurrent import Recurrent
 
 
 def mel_filters(sample_rate: int, bins: int, mels: int) -> Tensor:
-    """Triangular filters (bins, mels), equally wide on the mel scale 2595 log10(1 + f / 700)
-    from 0 to half the sample rate.
+    """Triangular filters (bins, mels) from 0 Hz to half the sample rate.
+
+    They are equally wide on the mel scale 2595 log10(1 + f / 700).
     """
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
     corner = 700 * (10 ** (torch.linspace(0, top, mels + 2) / 2595) - 1)  # (mels + 2) in Hz
@@ -27,16 +28,26 @@ def mel_filters(sample_rate: int, bins: int, mels: int) -> Tensor:
 
 
 class LogMel(nn.Module):
-    """Waveform (B, L) and mask (B, L) -> log-mel spectrogram (B, mels, T) and its mask (B, T), T =
-    L / hop rounded up.
+    """Waveform (B, L), mask (B, L) -> log-mel spectrogram (B, F, T) and its mask (B, T).
 
-    Frame i looks at ``window`` samples around sample i * hop, with zeros beyond the clip, and is
-    real when that sample is. What lies more than ``decibels`` below the clip's loudest point is
-    drowned, as the hiss of a microphone is. Then each clip is brought to mean 0 and deviation 1
-    over its real frames, so loudness does not matter; what is not real is 0. (Spoken digits, a
-    voice never heard, mean of three seeds: 0.81 correct with 40 decibels, 0.69 with an absolute
-    floor at 1e-6.) Always float32: in bfloat16 a spectrum is noise.
+    F is ``mels``, T is L / hop rounded up. Frame i looks at ``window`` samples around sample
+    i * hop, with zeros beyond the clip; it is real when that sample is. What lies more than
+    ``decibels`` below the clip's loudest point is drowned, as by the hiss of a microphone. Then
+    each clip is brought to mean 0 and deviation 1 over its real frames, so loudness does not
+    matter; what is not real is 0. (Spoken digits, voices not in training, mean of three seeds: 0.81
+    correct with 40 decibels, 0.69 with an absolute floor at 1e-6.) It always runs in float32: in
+    bfloat16 a spectrum is noise.
+
+    >>> import mmlib, torch
+    >>> waveform = torch.randn(2, 16_000)  # a second at 16 kHz
+    >>> mask = torch.arange(16_000) < torch.tensor([[16_000], [8_000]])
+    >>> x, real = mmlib.LogMel()(waveform, mask)
+    >>> x.shape, real.sum(dim=1)  # a frame each 10 ms
+    (torch.Size([2, 64, 100]), tensor([100,  50]))
     """
+
+    window: Tensor
+    filters: Tensor
 
     def __init__(
         self,
@@ -47,19 +58,16 @@ class LogMel(nn.Module):
         decibels: float = 40.0,
     ):
         super().__init__()
-        self.floor = 10 ** (-decibels / 10)
-        self.hop, self.size = (
-            hop,
-            2 ** math.ceil(math.log2(window)),
-        )  # a power of two makes the fast Fourier transform fast
+        self.floor, self.hop = 10 ** (-decibels / 10), hop
+        self.size = 2 ** math.ceil(math.log2(window))  # powers of two have fast Fourier transforms
+        filters = mel_filters(sample_rate, self.size // 2 + 1, mels)
         self.register_buffer("window", torch.hann_window(window), persistent=False)
-        self.register_buffer(
-            "filters", mel_filters(sample_rate, self.size // 2 + 1, mels), persistent=False
-        )
+        self.register_buffer("filters", filters, persistent=False)
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
-        """Mel power spectrogram (B, mels, L // hop + 1), as torchaudio's
-        MelSpectrogram(center=True, pad_mode="constant").
+        """Mel power spectrogram (B, F, L // hop + 1).
+
+        It equals torchaudio's MelSpectrogram(center=True, pad_mode="constant").
         """
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(
@@ -73,7 +81,7 @@ class LogMel(nn.Module):
                 return_complex=True,
             )  # (B, bins, frames)
             power = torch.view_as_real(spectrum).square().sum(dim=-1)
-            return (power.transpose(1, 2) @ self.filters).transpose(1, 2)  # (B, mels, frames)
+            return (power.transpose(1, 2) @ self.filters).transpose(1, 2)  # (B, F, frames)
 
     def forward(self, waveform: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         waveform, mask = waveform.masked_fill(~mask, 0), mask[:, :: self.hop]  # (B, L), (B, T)
@@ -86,10 +94,15 @@ class LogMel(nn.Module):
 
 
 class AudioConvEncoder(nn.Module):
-    """Convolutions over (mel band, time) of the log-mel spectrogram; one token per 2 ** stages
-    frames (80 ms).
+    """Convolutions over mel band and time of the log-mel spectrogram.
 
-    A token is real when the first of its frames is.
+    x (B, L), mask (B, L) -> Features (B, T, D), one token per 2 ** stages frames (80 ms). A token
+    is real when the first of its frames is.
+
+    >>> import mmlib, torch
+    >>> waveform, mask = torch.randn(2, 16_000), torch.ones(2, 16_000, dtype=torch.bool)
+    >>> mmlib.AudioConvEncoder(dim=32)(waveform, mask).tokens.shape  # of a second
+    torch.Size([2, 13, 32])
     """
 
     def __init__(
@@ -110,18 +123,22 @@ class AudioConvEncoder(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Features:
         x, mask = self.mel(x, mask)
         x, mask = self.stack(x[:, None], mask)  # (B, C, F', T)
-        x = self.project(
-            x.flatten(1, 2).transpose(1, 2)
-        )  # (B, T, D); no mean over F': pitch is not position-free
+        # side by side, not a mean over F': a high and a low tone must differ
+        x = self.project(x.flatten(1, 2).transpose(1, 2))  # (B, T, D)
         return from_tokens(self.norm(x), mask)
 
 
 class AudioRecurrentEncoder(nn.Module):
-    """A bidirectional recurrent network over the log-mel spectrogram, ``stack`` frames (40 ms) a
-    token.
+    """A bidirectional recurrent network over the log-mel spectrogram.
 
-    A token is real when the first of its frames is; frames of it that are not are zero. ``dim`` is
+    x (B, L), mask (B, L) -> Features (B, T, D), one token per ``stack`` frames (40 ms). A token is
+    real when the first of its frames is; those of its frames that are not real are zero. ``dim`` is
     even.
+
+    >>> import mmlib, torch
+    >>> waveform, mask = torch.randn(2, 16_000), torch.ones(2, 16_000, dtype=torch.bool)
+    >>> mmlib.AudioRecurrentEncoder(dim=32)(waveform, mask).tokens.shape  # of a second
+    torch.Size([2, 25, 32])
     """
 
     def __init__(
@@ -136,10 +153,8 @@ class AudioRecurrentEncoder(nn.Module):
     ):
         super().__init__()
         self.mel, self.stack = LogMel(sample_rate, mels), stack
-        self.project, self.recurrent = (
-            nn.Linear(mels * stack, dim),
-            Recurrent(dim, cell, depth, dropout),
-        )
+        self.project = nn.Linear(mels * stack, dim)
+        self.recurrent = Recurrent(dim, cell, depth, dropout)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:

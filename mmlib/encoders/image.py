@@ -1,5 +1,6 @@
-"""Images -> Features: x (B, C, H, W), mask (B, W) of columns -> a grid of tokens in reading
-order, row by row.
+"""Images -> Features: x (B, C, H, W), mask (B, W) of columns -> a grid of tokens.
+
+The tokens stand in reading order, row by row.
 """
 
 import torch
@@ -13,10 +14,16 @@ from mmlib.layers.transformer import Transformer, sine_positions
 
 
 class ConvEncoder(nn.Module):
-    """A small convolutional network.
+    """A small convolutional network, for photos and for lines of text padded in width.
 
-    Photos and, as the mask may end anywhere, lines of text padded in width. A token per cell of 2
-    ** stages pixels square; cells at the right and bottom edge may be partly empty.
+    x (B, C, H, W), mask (B, W) -> Features (B, H' * W', D): a token per cell of 2 ** stages pixels
+    square. Cells at the right and bottom edge may be partly empty; a cell is real when one of its
+    columns is.
+
+    >>> import mmlib, torch
+    >>> images, mask = torch.randn(2, 3, 32, 48), torch.ones(2, 48, dtype=torch.bool)
+    >>> mmlib.ConvEncoder(dim=64)(images, mask).tokens.shape  # 4 x 6 cells
+    torch.Size([2, 24, 64])
     """
 
     def __init__(
@@ -44,12 +51,17 @@ def grid_positions(height: int, width: int, dim: int, device: torch.device | Non
 
 
 class ViTEncoder(nn.Module):
-    """A small vision transformer (Dosovitskiy et al., 2021) with sine positions, so an image may be
-    of any size.
+    """A small vision transformer (Dosovitskiy et al., 2021) for images of any size.
 
-    A token per ``patch`` x ``patch`` pixels; a size that the patch does not divide is padded with
-    zeros on the right and at the bottom. A patch is real when it covers at least one real column.
-    ``dim`` is divisible by 4.
+    x (B, C, H, W), mask (B, W) -> Features (B, H' * W', D): a token per ``patch`` x ``patch``
+    pixels, with sine positions. An image whose size the patch does not divide is padded with zeros
+    on the right and at the bottom. A patch is real when it covers at least one real column. ``dim``
+    is divisible by 4.
+
+    >>> import mmlib, torch
+    >>> images, mask = torch.randn(2, 3, 32, 48), torch.ones(2, 48, dtype=torch.bool)
+    >>> mmlib.ViTEncoder(dim=64, patch=16)(images, mask).tokens.shape  # 2 x 3 patches
+    torch.Size([2, 6, 64])
     """
 
     def __init__(
@@ -73,25 +85,27 @@ class ViTEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
         right, bottom = -x.shape[3] % self.patch, -x.shape[2] % self.patch
-        x = self.project(
-            F.pad(x.masked_fill(~mask[:, None, None], 0), (0, right, 0, bottom))
-        )  # (B, D, H', W')
-        mask = mask[:, None, :: self.patch].expand(-1, x.shape[2], -1).flatten(1)  # (B, H' * W')
-        positions = grid_positions(*x.shape[2:], x.shape[1], x.device)
-        x = self.transformer(
-            x.flatten(2).transpose(1, 2) + positions, mask[:, None, None]
-        )  # (B, H' * W', D)
-        return from_tokens(x, mask)
+        x = F.pad(x.masked_fill(~mask[:, None, None], 0), (0, right, 0, bottom))
+        x = self.project(x)  # (B, D, H', W')
+        _, dim, height, width = x.shape
+        mask = mask[:, None, :: self.patch].expand(-1, height, -1).flatten(1)  # (B, H' * W')
+        x = x.flatten(2).transpose(1, 2) + grid_positions(height, width, dim, x.device)
+        return from_tokens(self.transformer(x, mask[:, None, None]), mask)  # (B, H' * W', D)
 
 
 class ResNetEncoder(nn.Module):
-    """A torchvision ResNet (He et al., 2016) trained from nothing, with GroupNorm: BatchNorm would
-    mix the samples of a batch.
+    """A torchvision ResNet (He et al., 2016) trained from random weights, with GroupNorm.
 
-    A token per cell of the last stage. The first convolution has stride 1 and no pool follows it,
-    as is usual for small images: a cell is 8 pixels square. For photos, whose mask rows are full or
-    empty; a row that is partly real counts as an image with black columns, and all of its cells as
-    real (lines of text belong in ``ConvEncoder``).
+    BatchNorm would mix the samples of a batch. x (B, C, H, W), mask (B, W) -> Features
+    (B, H' * W', D): a token per cell of the last stage. The first convolution has stride 1 and no
+    pool follows it, as is usual for small images: a cell is 8 pixels square. It is for photos,
+    whose mask rows are full or empty. A row that is partly real counts as an image with black
+    columns, and all of its cells as real; lines of text belong in ``ConvEncoder``.
+
+    >>> import mmlib, torch
+    >>> images, mask = torch.randn(2, 3, 16, 24), torch.ones(2, 24, dtype=torch.bool)
+    >>> mmlib.ResNetEncoder(dim=64)(images, mask).tokens.shape  # 2 x 3 cells
+    torch.Size([2, 6, 64])
     """
 
     def __init__(self, dim: int, channels: int = 3, name: str = "resnet18"):
@@ -105,8 +119,6 @@ class ResNetEncoder(nn.Module):
         self.project, self.norm = nn.Linear(trunk.fc.in_features, dim), nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
-        x = (
-            self.trunk(x.masked_fill(~mask[:, None, None], 0)).flatten(2).transpose(1, 2)
-        )  # (B, H' * W', width)
-        mask = mask.any(dim=1, keepdim=True).expand(-1, x.shape[1])
-        return from_tokens(self.norm(self.project(x)), mask)
+        x = self.trunk(x.masked_fill(~mask[:, None, None], 0))  # (B, width, H', W')
+        x = self.project(x.flatten(2).transpose(1, 2))  # (B, H' * W', D)
+        return from_tokens(self.norm(x), mask.any(dim=1, keepdim=True).expand(-1, x.shape[1]))

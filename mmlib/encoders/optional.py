@@ -1,4 +1,4 @@
-"""Libraries that are not always installed: import them, or say in words how to install them."""
+"""Libraries that are not always installed: import them, or say how to install them."""
 
 import importlib
 from types import ModuleType

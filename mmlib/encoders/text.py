@@ -1,6 +1,6 @@
 """Words or items -> Features: ids (B, T) int64, mask (B, T) -> one token per word.
 
-Also reads item histories.
+These encoders also read item histories.
 """
 
 from torch import Tensor, nn
@@ -11,12 +11,16 @@ from mmlib.layers.transformer import Transformer, sine_positions
 
 
 class RecurrentEncoder(nn.Module):
-    """A bidirectional recurrent network over ids (B, T): token t has read the words before it and
-    those after it.
+    """A bidirectional recurrent network: each token has read the words before it and after it.
 
+    ids (B, T), mask (B, T) -> Features (B, T, D). Ids are below ``vocab_size``; 0 is padding.
     ``cell`` is "rnn", "gru" or "lstm"; ``dim`` is even. ``dropout`` is variational: one mask for
-    all words of a sample, drawn for the input of each layer. Ids are below ``vocab_size``; 0 is
-    padding.
+    all words of a sample, drawn for the input of each layer.
+
+    >>> import mmlib, torch
+    >>> ids = torch.tensor([[4, 9, 2], [7, 3, 0]])
+    >>> mmlib.RecurrentEncoder(dim=16, vocab_size=10)(ids, ids > 0).tokens.shape
+    torch.Size([2, 3, 16])
     """
 
     def __init__(
@@ -33,9 +37,15 @@ class RecurrentEncoder(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """A transformer over ids (B, T) with sine positions, so a text may be of any length.
+    """A transformer over ids with sine positions, so a text may be of any length.
 
-    Ids are below ``vocab_size``; 0 is padding.
+    ids (B, T), mask (B, T) -> Features (B, T, D). Ids are below ``vocab_size``; 0 is padding.
+
+    >>> import mmlib, torch
+    >>> ids = torch.tensor([[4, 9, 2], [7, 3, 0]])
+    >>> features = mmlib.TransformerEncoder(dim=16, vocab_size=10)(ids, ids > 0)
+    >>> features.tokens.shape, features.tokens[1, 2].any()  # padding gives zeros
+    (torch.Size([2, 3, 16]), tensor(False))
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """dict of Features -> Features: sixteen ways to make one representation of several modalities.
 
-Names are sorted inside, so the order of the dict never matters; no fusion knows any name. What an
-absent modality holds cannot change the output. The late ones see ``pooled`` and return one token
-per sample; the early ones see ``tokens`` and return many. A row without any modality comes out
-absent: mask False, pooled zero.
+Names are sorted inside, so the order of the dict never matters, and no fusion knows any name. What
+an absent modality holds cannot change the output. The fusions of ``vectors`` and ``products`` read
+``pooled`` and return one token per sample; those of ``tokens`` read all tokens and return many. A
+row without any modality comes out absent: mask False, pooled zero.
 """
 
 from mmlib.fusion.products import BilinearFusion, LowRankFusion, ProductFusion, TensorFusion

@@ -1,6 +1,4 @@
-"""What every fusion does first: modalities' names sorted and checked, their pooled vectors
-stacked, their tokens lined up.
-"""
+"""What fusions share: names sorted and checked, pooled vectors stacked, tokens joined."""
 
 from collections.abc import Iterable
 
@@ -11,8 +9,10 @@ from mmlib.core import Features, masked_mean
 
 
 def sort_names(names: Iterable[str], query: str | None = None) -> list[str]:
-    """The names of the modalities, sorted; ValueError when there is none, one comes twice, or
-    ``query`` is not among them.
+    """The names of the modalities, sorted.
+
+    Raises ValueError when there is none, when one comes twice, or when ``query`` is not one of
+    them.
     """
     names = sorted(names)
     if not names or len(set(names)) < len(names):
@@ -34,9 +34,10 @@ def check_features(features: dict[str, Features], names: list[str]) -> None:
         )
 
 
-def stack(features: dict[str, Features], names: list[str]) -> tuple[Tensor, Tensor]:
-    """The pooled vectors (B, M, D), zero where absent, and which are present (B, M); M in the
-    order of ``names``.
+def stack_pooled(features: dict[str, Features], names: list[str]) -> tuple[Tensor, Tensor]:
+    """Pooled vectors (B, M, D), zero where absent, and which are present (B, M).
+
+    M is in the order of ``names``.
     """
     check_features(features, names)
     present = torch.stack([features[name].present for name in names], dim=1)  # (B, M)
@@ -50,24 +51,23 @@ def apply_each(layers: nn.ModuleDict, pooled: Tensor) -> Tensor:
     return torch.stack(parts, dim=1)
 
 
-def line_up(parts: list[Features]) -> Features:
-    """The tokens of several Features in one line: (B, sum of T, D).
+def join_tokens(parts: list[Features]) -> Features:
+    """The tokens of several Features one after the other: (B, sum of T, D).
 
-    ``pooled`` is the mean over the present ones of their pooled vectors, so that one with many
-    tokens counts no more than one with few.
+    ``pooled`` is the mean of the parts' pooled vectors over the present parts, so that one with
+    many tokens counts no more than one with few.
     """
-    tokens, mask = (
-        torch.cat(part, dim=1) for part in list(zip(*parts))[:2]
-    )  # (B, sum of T, D), (B, sum of T)
+    tokens = torch.cat([part.tokens for part in parts], dim=1)  # (B, sum of T, D)
+    mask = torch.cat([part.mask for part in parts], dim=1)  # (B, sum of T)
+    pooled = torch.stack([part.pooled for part in parts], dim=1)  # (B, M, D)
     present = torch.stack([part.present for part in parts], dim=1)  # (B, M)
-    return Features(
-        tokens, mask, masked_mean(torch.stack([part.pooled for part in parts], dim=1), present)
-    )
+    return Features(tokens, mask, masked_mean(pooled, present))
 
 
 class Tags(nn.Module):
-    """A learned vector per modality, added to its tokens, so that a reader of the line can tell
-    the modalities apart.
+    """A learned vector per modality, added to its tokens before all tokens are joined.
+
+    By its tag, what reads the joined tokens can tell the modalities apart.
     """
 
     def __init__(self, dim: int, names: list[str]):
@@ -76,9 +76,7 @@ class Tags(nn.Module):
         self.tag = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(dim)) for name in names})
 
     def forward(self, features: dict[str, Features]) -> tuple[Tensor, Tensor]:
-        """All tokens in one line: (B, sum of T, D) and (B, sum of T); zero where the mask is
-        False.
-        """
+        """All tokens (B, sum of T, D), zero where not real, and their mask (B, sum of T)."""
         mask = torch.cat([features[name].mask for name in self.names], dim=1)
         tokens = torch.cat([features[name].tokens + self.tag[name] for name in self.names], dim=1)
         return tokens.masked_fill(~mask[..., None], 0), mask

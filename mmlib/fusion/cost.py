@@ -1,5 +1,6 @@
-"""Every fusion on one and the same input: what it costs in parameters, FLOPs, memory and time,
-and whether modalities can interact in it.
+"""Every fusion on the same input: parameters, FLOPs, memory, time, and what it can express.
+
+``python -m mmlib fusions`` prints the table.
 """
 
 import random
@@ -15,12 +16,11 @@ from torch import Tensor, nn
 from mmlib import fusion
 from mmlib.core import Features, from_tokens
 from mmlib.layers.attention import recording
+from mmlib.text_table import aligned
 
-TOKENS = {
-    "audio": 25,
-    "image": 16,
-    "text": 12,
-}  # of the longest sample: 2 s of sound, an image of 64 x 64 pixels, a caption
+# of the longest sample: 2 s of audio, an image of 64 x 64 pixels, a caption
+TOKENS = {"audio": 25, "image": 16, "text": 12}
+WARM_UP = 3  # rounds that are not counted
 
 
 class Row(NamedTuple):
@@ -28,24 +28,20 @@ class Row(NamedTuple):
 
     name: str
     tokens: int  # that come out per sample
-    interact: (
-        bool  # does the effect of one modality on the output depend on what another one holds?
-    )
+    interact: bool  # does the effect of one modality depend on what another one holds?
     parameters: int
-    # of a forward pass: matrix products and attention, two per multiply-add, padding included
-    flops: int
-    kept: int  # bytes that a forward pass keeps for the backward pass, besides parameters and input
+    flops: int  # of a forward pass: matrix products, attention; two per multiply-add, with padding
+    kept: int  # bytes kept for the backward pass, besides parameters and input
     forward: float  # median, in microseconds, without gradients
     both: float  # median, in microseconds, of forward and backward pass together
 
 
 def table(dim: int = 64, batch: int = 32, repeats: int = 30) -> list[Row]:
-    """A row per fusion of ``mmlib.fusion.vectors.__all__``, with its default options, for three
-    modalities; in one thread, on the CPU.
+    """A row per fusion of ``mmlib.fusion.__all__`` with its default options, for three modalities.
 
-    The times are medians over ``repeats`` rounds. In each round every fusion has its turn, in an
-    order drawn anew: what else the machine does, and what the one before left in its caches,
-    disturbs all alike.
+    It is measured in one thread on the CPU. The times are medians over ``repeats`` rounds. In each
+    round every fusion has its turn, in a new random order, so that all suffer alike from what else
+    the machine does and from what the one before left in its caches.
     """
     features = make_features(dim, batch)
     with _own_seed_and_one_thread():
@@ -68,48 +64,45 @@ def table(dim: int = 64, batch: int = 32, repeats: int = 30) -> list[Row]:
 def make_features(
     dim: int, batch: int, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> dict[str, Features]:
-    """Random Features of three modalities as encoders give them: ragged, but for images; every
-    modality present.
+    """Random Features of three modalities as encoders give them; every modality is present.
+
+    The lengths of audio and text differ from sample to sample, the images are all of one size.
+
+    >>> features = make_features(dim=64, batch=2)
+    >>> {name: tuple(part.tokens.shape) for name, part in features.items()}
+    {'audio': (2, 25, 64), 'image': (2, 16, 64), 'text': (2, 12, 64)}
     """
     g, made = torch.Generator().manual_seed(seed), {}
     for name, length in TOKENS.items():
-        lengths = (
-            torch.full((batch,), length)
-            if name == "image"
-            else torch.linspace(length // 3, length, batch).long()
-        )
+        shortest = length if name == "image" else length // 3
+        lengths = torch.linspace(shortest, length, batch).long()
         mask = torch.arange(length) < lengths[:, None]  # (B, T)
         made[name] = from_tokens(torch.randn(batch, length, dim, generator=g, dtype=dtype), mask)
     return made
 
 
 def interaction(module: nn.Module, dim: int, batch: int) -> float:
-    """The largest second mixed difference of ``pooled`` in two modalities, as a share of the
-    largest number in it.
+    """The largest second mixed difference of ``pooled`` in two modalities, relative to ``pooled``.
 
     Change one modality, the other, both: f(both) - f(one) - f(other) + f(none). It is zero for all
     inputs where the output is a sum of one function per modality; then no linear head can see what
     lies only in the combination (an exclusive-or). In double precision.
     """
-    module, old, new = (
-        module.double(),
-        make_features(dim, batch, 0, torch.float64),
-        make_features(dim, batch, 1, torch.float64),
-    )
+    module = module.double()
+    old, new = (make_features(dim, batch, seed, torch.float64) for seed in (0, 1))
     pooled = lambda *changed: module(old | {name: new[name] for name in changed}).pooled
     pairs = [(a, b) for a in old for b in old if a < b]
     with torch.no_grad():
-        largest = (
-            max((pooled(a, b) - pooled(a) - pooled(b) + pooled()).abs().max() for a, b in pairs)
-            / pooled().abs().max()
-        )
+        differences = [pooled(a, b) - pooled(a) - pooled(b) + pooled() for a, b in pairs]
+        largest = torch.stack(differences).abs().max() / pooled().abs().max()
     module.float()
     return largest.item()
 
 
 def count_flops(module: nn.Module, features: dict[str, Features]) -> int:
-    """FLOPs of a forward pass as ``torch.utils.flop_counter`` counts them; attention is written
-    out, fused it is overlooked on a CPU.
+    """FLOPs of a forward pass as ``torch.utils.flop_counter`` counts them.
+
+    Attention is written out for it: on a CPU the counter overlooks the fused kernel.
     """
     from torch.utils.flop_counter import FlopCounterMode  # 0.2 s to import
 
@@ -119,15 +112,11 @@ def count_flops(module: nn.Module, features: dict[str, Features]) -> int:
 
 
 def count_kept(module: nn.Module, features: dict[str, Features]) -> int:
-    """Bytes that a forward pass keeps for the backward pass: each piece of memory once,
-    parameters and the input not at all.
+    """Bytes that a forward pass keeps for the backward pass, without parameters and input.
+
+    Each piece of memory counts once.
     """
-    inputs = {
-        name: Features(
-            part.tokens.detach().requires_grad_(), part.mask, part.pooled.detach().requires_grad_()
-        )
-        for name, part in features.items()
-    }  # as under encoders that learn
+    inputs = _learning(features)
     known = {
         x.untyped_storage().data_ptr()
         for x in [*module.parameters(), *(x for part in inputs.values() for x in part)]
@@ -144,16 +133,21 @@ def count_kept(module: nn.Module, features: dict[str, Features]) -> int:
     return sum(size for address, size in kept.items() if address not in known)
 
 
+def _learning(features: dict[str, Features]) -> dict[str, Features]:
+    """The same Features as they are under encoders that learn: they take gradients."""
+    return {
+        name: Features(
+            part.tokens.detach().requires_grad_(), part.mask, part.pooled.detach().requires_grad_()
+        )
+        for name, part in features.items()
+    }
+
+
 def _times(
     modules: dict[str, nn.Module], features: dict[str, Features], repeats: int
 ) -> dict[str, tuple[float, float]]:
     """Median microseconds of a forward pass, and of forward and backward, per fusion."""
-    inputs = {
-        name: part._replace(
-            tokens=part.tokens.clone().requires_grad_(), pooled=part.pooled.clone().requires_grad_()
-        )
-        for name, part in features.items()
-    }
+    inputs = _learning(features)
 
     def forward(module: nn.Module) -> None:
         with torch.no_grad():
@@ -163,14 +157,18 @@ def _times(
         out = module(inputs)
         (out.tokens.sum() + out.pooled.sum()).backward()
 
-    found, draw = {name: ([], []) for name in modules}, random.Random(0)
-    for _ in range(3 + repeats):  # three rounds warm up
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in modules}
+    draw = random.Random(0)
+    for _ in range(WARM_UP + repeats):
         for name in draw.sample(list(modules), len(modules)):
-            for times, act in zip(found[name], (forward, both)):
-                times.append(_microseconds(act, modules[name]))
+            module = modules[name]
+            found[name].append((_microseconds(forward, module), _microseconds(both, module)))
     return {
-        name: (statistics.median(first[3:]), statistics.median(second[3:]))
-        for name, (first, second) in found.items()
+        name: (
+            statistics.median(first for first, _ in times[WARM_UP:]),
+            statistics.median(second for _, second in times[WARM_UP:]),
+        )
+        for name, times in found.items()
     }
 
 
@@ -194,19 +192,13 @@ def _own_seed_and_one_thread() -> Iterator[None]:
 
 
 def to_markdown(rows: list[Row]) -> str:
-    """The rows as a Markdown table that is aligned as text, too."""
-    cells = [
-        [
-            "fusion",
-            "tokens out",
-            "modalities interact",
-            "parameters",
-            "MFLOPs",
-            "kept, KB",
-            "forward, µs",
-            "with backward, µs",
-        ]
-    ]
+    """The rows as a Markdown table that is aligned as text, too.
+
+    Times are multiples of the first row's, because microseconds vary tenfold between machines.
+    """
+    first = rows[0]
+    header = ["fusion", "tokens out", "modalities interact", "parameters", "MFLOPs", "kept, KB"]
+    cells = [[*header, "forward time", "with backward"]]
     for row in rows:
         cells.append(
             [
@@ -216,29 +208,22 @@ def to_markdown(rows: list[Row]) -> str:
                 f"{row.parameters:,}",
                 f"{row.flops / 1e6:,.1f}",
                 f"{row.kept / 1e3:,.0f}",
-                f"{row.forward:,.0f}",
-                f"{row.both:,.0f}",
+                f"{row.forward / first.forward:.1f}",
+                f"{row.both / first.both:.1f}",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    cells.insert(1, ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]])
-    return "\n".join(
-        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |"
-        for line in cells
-    )
+    head, *body = aligned(cells, left=1)
+    rule = ["-" * len(head[0]), *("-" * (len(cell) - 1) + ":" for cell in head[1:])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body])
 
 
 def main_table() -> str:
-    """What ``python -m mmlib fusions`` prints: the table, and under it on what it was measured."""
+    """What ``python -m mmlib fusions`` prints: the table, and on what it was measured."""
     lengths = ", ".join(f"{name} {length}" for name, length in TOKENS.items())
     return (
         f"{to_markdown(table())}\n\n"
-        f"Of a whole batch: 32 samples, three modalities ({lengths} tokens at most), width 64, "
-        "float32, one CPU thread.\n"
-        "MFLOPs: matrix products and attention of a forward pass. Kept: for the backward pass, "
-        "besides parameters and input.\n"
-        "Modalities interact: whether the effect of one modality depends on another; where not, "
-        "no linear head can learn an exclusive-or.\n"
-        "Nor can one behind GatedFusion or AttentionFusion, which only weigh the modalities "
-        "(notebook 07)."
+        f"Measured on a batch of 32 samples of three modalities ({lengths} tokens at most), width "
+        "64,\nfloat32, one CPU thread; times are multiples of the first row's. Where modalities "
+        "do not interact,\nand behind GatedFusion and AttentionFusion, which only weigh them, no "
+        "linear head can learn an\nexclusive-or of two."
     )

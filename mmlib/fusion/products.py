@@ -1,4 +1,7 @@
-"""dict of Features -> Features: fusions of one vector per modality that multiply them."""
+"""dict of Features -> Features: one vector per modality goes in, and they are multiplied.
+
+The first argument of all is ``dim`` (D), the second the names of the modalities.
+"""
 
 from collections.abc import Iterable
 from functools import reduce
@@ -8,19 +11,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib.core import Features, from_pooled
-from mmlib.fusion.common import apply_each, sort_names, stack
+from mmlib.fusion.common import apply_each, sort_names, stack_pooled
 from mmlib.layers.attention import keep_weights
 
 
 class BilinearFusion(nn.Module):
-    """Multi-modal factorised bilinear pooling (MFB; Yu et al., 2017, arXiv:1708.01471), for any
-    number of modalities; without its dropout.
+    """Multi-modal factorised bilinear pooling (MFB), for any number of modalities.
 
-    Each modality is mapped to ``dim`` groups of ``factors`` numbers; the maps of the modalities
-    present are multiplied, each group is summed. So each output is one bilinear form of rank
-    ``factors`` in two modalities, trilinear in three. Then the signed square root, and the vector
-    is brought to length 1. An absent modality is a factor of 1. The maps have a bias: without it,
-    nothing but the highest product is left, and a modality could never count by itself.
+    Yu et al., 2017, arXiv:1708.01471; without its dropout. Each modality is mapped to ``dim``
+    groups of ``factors`` numbers; the maps of the modalities present are multiplied, and each group
+    is summed. So each output is one bilinear form of rank ``factors`` in two modalities, trilinear
+    in three. Then the signed square root is taken, and the vector is brought to length 1. An absent
+    modality is a factor of 1. The maps have a bias: without it only the highest product would be
+    left, and a modality could never count by itself. dict of Features (B, T, D) -> Features
+    (B, 1, D).
+
+    >>> import mmlib, torch
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> pooled = mmlib.BilinearFusion(64, features)(features).pooled
+    >>> pooled.shape, torch.allclose(pooled.norm(dim=1), torch.ones(2))
+    (torch.Size([2, 64]), True)
     """
 
     def __init__(self, dim: int, names: Iterable[str], factors: int = 5):
@@ -29,7 +40,7 @@ class BilinearFusion(nn.Module):
         self.project = nn.ModuleDict({name: nn.Linear(dim, dim * factors) for name in self.names})
 
     def forward(self, features: dict[str, Features]) -> Features:
-        pooled, present = stack(features, self.names)
+        pooled, present = stack_pooled(features, self.names)
         parts = apply_each(self.project, pooled).masked_fill(~present[..., None], 1)
         product = reduce(torch.mul, parts.unbind(dim=1))  # (B, D * factors)
         total = product.unflatten(-1, (-1, self.factors)).sum(dim=-1)  # (B, D)
@@ -37,23 +48,34 @@ class BilinearFusion(nn.Module):
 
 
 def signed_sqrt(x: Tensor) -> Tensor:
-    """sign(x) * sqrt(|x|), but straight within about 1e-4 of 0, where the root is infinitely
-    steep.
+    """sign(x) * sqrt(|x|), but straight within about 1e-4 of 0.
+
+    There the slope of the root itself is infinite.
     """
     return x * (x.abs() + 1e-4).rsqrt()
 
 
 class ProductFusion(nn.Module):
-    """Product of experts: what do several uncertain opinions on the same ``dim`` numbers say
-    together?
+    """Product of experts: several uncertain opinions on the same ``dim`` numbers make one.
 
     Each modality gives a Gaussian, a mean and a log-precision per number, and so does the prior:
-    mean 0, precision 1. Their product is a Gaussian again; out comes its mean, sum of precision *
-    mean / sum of precision (Hinton, 2002; Wu and Goodman, 2018, arXiv:1802.05335). An absent
-    modality has precision 0; with none at all the prior's 0 remains. ``.weights`` (B, M), in the
-    order of ``.names``: each modality's share of the precision in the last forward pass, averaged
-    over the numbers; what lacks to 1 is the prior's.
+    mean 0, precision 1. Their product is a Gaussian again; its mean comes out, the sum of precision
+    * mean divided by the sum of precision (Hinton, 2002; Wu and Goodman, 2018, arXiv:1802.05335).
+    An absent modality has precision 0; with none at all the prior's 0 remains. dict of Features
+    (B, T, D) -> Features (B, 1, D). ``.weights`` (B, M), in the order of ``.names``: the share of
+    each modality in the precision of the last forward pass, averaged over the numbers; the prior
+    has the rest.
+
+    >>> import mmlib
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> fusion = mmlib.ProductFusion(64, features)
+    >>> fused = fusion(features)
+    >>> (fusion.weights.sum(dim=1) < 1).tolist()  # the rest is the prior's
+    [True, True]
     """
+
+    weights: Tensor | None
 
     def __init__(self, dim: int, names: Iterable[str]):
         super().__init__()
@@ -61,25 +83,31 @@ class ProductFusion(nn.Module):
         self.expert = nn.ModuleDict({name: nn.Linear(dim, 2 * dim) for name in self.names})
 
     def forward(self, features: dict[str, Features]) -> Features:
-        pooled, present = stack(features, self.names)
+        pooled, present = stack_pooled(features, self.names)
         experts = apply_each(self.expert, pooled)  # (B, M, 2 D)
         mean, log_precision = experts.chunk(2, dim=-1)  # (B, M, D) each
         log_precision = log_precision.masked_fill(~present[..., None], float("-inf"))
         prior = torch.zeros_like(log_precision[:, :1])  # (B, 1, D)
-        share = torch.cat([log_precision, prior], dim=1).softmax(dim=1)[
-            :, :-1
-        ]  # (B, M, D) precision / sum of precision
+        shares = torch.cat([log_precision, prior], dim=1).softmax(dim=1)  # (B, M + 1, D)
+        share = shares[:, :-1]  # (B, M, D) precision / sum of precision
         keep_weights(self, share.mean(dim=-1))
         return from_pooled((share * mean).sum(dim=1), present.any(dim=1))
 
 
 class TensorFusion(nn.Module):
-    """Every product of the modalities' numbers, then a linear map (Zadeh et al., 2017,
-    arXiv:1707.07250).
+    """Every product of the modalities' numbers, then a linear map.
 
-    Each modality is first projected to ``width`` numbers and a 1 is appended, so that the outer
-    product of all M holds single numbers, pairs and triples: (width + 1) ** M of them, which is why
-    ``width`` is small. An absent modality is [0, .., 0, 1].
+    Zadeh et al., 2017, arXiv:1707.07250. Each modality is first projected to ``width`` numbers, and
+    a 1 is appended; so the outer product of all M holds single numbers, pairs and triples. It has
+    (width + 1) ** M numbers, which is why ``width`` is small. An absent modality is [0, .., 0, 1].
+    dict of Features (B, T, D) -> Features (B, 1, D).
+
+    >>> import mmlib
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)  # of three modalities
+    >>> fusion = mmlib.TensorFusion(64, features)
+    >>> fusion.out.in_features == 9**3, fusion(features).pooled.shape
+    (True, torch.Size([2, 64]))
     """
 
     def __init__(self, dim: int, names: Iterable[str], width: int = 8):
@@ -89,7 +117,7 @@ class TensorFusion(nn.Module):
         self.out = nn.Linear((width + 1) ** len(self.names), dim)
 
     def forward(self, features: dict[str, Features]) -> Features:
-        pooled, present = stack(features, self.names)
+        pooled, present = stack_pooled(features, self.names)
         parts = append_one(self.project, pooled, present)  # M of (B, width + 1)
         outer = parts[0]
         for part in parts[1:]:
@@ -98,11 +126,18 @@ class TensorFusion(nn.Module):
 
 
 class LowRankFusion(nn.Module):
-    """TensorFusion whose big linear map is a sum of ``rank`` products of small ones (Liu et al.,
-    2018, arXiv:1806.00064).
+    """TensorFusion whose big linear map is a sum of ``rank`` products of small ones.
 
-    The outer product is never built: output = sum over r of the product over modalities of [z_m, 1]
-    @ factor_m[r], plus a bias.
+    Liu et al., 2018, arXiv:1806.00064. The outer product is never built: the output is the sum over
+    r of the product over modalities of [z_m, 1] @ factor_m[r], plus a bias. dict of Features
+    (B, T, D) -> Features (B, 1, D).
+
+    >>> import mmlib
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> fusion = mmlib.LowRankFusion(64, features)
+    >>> fusion.factors["text"].shape, fusion(features).pooled.shape
+    (torch.Size([4, 9, 64]), torch.Size([2, 64]))
     """
 
     def __init__(self, dim: int, names: Iterable[str], width: int = 8, rank: int = 4):
@@ -111,26 +146,28 @@ class LowRankFusion(nn.Module):
         self.project = nn.ModuleDict({name: nn.Linear(dim, width) for name in self.names})
         # A modality's [z, 1] @ factor starts with variance about 1 for z and 1 for the constant,
         # the sum over ranks likewise.
-        scale = torch.cat([torch.full((width, 1), width**-0.5), torch.ones(1, 1)]) * rank ** (
-            -0.5 / len(self.names)
-        )
+        of_numbers = torch.cat([torch.full((width, 1), width**-0.5), torch.ones(1, 1)])
+        scale = of_numbers * rank ** (-0.5 / len(self.names))
         self.factors = nn.ParameterDict(
             {name: nn.Parameter(torch.randn(rank, width + 1, dim) * scale) for name in self.names}
         )
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, features: dict[str, Features]) -> Features:
-        pooled, present = stack(features, self.names)
-        product = None
-        for name, part in zip(self.names, append_one(self.project, pooled, present)):
-            factor = torch.einsum("bw,rwd->brd", part, self.factors[name])  # (B, rank, D)
-            product = factor if product is None else product * factor
+        pooled, present = stack_pooled(features, self.names)
+        parts = append_one(self.project, pooled, present)  # M of (B, width + 1)
+        mapped = [
+            torch.einsum("bw,rwd->brd", part, self.factors[name])  # (B, rank, D)
+            for name, part in zip(self.names, parts, strict=True)
+        ]
+        product = reduce(torch.mul, mapped)  # (B, rank, D)
         return from_pooled(product.sum(dim=1) + self.bias, present.any(dim=1))
 
 
 def append_one(project: nn.ModuleDict, pooled: Tensor, present: Tensor) -> list[Tensor]:
-    """Each modality of ``pooled`` (B, M, D) through its projection, with a 1 appended: M of (B,
-    width + 1); absent = [0, .., 0, 1].
+    """Each modality of ``pooled`` (B, M, D) projected, with a 1 appended: M of (B, width + 1).
+
+    An absent modality is [0, .., 0, 1].
     """
     parts = apply_each(project, pooled).masked_fill(~present[..., None], 0)  # (B, M, width)
     return list(torch.cat([parts, torch.ones_like(parts[..., :1])], dim=-1).unbind(dim=1))

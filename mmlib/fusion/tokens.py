@@ -1,5 +1,6 @@
-"""dict of Features -> Features: fusions of all tokens, by attention within and across
-modalities.
+"""dict of Features -> Features: all tokens go in; attention within and across modalities.
+
+The first argument of all is ``dim`` (D), the second the names of the modalities.
 """
 
 from collections.abc import Iterable
@@ -8,16 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from mmlib.core import Features, from_tokens, masked_mean
-from mmlib.fusion.common import Tags, check_features, line_up, sort_names, stack
+from mmlib.fusion.common import Tags, check_features, join_tokens, sort_names, stack_pooled
 from mmlib.layers.attention import Attention
 from mmlib.layers.transformer import Block, Transformer
 
 
 class JoinFusion(nn.Module):
-    """Early fusion: tag each token with its modality, line them all up, and let a transformer read
-    the line.
+    """Early fusion: tag each token with its modality, join all tokens, and read with a transformer.
 
-    ``depth=0`` only tags and lines up (what a decoder that brings its own layers wants).
+    dict of Features (B, T, D) -> Features (B, sum of T, D); pooled is the mean over all real
+    tokens. ``depth=0`` only tags and joins: that is for a decoder that brings its own layers.
+
+    >>> import mmlib
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)  # audio: 25 tokens, image: 16, text: 12
+    >>> mmlib.JoinFusion(64, features)(features).tokens.shape
+    torch.Size([2, 53, 64])
     """
 
     def __init__(self, dim: int, names: Iterable[str], depth: int = 1, heads: int = 4):
@@ -35,12 +42,19 @@ class JoinFusion(nn.Module):
 
 
 class CrossFusion(nn.Module):
-    """Some tokens ask, the modalities answer: a transformer that looks at itself and, by
-    cross-attention, at the modalities.
+    """Query tokens read the modalities: self-attention among the queries, cross-attention to them.
 
-    The askers are ``queries`` learned vectors and all modalities answer; or, when ``query`` names a
-    modality, its own tokens ask the other modalities (where that modality is absent, one learned
-    vector asks in its place). Out comes one token per asker.
+    The queries are ``queries`` learned vectors that read all modalities; or, when ``query`` names a
+    modality, its own tokens, which read the other modalities (where that modality is absent, one
+    learned vector takes its place). dict of Features (B, T, D) -> Features, one token per query.
+
+    >>> import mmlib
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> mmlib.CrossFusion(64, features)(features).tokens.shape
+    torch.Size([2, 4, 64])
+    >>> mmlib.CrossFusion(64, features, query="text")(features).tokens.shape
+    torch.Size([2, 12, 64])
     """
 
     def __init__(
@@ -57,7 +71,7 @@ class CrossFusion(nn.Module):
         others = [name for name in self.names if name != query]
         if not others:
             raise ValueError(
-                f"query {query!r} is the only modality, so it has nobody to ask; name more "
+                f"query {query!r} is the only modality, so there is nothing to read; name more "
                 "modalities or leave query out"
             )
         self.tags = Tags(dim, others)
@@ -67,35 +81,37 @@ class CrossFusion(nn.Module):
     def forward(self, features: dict[str, Features]) -> Features:
         check_features(features, self.names)
         memory, memory_mask = self.tags(features)  # (B, K, D), (B, K)
-        tokens, mask = self._askers(features)  # (B, Q, D), (B, Q)
+        tokens, mask = self._queries(features)  # (B, Q, D), (B, Q)
         tokens = self.transformer(tokens, mask[:, None, None], memory, memory_mask[:, None, None])
         present = torch.stack([part.present for part in features.values()]).any(dim=0)  # (B,)
         return from_tokens(tokens, mask & present[:, None])
 
-    def _askers(self, features: dict[str, Features]) -> tuple[Tensor, Tensor]:
+    def _queries(self, features: dict[str, Features]) -> tuple[Tensor, Tensor]:
         if self.query is None:
-            batch = features[self.names[0]].mask.shape[
-                0
-            ]  # not len(): it would be a constant in an export
+            batch = features[self.names[0]].mask.shape[0]  # len() would be a constant in an export
             tokens = self.learned.expand(batch, -1, -1)  # (B, queries, D)
             return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        ask = features[self.query]
-        stand_in = ~ask.present[:, None] & (
-            torch.arange(ask.mask.shape[1], device=ask.mask.device) == 0
-        )  # (B, T), first slot
-        tokens = torch.where(ask.mask[..., None], ask.tokens, 0)
-        return torch.where(stand_in[..., None], self.learned, tokens), ask.mask | stand_in
+        own = features[self.query]
+        first = torch.arange(own.mask.shape[1], device=own.mask.device) == 0  # (T,)
+        stand_in = ~own.present[:, None] & first  # (B, T)
+        tokens = torch.where(own.mask[..., None], own.tokens, 0)
+        return torch.where(stand_in[..., None], self.learned, tokens), own.mask | stand_in
 
 
 class BottleneckFusion(nn.Module):
-    """Each modality has its own transformer layers; they exchange only through a few bottleneck
-    tokens.
+    """Each modality has its own transformer; they exchange only through a few bottleneck tokens.
 
     In each layer every modality reads its own tokens and the bottleneck; the bottleneck's new value
     is the mean of what the *present* modalities made of it (Nagrani et al., 2021,
-    arXiv:2107.00135). Out come all tokens, bottleneck last; pooled is the mean over present
-    modalities of each one's mean token, so that a modality with many tokens counts no more than one
-    with few.
+    arXiv:2107.00135). dict of Features (B, T, D) -> Features (B, sum of T + bottleneck, D), the
+    bottleneck last. pooled is the mean over present modalities of each one's mean token, so that a
+    modality with many tokens counts no more than one with few.
+
+    >>> import mmlib
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)  # 25 + 16 + 12 tokens
+    >>> mmlib.BottleneckFusion(64, features, bottleneck=4)(features).tokens.shape
+    torch.Size([2, 57, 64])
     """
 
     def __init__(
@@ -116,78 +132,73 @@ class BottleneckFusion(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Features:
         check_features(features, self.names)
-        masks = {name: features[name].mask for name in self.names}
         tokens = {
-            name: features[name].tokens.masked_fill(~masks[name][..., None], 0)
-            for name in self.names
+            name: from_tokens(features[name].tokens, features[name].mask) for name in self.names
         }
-        present = torch.stack([features[name].present for name in self.names], dim=1)  # (B, M)
+        present = torch.stack([part.present for part in tokens.values()], dim=1)  # (B, M)
         shared = self.bottleneck.expand(present.shape[0], -1, -1)  # (B, N, D)
-        for layer in range(len(self.blocks[self.names[0]])):
-            tokens, shared = self._exchange(layer, tokens, masks, shared, present)
-        line = [from_tokens(self.norm(tokens[name]), masks[name]) for name in self.names]
-        pooled = masked_mean(torch.stack([part.pooled for part in line], dim=1), present)  # (B, D)
-        some = present.any(dim=1, keepdim=True).expand(shared.shape[:2])  # (B, N)
-        line.append(from_tokens(self.norm(shared), some))
+        for layer in zip(*(self.blocks[name].children() for name in self.names), strict=True):
+            blocks = dict(zip(self.names, layer, strict=True))
+            tokens, shared = self._exchange(blocks, tokens, shared, present)
+        own = join_tokens(
+            [from_tokens(self.norm(part.tokens), part.mask) for part in tokens.values()]
+        )
+        some = own.present[:, None].expand(shared.shape[:2])  # (B, N)
+        last = from_tokens(self.norm(shared), some)
         return Features(
-            torch.cat([part.tokens for part in line], dim=1),
-            torch.cat([part.mask for part in line], dim=1),
-            pooled,
+            torch.cat([own.tokens, last.tokens], dim=1),
+            torch.cat([own.mask, last.mask], dim=1),
+            own.pooled,
         )
 
     def _exchange(
         self,
-        layer: int,
-        tokens: dict[str, Tensor],
-        masks: dict[str, Tensor],
+        blocks: dict[str, nn.Module],
+        tokens: dict[str, Features],
         shared: Tensor,
         present: Tensor,
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """One layer of every modality: its new tokens, and the bottleneck (B, N, D) averaged
-        over the present modalities.
-        """
+    ) -> tuple[dict[str, Features], Tensor]:
+        """One layer of every modality: its new tokens, and the new bottleneck (B, N, D)."""
         new, updates = {}, []
         seen = torch.ones(shared.shape[:2], dtype=torch.bool, device=shared.device)  # (B, N)
-        for name in self.names:
-            x = torch.cat([tokens[name], shared], dim=1)  # (B, T + N, D)
-            x = self.blocks[name][layer](x, torch.cat([masks[name], seen], dim=1)[:, None, None])
-            new[name], update = x.split([x.shape[1] - shared.shape[1], shared.shape[1]], dim=1)
+        for name, part in tokens.items():
+            x = torch.cat([part.tokens, shared], dim=1)  # (B, T + N, D)
+            x = blocks[name](x, torch.cat([part.mask, seen], dim=1)[:, None, None])
+            own, update = x.split([x.shape[1] - shared.shape[1], shared.shape[1]], dim=1)
+            new[name] = part._replace(tokens=own)
             updates.append(update.flatten(1))
         return new, masked_mean(torch.stack(updates, dim=1), present).unflatten(1, shared.shape[1:])
 
 
-class Ask(nn.Module):
-    """Tokens x (B, Q, D) ask ``memory`` (B, K, D) where ``mask`` (B, K) is True: pre-norm
-    cross-attention, then an MLP.
+class CrossAttention(nn.Module):
+    """What tokens x (B, Q, D) learn from a memory (B, K, D): the change of x (B, Q, D), without x.
+
+    Pre-norm cross-attention where ``mask`` (B, K) is True, then an MLP.
     """
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
-        self.norm, self.norm_memory, self.attention = (
-            nn.LayerNorm(dim),
-            nn.LayerNorm(dim),
-            Attention(dim, heads),
-        )
-        self.norm_mlp, self.mlp = (
-            nn.LayerNorm(dim),
-            nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)),
-        )
+        self.norm, self.norm_memory = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention, self.norm_mlp = Attention(dim, heads), nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        return x + self.update(x, memory, mask)
-
-    def update(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """What ``x`` learns from the memory: the change alone (B, Q, D), without x."""
         found = self.attention(self.norm(x), mask[:, None, None], self.norm_memory(memory))
         return found + self.mlp(self.norm_mlp(x + found))
 
 
 class PerceiverFusion(nn.Module):
-    """Learned latents ask all tokens of all modalities once, then only talk to each other (Jaegle
-    et al., 2021, arXiv:2103.03206).
+    """Learned latents read all tokens of all modalities once, then attend only to each other.
 
-    However many tokens come in, ``latents`` come out, and what happens after the asking costs the
-    same. Unlike in CrossFusion, where the askers look again in every layer.
+    Jaegle et al., 2021, arXiv:2103.03206. dict of Features (B, T, D) -> Features (B, latents, D):
+    however many tokens come in, ``latents`` come out, and what follows the first reading always
+    costs the same. In CrossFusion, by contrast, every layer reads the modalities again.
+
+    >>> import mmlib
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> mmlib.PerceiverFusion(64, features, latents=8)(features).tokens.shape
+    torch.Size([2, 8, 64])
     """
 
     def __init__(
@@ -197,34 +208,40 @@ class PerceiverFusion(nn.Module):
         self.names = sort_names(names)
         self.tags = Tags(dim, self.names)
         self.latents = nn.Parameter(0.02 * torch.randn(latents, dim))
-        self.ask, self.transformer = Ask(dim, heads), Transformer(dim, depth, heads)
+        self.ask, self.transformer = CrossAttention(dim, heads), Transformer(dim, depth, heads)
 
     def forward(self, features: dict[str, Features]) -> Features:
         check_features(features, self.names)
         memory, mask = self.tags(features)  # (B, K, D), (B, K)
         latents = self.latents.expand(memory.shape[0], -1, -1)  # (B, N, D)
-        latents = self.transformer(self.ask(latents, memory, mask), None)
+        latents = self.transformer(latents + self.ask(latents, memory, mask), None)
         return from_tokens(latents, mask.any(dim=1, keepdim=True).expand(latents.shape[:2]))
 
 
 class CrossmodalFusion(nn.Module):
-    """The tokens of every modality ask those of every other (MulT; Tsai et al., 2019,
-    arXiv:1906.00295).
+    """The tokens of every modality read those of every other (MulT).
 
-    There is a cross-attention layer for each ordered pair of modalities. What a modality has heard
-    from the others that are present is averaged (MulT puts it side by side), then its own
-    transformer reads it. Out come all tokens; pooled is the mean over present modalities of each
-    one's mean token.
+    Tsai et al., 2019, arXiv:1906.00295. There is a cross-attention layer for each ordered pair of
+    modalities. What a modality learns from the others that are present is averaged (MulT puts it
+    side by side); then the modality's own transformer reads it. dict of Features (B, T, D) ->
+    Features (B, sum of T, D); pooled is the mean over present modalities of each one's mean token.
+
+    >>> import mmlib
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> fusion = mmlib.CrossmodalFusion(64, features)
+    >>> list(fusion.ask["text"]), fusion(features).tokens.shape
+    (['audio', 'image'], torch.Size([2, 53, 64]))
     """
 
     def __init__(self, dim: int, names: Iterable[str], depth: int = 1, heads: int = 4):
         super().__init__()
         self.names = sort_names(names)
-        pairs = {name: [other for other in self.names if other != name] for name in self.names}
+        others = {name: [other for other in self.names if other != name] for name in self.names}
         self.ask = nn.ModuleDict(
             {
-                name: nn.ModuleDict({other: Ask(dim, heads) for other in others})
-                for name, others in pairs.items()
+                name: nn.ModuleDict({other: CrossAttention(dim, heads) for other in others[name]})
+                for name in self.names
             }
         )
         self.transformers = nn.ModuleDict(
@@ -236,34 +253,38 @@ class CrossmodalFusion(nn.Module):
         modalities = {
             name: from_tokens(features[name].tokens, features[name].mask) for name in self.names
         }
-        return line_up([self._listen(name, modalities) for name in self.names])
+        return join_tokens([self._read_others(name, modalities) for name in self.names])
 
-    def _listen(self, name: str, modalities: dict[str, Features]) -> Features:
-        """The modality ``name`` after it has asked the others; as it was where no other is
-        present.
-        """
-        own = tokens = modalities[name].tokens  # (B, T, D)
-        mask = modalities[name].mask
-        if self.ask[name]:
-            others = {other: modalities[other] for other in self.ask[name]}
-            heard = [
-                self.ask[name][other].update(own, part.tokens, part.mask).flatten(1)
-                for other, part in others.items()
+    def _read_others(self, name: str, modalities: dict[str, Features]) -> Features:
+        """The modality ``name`` after it has read the others; as it was where none is present."""
+        tokens, mask, _ = modalities[name]  # (B, T, D), (B, T)
+        layers = dict(self.ask[name].named_children())
+        if layers:
+            others = [modalities[other] for other in layers]
+            changes = [
+                layer(tokens, other.tokens, other.mask).flatten(1)  # (B, T * D)
+                for layer, other in zip(layers.values(), others, strict=True)
             ]
-            present = torch.stack([part.present for part in others.values()], dim=1)  # (B, M - 1)
-            change = masked_mean(torch.stack(heard, dim=1), present)  # (B, T * D)
-            tokens = own + change.unflatten(1, own.shape[1:])
+            present = torch.stack([other.present for other in others], dim=1)  # (B, M - 1)
+            change = masked_mean(torch.stack(changes, dim=1), present)  # (B, T * D)
+            tokens = tokens + change.unflatten(1, tokens.shape[1:])
         return from_tokens(self.transformers[name](tokens, mask[:, None, None]), mask)
 
 
 class FiLMFusion(nn.Module):
-    """Feature-wise linear modulation (FiLM; Perez et al., 2018, arXiv:1709.07871), in all
-    directions.
+    """Feature-wise linear modulation (FiLM), in all directions.
 
-    The tokens of each modality are scaled and shifted, x * (1 + scale) + shift, by two vectors that
-    a linear map reads off the pooled vectors of all the *other* modalities (zero where absent). Out
-    come all tokens; pooled is the mean over present modalities of each one's mean token. One
-    modality has no others: it comes out as it is.
+    Perez et al., 2018, arXiv:1709.07871. The tokens of each modality are scaled and shifted,
+    x * (1 + scale) + shift, by two vectors that a linear map computes from the pooled vectors of
+    all the *other* modalities (zero where absent). A single modality has no others and comes out as
+    it is. dict of Features (B, T, D) -> Features (B, sum of T, D); pooled is the mean over present
+    modalities of each one's mean token.
+
+    >>> import mmlib
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> mmlib.FiLMFusion(64, features)(features).tokens.shape
+    torch.Size([2, 53, 64])
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -275,8 +296,8 @@ class FiLMFusion(nn.Module):
         )
 
     def forward(self, features: dict[str, Features]) -> Features:
-        pooled, _ = stack(features, self.names)
-        return line_up(
+        pooled, _ = stack_pooled(features, self.names)
+        return join_tokens(
             [self._modulate(i, features[name], pooled) for i, name in enumerate(self.names)]
         )
 
@@ -285,10 +306,7 @@ class FiLMFusion(nn.Module):
         tokens = own.tokens.masked_fill(~own.mask[..., None], 0)
         if not self.condition:
             return from_tokens(tokens, own.mask)
-        others = torch.cat([pooled[:, :i], pooled[:, i + 1 :]], dim=1).flatten(
-            1
-        )  # (B, (M - 1) * D)
-        scale, shift = self.condition[self.names[i]](others)[:, None].chunk(
-            2, dim=-1
-        )  # (B, 1, D) each
+        others = torch.cat([pooled[:, :i], pooled[:, i + 1 :]], dim=1)  # (B, M - 1, D)
+        both = self.condition[self.names[i]](others.flatten(1))  # (B, 2 D)
+        scale, shift = both[:, None].chunk(2, dim=-1)  # (B, 1, D) each
         return from_tokens(tokens * (1 + scale) + shift, own.mask)

@@ -1,14 +1,15 @@
-"""dict of Features -> Features: fusions of one vector per modality, in which modalities add up
-or are weighed.
+"""dict of Features -> Features: one vector per modality goes in, their sum or weighted sum out.
+
+The first argument of all is ``dim`` (D), the second the names of the modalities.
 """
 
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmlib.core import Features, from_pooled, masked_mean, masked_softmax
-from mmlib.fusion.common import apply_each, sort_names, stack
+from mmlib.fusion.common import apply_each, sort_names, stack_pooled
 from mmlib.layers.attention import keep_weights
 
 
@@ -17,10 +18,17 @@ def _mlp(width: int, dim: int) -> nn.Sequential:
 
 
 class ConcatFusion(nn.Module):
-    """The pooled vectors side by side, with a flag each (1 = present), through an MLP back to
-    ``dim``.
+    """The pooled vectors side by side, each with a flag (1 = present), through an MLP to ``dim``.
 
-    The flag lets an absent modality differ from one whose vector happens to be zero.
+    dict of Features (B, T, D) -> Features (B, 1, D). By the flag an absent modality differs from
+    one whose vector happens to be zero.
+
+    >>> import mmlib
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)  # of audio, image and text
+    >>> fused = mmlib.ConcatFusion(64, features)(features)
+    >>> fused.tokens.shape, fused.pooled.shape
+    (torch.Size([2, 1, 64]), torch.Size([2, 64]))
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -29,16 +37,24 @@ class ConcatFusion(nn.Module):
         self.mlp = _mlp(len(self.names) * (dim + 1), dim)
 
     def forward(self, features: dict[str, Features]) -> Features:
-        pooled, present = stack(features, self.names)
+        pooled, present = stack_pooled(features, self.names)
         flagged = torch.cat([pooled, present[..., None].to(pooled.dtype)], dim=-1)  # (B, M, D + 1)
         return from_pooled(self.mlp(flagged.flatten(1)), present.any(dim=1))
 
 
 class SumFusion(nn.Module):
-    """A linear map per modality, then their sum over the modalities present.
+    """A linear map per modality, then the sum over the modalities present.
 
-    A sum and not a mean: where modalities are independent, their evidence (log-likelihoods) adds
-    up.
+    dict of Features (B, T, D) -> Features (B, 1, D). It is a sum and not a mean: where modalities
+    are independent, their evidence (log-likelihoods) adds up.
+
+    >>> import mmlib, torch
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> fusion = mmlib.SumFusion(64, features)
+    >>> parts = [fusion.project[name](features[name].pooled) for name in features]
+    >>> torch.allclose(fusion(features).pooled, sum(parts), atol=1e-5)
+    True
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -47,7 +63,7 @@ class SumFusion(nn.Module):
         self.project = nn.ModuleDict({name: nn.Linear(dim, dim) for name in self.names})
 
     def forward(self, features: dict[str, Features]) -> Features:
-        pooled, present = stack(features, self.names)
+        pooled, present = stack_pooled(features, self.names)
         parts = apply_each(self.project, pooled)  # (B, M, D)
         return from_pooled(parts.masked_fill(~present[..., None], 0).sum(dim=1), present.any(dim=1))
 
@@ -55,7 +71,16 @@ class SumFusion(nn.Module):
 class LateFusion(nn.Module):
     """An MLP per modality, then the mean over the modalities present.
 
-    Under a linear head that is averaging their logits.
+    dict of Features (B, T, D) -> Features (B, 1, D). Under a linear head that is the mean of the
+    modalities' logits.
+
+    >>> import mmlib, torch
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> fusion, head = mmlib.LateFusion(64, features), torch.nn.Linear(64, 3)
+    >>> votes = [head(fusion.mlp[name](features[name].pooled)) for name in features]
+    >>> torch.allclose(head(fusion(features).pooled), sum(votes) / 3, atol=1e-5)
+    True
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -64,18 +89,25 @@ class LateFusion(nn.Module):
         self.mlp = nn.ModuleDict({name: _mlp(dim, dim) for name in self.names})
 
     def forward(self, features: dict[str, Features]) -> Features:
-        pooled, present = stack(features, self.names)
+        pooled, present = stack_pooled(features, self.names)
         parts = apply_each(self.mlp, pooled)  # (B, M, D)
         return from_pooled(masked_mean(parts, present), present.any(dim=1))
 
 
 class DeepSetFusion(nn.Module):
-    """rho(sum over the modalities present of phi(x_m + tag_m)): the modalities as a set (Deep Sets;
-    Zaheer et al., 2017, arXiv:1703.06114).
+    """rho(sum over the modalities present of phi(x_m + tag_m)): the modalities as a set.
 
-    Two MLPs, phi and rho, that all modalities share, and a learned vector per modality, its tag,
-    that tells them apart; without the tags nothing would. A further modality costs ``dim``
-    parameters. Unlike in SumFusion the modalities interact, in rho.
+    Deep Sets (Zaheer et al., 2017, arXiv:1703.06114). dict of Features (B, T, D) -> Features
+    (B, 1, D). All modalities share two MLPs, phi and rho; a learned vector per modality, its tag,
+    is all that tells them apart. One more modality costs ``dim`` parameters. Unlike in SumFusion
+    the modalities interact, in rho.
+
+    >>> import mmlib
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> count = lambda names: sum(p.numel() for p in mmlib.DeepSetFusion(64, names).parameters())
+    >>> count(["audio", "image", "text"]) - count(["audio", "image"])
+    64
     """
 
     def __init__(self, dim: int, names: Iterable[str]):
@@ -85,22 +117,31 @@ class DeepSetFusion(nn.Module):
         self.phi, self.rho = _mlp(dim, dim), _mlp(dim, dim)
 
     def forward(self, features: dict[str, Features]) -> Features:
-        pooled, present = stack(features, self.names)
-        parts = self.phi(pooled + torch.stack([self.tag[name] for name in self.names]))  # (B, M, D)
-        return from_pooled(
-            self.rho(parts.masked_fill(~present[..., None], 0).sum(dim=1)), present.any(dim=1)
-        )
+        pooled, present = stack_pooled(features, self.names)
+        tags = torch.stack([self.tag[name] for name in self.names])  # (M, D)
+        parts = self.phi(pooled + tags).masked_fill(~present[..., None], 0)  # (B, M, D)
+        return from_pooled(self.rho(parts.sum(dim=1)), present.any(dim=1))
 
 
 class GatedFusion(nn.Module):
-    """A gate per modality, computed from all of them, weighs ``tanh`` of each modality's linear
-    map.
+    """A gate per modality, computed from all of them, weighs ``tanh`` of its linear map.
 
     The gated multimodal unit (Arevalo et al., 2017, arXiv:1702.01992), with one gate per modality
-    and sample, and a softmax over the modalities present in place of independent sigmoids: weights
-    sum to 1 and can be read. ``.weights`` (B, M), in the order of ``.names``, holds those of the
-    last forward pass; exactly 0 where a modality is absent.
+    and sample, and with a softmax over the modalities present in place of independent sigmoids: so
+    the weights add up to 1 and can be read. dict of Features (B, T, D) -> Features (B, 1, D).
+    ``.weights`` (B, M), in the order of ``.names``, holds the gates of the last forward pass;
+    exactly 0 where a modality is absent.
+
+    >>> import mmlib, torch
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> fusion = mmlib.GatedFusion(64, features)
+    >>> fused = fusion(features)
+    >>> fusion.names, torch.allclose(fusion.weights.sum(dim=1), torch.ones(2))
+    (['audio', 'image', 'text'], True)
     """
+
+    weights: Tensor | None
 
     def __init__(self, dim: int, names: Iterable[str]):
         super().__init__()
@@ -109,7 +150,7 @@ class GatedFusion(nn.Module):
         self.gate = nn.Linear(len(self.names) * dim, len(self.names))
 
     def forward(self, features: dict[str, Features]) -> Features:
-        pooled, present = stack(features, self.names)
+        pooled, present = stack_pooled(features, self.names)
         weights = masked_softmax(self.gate(pooled.flatten(1)), present)  # (B, M)
         keep_weights(self, weights)
         parts = apply_each(self.project, pooled)  # (B, M, D)
@@ -117,14 +158,26 @@ class GatedFusion(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """Bilinear attention over the modalities of one sample: score h_i' W q / sqrt(D), softmax,
-    weighted sum of the h_i.
+    """Bilinear attention over the modalities of one sample: scores, softmax, weighted sum.
 
-    q is a learned vector; or, when ``query`` names a modality, that modality's pooled vector (the
-    learned one where it is absent). The softmax runs over the modalities *within* a sample, never
-    over samples (Luong et al., 2015, arXiv:1508.04025, "general" score; scaled as in Vaswani et
-    al., 2017). ``.weights`` (B, M) as in GatedFusion.
+    The score of modality i is h_i' W q / sqrt(D), where h_i is its pooled vector (Luong et al.,
+    2015, arXiv:1508.04025, "general" score; scaled as in Vaswani et al., 2017). q is a learned
+    vector; or, when ``query`` names a modality, that modality's pooled vector (the learned one
+    where it is absent). The softmax runs over the modalities *within* a sample, never over samples.
+    dict of Features (B, T, D) -> Features (B, 1, D). ``.weights`` (B, M) as in GatedFusion.
+
+    >>> import mmlib, torch
+    >>> from mmlib.fusion.cost import make_features
+    >>> features = make_features(dim=64, batch=2)
+    >>> absent = torch.zeros_like(features["image"].mask)
+    >>> features["image"] = mmlib.from_tokens(features["image"].tokens, absent)
+    >>> fusion = mmlib.AttentionFusion(64, features)
+    >>> fused = fusion(features)
+    >>> fusion.weights[:, fusion.names.index("image")]
+    tensor([0., 0.])
     """
+
+    weights: Tensor | None
 
     def __init__(self, dim: int, names: Iterable[str], query: str | None = None):
         super().__init__()
@@ -133,7 +186,7 @@ class AttentionFusion(nn.Module):
         self.learned = nn.Parameter(torch.randn(dim))
 
     def forward(self, features: dict[str, Features]) -> Features:
-        pooled, present = stack(features, self.names)
+        pooled, present = stack_pooled(features, self.names)
         q = self.learned.expand_as(pooled[:, 0])  # (B, D)
         if self.query is not None:
             i = self.names.index(self.query)

@@ -1,4 +1,7 @@
-"""Heads: Features and a batch -> Output(logits, loss, count). Only heads read ``target``."""
+"""Heads: Features and a batch -> Output(logits, loss, count). Only heads read ``target``.
+
+What each takes and gives, by its ``kind``, stands in ``mmlib.core``.
+"""
 
 from mmlib.heads.classify import ClassifyHead
 from mmlib.heads.ctc import CTCHead

@@ -8,20 +8,33 @@ from mmlib.core import Batch, Features, Output
 
 
 class ClassifyHead(nn.Module):
-    """Class logits (B, K) from ``pooled``; target (B,) int64, -100 = left out; cross-entropy.
+    """Classification: logits (B, K) from ``pooled`` (B, D); cross-entropy with target (B,) int64.
 
-    ``prior`` (K,): how frequent each class is in training (counts or shares, all above zero;
-    uniform when None). A row without any modality gets log(prior) as logits; it is in the loss,
-    where it has no gradient. Training starts from the prior, too.
+    A target of -100 is left out. ``prior`` (K,) says how frequent each class is in training, in
+    counts or shares, all above zero; None means that all are equally frequent. A row without any
+    modality gets log(prior) as logits; it is in the loss, where it has no gradient. Training starts
+    from the prior, too.
 
     ``weight`` (K,), above zero: the loss is the weighted mean, as F.cross_entropy(weight=...), and
-    ``count`` the sum of the weights of the targets. A model so trained answers as if class k came
-    weight[k] times as often: its softmax is proportional to P(k | x) * weight[k]. The loss is
-    computed on those scores; ``logits`` are the scores - log(weight), so that their softmax is
-    P(k | x) of the data as they are (logit adjustment: Menon et al., 2021, arXiv:2007.07314).
+    ``count`` is the sum of the weights of the targets. A model trained in this way answers as if
+    class k came weight[k] times as often: its softmax is proportional to P(k | x) * weight[k]. The
+    loss is computed on those scores; ``logits`` are the scores - log(weight), so that their softmax
+    is P(k | x) of the data as they are (logit adjustment: Menon et al., 2021, arXiv:2007.07314).
+
+    >>> import mmlib, torch
+    >>> head = mmlib.ClassifyHead(dim=8, classes=2, prior=torch.tensor([9.0, 1.0]))
+    >>> present = torch.tensor([True, True, False])
+    >>> features = mmlib.from_pooled(torch.randn(3, 8), present)
+    >>> output = head(features, {"target": torch.tensor([0, 1, 0])})
+    >>> output.logits.shape, output.count
+    (torch.Size([3, 2]), tensor(3.))
+    >>> output.logits[2].softmax(dim=0)  # no modality is there: the prior is the answer
+    tensor([0.9000, 0.1000], ...)
     """
 
     kind = "classes"
+    log_prior: Tensor
+    weight: Tensor
 
     def __init__(
         self, dim: int, classes: int, prior: Tensor | None = None, weight: Tensor | None = None
@@ -34,7 +47,7 @@ class ClassifyHead(nn.Module):
         if prior is not None:
             start = self.log_prior + weight.log()
             with torch.no_grad():
-                self.linear.bias += start - start.mean()
+                self.linear.bias.add_(start - start.mean())
 
     def forward(self, features: Features, batch: Batch) -> Output:
         scores = self.linear(features.pooled) - self.weight.log()
@@ -57,9 +70,9 @@ def _per_class(name: str, value: Tensor | None, classes: int) -> Tensor:
 
 
 def one_per_sample(target: Tensor, logits: Tensor) -> Tensor:
-    if (
-        target.shape != logits.shape[:1]
-    ):  # (B, 1) against (B,) would broadcast to (B, B) and train on nonsense
+    """The target as it is, or ValueError if it is not one number per sample, (B,)."""
+    # (B, 1) against (B,) would broadcast to (B, B) and train on nonsense
+    if target.shape != logits.shape[:1]:
         raise ValueError(
             f"batch['target'] is {tuple(target.shape)}, expected {(len(logits),)}: one per sample"
         )

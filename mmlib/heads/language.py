@@ -1,5 +1,6 @@
-"""Features and batch -> next-token logits: a decoder that reads its source as a prefix or by
-cross-attention.
+"""Features and batch -> next-token logits.
+
+The decoder reads its source, the features' tokens, as a prefix or by cross-attention.
 """
 
 import torch
@@ -11,15 +12,23 @@ from mmlib.layers.transformer import Transformer, sine_positions
 
 
 class LanguageHead(nn.Module):
-    """Writes ``batch["target"]`` (B, S), ids that start with BOS, one after the other, having seen
-    the features' tokens.
+    """Writes ``batch["target"]`` (B, S) word by word, after reading the features' tokens (B, T, D).
 
-    The tokens stand before the words as a prefix, or with ``cross`` the words look at them by
-    cross-attention. Logits (B, S - 1, K): position s has read words 0..s and predicts word s + 1.
-    The loss is the mean over the real words after BOS (``target_mask`` (B, S)), ``count`` their
-    number. Words are counted from 0 whatever the prefix; its tokens carry the positions that their
-    encoders gave them, and may have holes. A row with no modality reads its words alone, and is in
+    The ids of a target begin with BOS. The tokens stand before the words as a prefix, or with
+    ``cross`` the words attend to them by cross-attention. Logits (B, S - 1, K): position s has read
+    words 0..s and predicts word s + 1. The loss is the mean over the real words after BOS
+    (``target_mask`` (B, S)), and ``count`` is their number. The positions of words count from 0,
+    whatever the prefix; the prefix's tokens carry the positions that their encoders gave them, and
+    masked tokens may lie between real ones. A row with no modality reads its words alone, and is in
     the loss. Without a target there is nothing to read: logits (B, 0, K); see ``generate``.
+
+    >>> import mmlib, torch
+    >>> head = mmlib.LanguageHead(dim=8, vocab_size=50)
+    >>> features = mmlib.from_tokens(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool))
+    >>> target = torch.tensor([[1, 7, 9, 2], [1, 4, 2, 0]])  # BOS = 1, EOS = 2, padding = 0
+    >>> output = head(features, {"target": target, "target_mask": target > 0})
+    >>> output.logits.shape, output.count
+    (torch.Size([2, 3, 50]), tensor(5.))
     """
 
     kind = "sequence"
@@ -45,49 +54,42 @@ class LanguageHead(nn.Module):
 
     def forward(self, features: Features, batch: Batch) -> Output:
         if "target" not in batch:
-            return Output(
-                features.tokens.new_zeros(len(features.tokens), 0, self.linear.out_features),
-                None,
-                None,
-            )
+            rows = len(features.tokens)
+            return Output(features.tokens.new_zeros(rows, 0, self.classes), None, None)
         mask = batch["target_mask"]  # (B, S)
         ids = batch["target"].masked_fill(~mask, 0)
         logits = self.logits(features, ids[:, :-1], mask[:, :-1])  # (B, S - 1, K)
         target = ids[:, 1:].masked_fill(~mask[:, 1:], -100)
-        count = mask[:, 1:].sum().float()
-        loss = F.cross_entropy(
+        total = F.cross_entropy(
             logits.flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum"
-        ) / count.clamp(min=1)
-        return Output(logits, loss, count)
+        )
+        count = mask[:, 1:].sum().float()
+        return Output(logits, total / count.clamp(min=1), count)
 
     def logits(self, features: Features, ids: Tensor, mask: Tensor) -> Tensor:
-        """Next-word logits (B, S, K) for the words so far, ids (B, S), mask (B, S)."""
+        """Next-word logits (B, S, K) for the words so far: ids (B, S), mask (B, S)."""
         length, prefix = ids.shape[1], features.tokens.shape[1]
-        words = self.embed(ids) + sine_positions(
-            length, self.embed.embedding_dim, ids.device
-        )  # (B, S, D)
+        words = self.embed(ids)  # (B, S, D)
+        words = words + sine_positions(length, words.shape[2], ids.device)
         causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()  # (S, S)
         if self.cross:
-            look = causal & mask[:, None, None]  # (B, 1, S, S)
-            return self.linear(
-                self.transformer(words, look, features.tokens, features.mask[:, None, None])
-            )
-        before = torch.ones(
-            prefix + length, prefix, dtype=torch.bool, device=ids.device
-        )  # everyone sees the prefix,
-        after = F.pad(causal, (0, 0, prefix, 0))  # the prefix never sees the words
-        keys = torch.cat([features.mask, mask], dim=1)[:, None, None]  # (B, 1, 1, P + S)
+            visible = causal & mask[:, None, None]  # (B, 1, S, S)
+            source_mask = features.mask[:, None, None]  # (B, 1, 1, T)
+            return self.linear(self.transformer(words, visible, features.tokens, source_mask))
+        # all see the prefix; the prefix never sees the words
+        before = torch.ones(prefix + length, prefix, dtype=torch.bool, device=ids.device)
+        after = F.pad(causal, (0, 0, prefix, 0))  # (P + S, S)
+        real = torch.cat([features.mask, mask], dim=1)[:, None, None]  # (B, 1, 1, P + S)
+        visible = torch.cat([before, after], dim=1) & real  # (B, 1, P + S, P + S)
         line = torch.cat([features.tokens, words], dim=1)  # (B, P + S, D)
-        return self.linear(
-            self.transformer(line, torch.cat([before, after], dim=1) & keys)[:, prefix:]
-        )
+        return self.linear(self.transformer(line, visible)[:, prefix:])
 
     @torch.no_grad()
     def generate(self, features: Features, bos: int, eos: int, steps: int) -> Tensor:
-        """The likeliest next word, again and again: ids (B, 1 + at most ``steps``), from ``bos`` to
-        ``eos``, then 0.
+        """Append the likeliest next word again and again: ids (B, 1 + at most ``steps``).
 
-        Call it in eval mode when the head has dropout.
+        A row begins with ``bos`` and ends with ``eos``; after that it is 0. Call it in evaluation
+        mode when the head has dropout.
         """
         ids = torch.full((len(features.mask), 1), bos, device=features.mask.device)  # (B, 1)
         done = torch.zeros_like(ids, dtype=torch.bool)  # (B, 1)

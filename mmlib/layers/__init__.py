@@ -1,5 +1,6 @@
-"""Building blocks: attention, the transformer, recurrence, convolution, all blind to what lies
-under a mask.
+"""Building blocks: attention, the transformer, recurrence, convolution.
+
+What lies under a mask never matters to any of them.
 """
 
 from mmlib.layers.attention import Attention, attend, attend_fused, recording

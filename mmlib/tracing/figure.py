@@ -1,72 +1,57 @@
-"""The figure of a Trace: a box per stage, an arrow from whom it reads."""
+"""The figure of a Trace: a box per stage, and an arrow to it from what it reads."""
 
 from typing import Any
 
-from mmlib.plots.alt_text import speaking
+from mmlib.plots.style import COLOURS, GREY, INK, empty_figure, styled
+from mmlib.tracing.record import Stage
 
-INK, GREY, LINE = "#222222", "#8A8A8A", 1.5
-COLOURS = {
-    "image": "#0072B2",
-    "text": "#E69F00",
-    "audio": "#009E73",
-    "all": "#CC79A7",
-}  # of Okabe and Ito, as in mmlib.plots
-OTHERS = ("#56B4E9", "#D55E00", "#F0E442")  # of modalities with other names
+OTHERS = ("#56B4E9", "#D55E00", "#F0E442")  # colours of modalities with other names
 WIDTH, HEIGHT, GAP = 2.6, 0.95, 0.45  # of a box, in inches
 
 
-def draw(rows: list[Any]) -> Any:
-    """Rows of a Trace, all of level 0, numbered as their ``reads`` do -> a matplotlib Figure.
-
-    Time runs from left to right.
-    """
-    import matplotlib as mpl
-    import matplotlib.pyplot as plt
-
-    places = _places(rows)
-    colours = _colours(rows)
-    wide, high = (max(place[axis] for place in places.values()) + 1 for axis in (0, 1))
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        figure = plt.figure(
-            figsize=(wide * (WIDTH + GAP) + GAP, high * (HEIGHT + GAP) + GAP),
-            layout="constrained",
-            facecolor="white",
-        )
-        plt.close(figure)  # or a notebook would show it twice
-        axes = figure.add_subplot()
-        axes.axis("off")
-        axes.set(xlim=(-GAP, wide * (WIDTH + GAP)), ylim=(high * (HEIGHT + GAP), -GAP))
-        for node, (column, line) in places.items():
-            x, y = column * (WIDTH + GAP), line * (HEIGHT + GAP)
-            _box(
-                axes,
-                x,
-                y,
-                node.split(" ", 1) if isinstance(node, str) else _lines(rows[node]),
-                colours[node],
-            )
-            for source in rows[node].reads if isinstance(node, int) else []:
-                start, end = places[source], (x, y + HEIGHT / 2)
-                axes.annotate(
-                    "",
-                    end,
-                    (start[0] * (WIDTH + GAP) + WIDTH, start[1] * (HEIGHT + GAP) + HEIGHT / 2),
-                    arrowprops={
-                        "arrowstyle": "-|>",
-                        "color": GREY,
-                        "linewidth": LINE,
-                        "shrinkA": 2,
-                        "shrinkB": 2,
-                    },
-                )
-        figure.draw_without_rendering()
-    return speaking(figure)
+@styled
+def draw(rows: list[Stage]) -> Any:
+    """Stages of level 0, numbered as their ``reads`` do -> a matplotlib Figure, left to right."""
+    places, colours = _places(rows), _colours(rows)
+    across, down = (max(place[axis] for place in places.values()) + 1 for axis in (0, 1))
+    wide, high = across * (WIDTH + GAP), down * (HEIGHT + GAP)
+    figure = empty_figure(wide + GAP, high + GAP)
+    axes = figure.add_subplot()
+    axes.axis("off")
+    axes.set(xlim=(-GAP, wide), ylim=(high, -GAP))
+    for node, place in places.items():
+        lines = node.split(" ", 1) if isinstance(node, str) else _lines(rows[node])
+        _box(axes, *_corner(place), lines, colours[node])
+        for source in rows[node].reads if isinstance(node, int) else []:
+            _arrow(axes, places[source], place)
+    return figure
 
 
-def _places(rows: list[Any]) -> dict[int | str, tuple[int, float]]:
-    """Column and line of each key of the batch and each stage: right of all that it reads, and
-    level with their middle.
+def _corner(place: tuple[int, float]) -> tuple[float, float]:
+    """Column and line -> where the box begins."""
+    return place[0] * (WIDTH + GAP), place[1] * (HEIGHT + GAP)
+
+
+def _arrow(axes: Any, source: tuple[int, float], target: tuple[int, float]) -> None:
+    start, end = _corner(source), _corner(target)
+    axes.annotate(
+        "",
+        (end[0], end[1] + HEIGHT / 2),
+        (start[0] + WIDTH, start[1] + HEIGHT / 2),
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": GREY,
+            "linewidth": 1.5,
+            "shrinkA": 2,
+            "shrinkB": 2,
+        },
+    )
+
+
+def _places(rows: list[Stage]) -> dict[int | str, tuple[int, float]]:
+    """Column and line of each key of the batch and each stage.
+
+    A stage stands right of all that it reads, level with their middle.
     """
     keys = list(dict.fromkeys(key for row in rows for key in row.reads if isinstance(key, str)))
     places: dict[int | str, tuple[int, float]] = {
@@ -83,8 +68,8 @@ def _places(rows: list[Any]) -> dict[int | str, tuple[int, float]]:
     return places
 
 
-def _colours(rows: list[Any]) -> dict[int | str, str]:
-    """A colour per key of the batch, handed on to who reads nothing else."""
+def _colours(rows: list[Stage]) -> dict[int | str, str]:
+    """A colour per key of the batch, handed on to each stage that reads nothing else."""
     keys = dict.fromkeys(key for row in rows for key in row.reads if isinstance(key, str))
     colours: dict[int | str, str] = {
         key: COLOURS.get(key.split(" ")[0], OTHERS[i % len(OTHERS)]) for i, key in enumerate(keys)
@@ -94,7 +79,7 @@ def _colours(rows: list[Any]) -> dict[int | str, str]:
     return colours
 
 
-def _lines(row: Any) -> list[str]:
+def _lines(row: Stage) -> list[str]:
     return [
         row.name.split(".")[-1],
         row.kind,

@@ -16,7 +16,7 @@ FAILED = "failed here"
 class Stage:
     """One row: a module that was called.
 
-    Shapes are text, ``tokens`` and ``real`` count those of all samples together.
+    Shapes are text; ``tokens`` and ``real`` count those of all samples together.
     """
 
     name: str  # as model.get_submodule(name) takes it
@@ -28,28 +28,25 @@ class Stage:
     real: int | None = None  # how many of them the mask says are real
     parameters: int = 0
     flops: int = 0
-    reads: list[int | str] = field(
-        default_factory=list
-    )  # what a stage was given: stages by number, of the batch key and shape
+    # what a stage was given: the numbers of other stages; of the batch, key and shape
+    reads: list[int | str] = field(default_factory=list)
 
 
 class Recorder:
-    """Writes a Stage for each call of a module, as deep as asked for."""
+    """Writes a Stage for each call of a module, down to ``depth`` levels."""
 
     def __init__(self, model: nn.Module, batch: Any, depth: int, flops: Callable[[], int]):
         self.batch, self.depth, self.flops = batch, depth, flops
         self.flat = isinstance(batch, dict)
         self.rows: list[Stage] = []
-        self.calls: list[
-            tuple[nn.Module, str, Stage | None, int]
-        ] = []  # not yet returned, FLOPs before; no Stage: opened, or too deep
-        self.made: list[
-            tuple[Tensor, int]
-        ] = []  # outputs, and of which stage; kept, so that no other has their id
+        # calls that have not returned: module, name, Stage, FLOPs before; no Stage where the module
+        # is opened or lies too deep
+        self.calls: list[tuple[nn.Module, str, Stage | None, int]] = []
+        # outputs, each with the number of its stage; held, so that no other tensor gets their id
+        self.made: list[tuple[Tensor, int]] = []
         self.counted: list[set[Tensor]] = [set() for _ in range(depth)]  # parameters, by level
-        self.names: dict[
-            nn.Module, list[str]
-        ] = {}  # a module may hang in several places: the first call is the first
+        # a module may hang in several places: its first call goes by its first name
+        self.names: dict[nn.Module, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             self.names.setdefault(module, []).append(name)
 
@@ -67,6 +64,7 @@ class Recorder:
                 hook.remove()
 
     def before(self, module: nn.Module, positional: tuple, named: dict[str, Any]) -> None:
+        """The module is about to be called: note the call, and open its Stage if it gets one."""
         given = [*positional, *named.values()]
         inside = [row for _, _, row, _ in self.calls if row is not None]
         names = self.names[module]
@@ -82,6 +80,7 @@ class Recorder:
         self.calls.append((module, name, row, self.flops()))
 
     def after(self, module: nn.Module, positional: tuple, output: Any) -> None:
+        """The module has returned: complete its Stage."""
         while self.calls[-1][0] is not module:  # a module failed, and its caller went on without it
             self.calls.pop()
         _, _, row, before = self.calls.pop()
@@ -98,32 +97,34 @@ class Recorder:
             self.made += [(tensor, number) for tensor in _tensors(output)]
 
     def sources(self, given: list[Any]) -> list[int | str]:
-        """Whose tensors these are.
+        """Where these tensors come from: keys of the batch, numbers of stages.
 
-        Where an operation lies in between they are nobody's: then all outputs that nobody was given
-        yet.
+        After an operation between stages a tensor has no known source; then the sources are all
+        stages whose output no stage was given yet.
         """
         ids = {id(tensor) for tensor in _tensors(given)}
-        data = self.batch.items() if self.flat else []
-        data = [
+        items = self.batch.items() if self.flat else []
+        keys = [
             f"{key} {shape(value)}"
-            for key, value in data
+            for key, value in items
             if id(value) in ids and not key.endswith("_mask")
         ]
-        return data + sorted(
-            {number for tensor, number in self.made if id(tensor) in ids}
-        ) or unread(self.rows)
+        stages = sorted({number for tensor, number in self.made if id(tensor) in ids})
+        return [*keys, *stages] or unread(self.rows)
 
 
-def unread(rows: list[Stage]) -> list[int]:
+def unread(rows: list[Stage]) -> list[int | str]:
     """The numbers of those stages whose output no stage was given."""
     stages = [row for row in rows if row.level == 0]
-    return sorted(set(range(len(stages))) - {number for row in stages for number in row.reads})
+    read = {number for row in stages for number in row.reads}
+    return [number for number in range(len(stages)) if number not in read]
 
 
 def shape(value: Any) -> str:
-    """The shapes of all tensors in ``value``; of Features its tokens, with mask and pooled where
-    they do not fit; of Output its logits.
+    """The shapes of all tensors in ``value``.
+
+    Of Features only its tokens, but also mask and pooled where they do not fit; of Output its
+    logits.
     """
     if isinstance(value, Tensor):
         return str(tuple(value.shape))

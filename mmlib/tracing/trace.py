@@ -1,6 +1,6 @@
-"""model and batch -> Trace: a row per stage of one forward pass: shapes, tokens, parameters, FLOPs.
+"""model and batch -> Trace: a row per stage of one forward pass.
 
-And the body of shape errors.
+Shapes, tokens, parameters and FLOPs; and where a shape is wrong, the stage that failed.
 """
 
 import html
@@ -14,23 +14,25 @@ import torch
 from torch import Tensor, nn
 
 from mmlib.core import Batch
+from mmlib.text_table import aligned
 from mmlib.tracing.record import FAILED, Recorder, Stage, shape, unread
 
-ERRORS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-)  # what a wrong shape leads to
+# what a wrong shape leads to
+ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 COLUMNS = ("stage", "class", "input", "output", "tokens", "real", "parameters", "FLOPs")
+WORDS = 4  # so many columns stand flush left
 
 
 @dataclass
 class Trace:
-    """What ``trace`` returns: ``rows`` in the order of the calls; ``parameters`` and ``flops``
-    of the whole. It prints as a table.
+    """What ``trace`` returns; it prints as a table.
+
+    ``rows`` are in the order of the calls; ``parameters`` and ``flops`` are those of the whole.
+
+    >>> import mmlib, torch
+    >>> result = mmlib.trace(torch.nn.Linear(3, 2), torch.zeros(5, 3))
+    >>> result.parameters, result.flops  # 3 * 2 + 2; 2 * 5 * 3 * 2
+    (8, 60)
     """
 
     rows: list[Stage]
@@ -47,15 +49,8 @@ class Trace:
 
     def __str__(self) -> str:
         """The table as aligned text."""
-        cells = [list(COLUMNS), *self._cells()]
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i < 4 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths))
-            ).rstrip()
-            for line in cells
-        )
+        lines = aligned([list(COLUMNS), *self._cells()], left=WORDS)
+        return "\n".join("  ".join(line).rstrip() for line in lines)
 
     __repr__ = __str__
 
@@ -63,41 +58,34 @@ class Trace:
         """The table for a notebook."""
 
         def line(cells: list[str], tag: str) -> str:
-            sides = ["left"] * 4 + ["right"] * 4
-            return (
-                "<tr>"
-                + "".join(
-                    f'<{tag} style="text-align: {side}; white-space: '
-                    f'pre">{html.escape(cell)}</{tag}>'
-                    for cell, side in zip(cells, sides)
-                )
-                + "</tr>"
-            )
+            made = ""
+            for i, cell in enumerate(cells):
+                style = f"text-align: {'left' if i < WORDS else 'right'}; white-space: pre"
+                made += f'<{tag} style="{style}">{html.escape(cell)}</{tag}>'
+            return f"<tr>{made}</tr>"
 
         body = "".join(line(cells, "td") for cells in self._cells())
         return f"<table><thead>{line(list(COLUMNS), 'th')}</thead><tbody>{body}</tbody></table>"
 
     def _cells(self) -> list[list[str]]:
-        lines, path = [], []  # path: the rows that the present one lies in
+        lines: list[list[str]] = []
+        path: list[str] = []  # the names of the rows that the present one lies in
         for row in self.rows:
             path = path[: row.level]
             name = row.name.removeprefix(f"{path[-1]}.") if path else row.name
             path.append(row.name)
-            numbers = (
-                [row.tokens, row.real, row.parameters, row.flops]
-                if row.output != FAILED
-                else [None] * 4
-            )
+            numbers = [row.tokens, row.real, row.parameters, row.flops]
             lines.append(
                 ["  " * row.level + name, row.kind, row.input, row.output]
-                + [_number(value) for value in numbers]
+                + ["" if row.output == FAILED else _number(value) for value in numbers]
             )
         total = ["whole", "", "", "", "", "", _number(self.parameters), _number(self.flops)]
         return lines + [total] * all(row.output != FAILED for row in self.rows)
 
     def plot(self) -> Any:
-        """A matplotlib Figure: the stages as boxes, from the batch on the left to the answer on
-        the right; arrows tell who reads whom.
+        """A matplotlib Figure: the stages as boxes, from the batch on the left to the answer.
+
+        An arrow goes from what is read to the stage that reads it.
         """
         from mmlib.tracing.figure import draw
 
@@ -108,24 +96,34 @@ def _number(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def trace(model: nn.Module, batch: Batch, depth: int = 1) -> Trace:
-    """Run ``model(batch)`` once, in evaluation mode and without gradients, and tell what each stage
-    did.
+def trace(model: nn.Module, batch: Batch | Tensor, depth: int = 1) -> Trace:
+    """Run ``model(batch)`` once, in evaluation mode and without gradients: what does each stage do?
 
-    The stages are the encoders, the fusion and the head: what is given the batch as a whole (Model,
-    Backbone, TwoTower, or a module of one's own) is opened, what it calls is a stage. ``depth`` 2
-    also shows the layers that a stage calls, 3 those below, indented. What the model itself does
-    between its stages, and parameters of no stage, stand in a last row, "(itself)"; a parameter
-    that several rows share counts in the first. So the rows of level 0 add up to the whole.
+    The stages are the encoders, the fusion and the head: a module that is given the batch as a
+    whole (Model, Backbone, TwoTower, or one of your own) is opened, and what it calls is a stage.
+    ``depth`` 2 also shows the layers that a stage calls, 3 those below, indented. What the model
+    itself does between its stages, and parameters of no stage, stand in a last row, "(itself)"; a
+    parameter that several rows share counts in the first. So the rows of level 0 add up to the
+    whole.
 
     FLOPs are those of ``torch.utils.flop_counter``, two per multiply-add, of matrix products,
     convolutions and attention, padding included; added are the fused LSTM and attention that it
     overlooks on a CPU, and recurrent layers of cuDNN. Norms, activations, sums and Fourier
     transforms are not counted.
 
-    The model is as it was before: mode, buffers, hooks, random numbers. (``.weights`` that a layer
-    keeps to be looked at are those of the last forward pass, as always: here, of this one.) Raises
-    ValueError where a stage fails, with the table up to there.
+    Afterwards the model is as it was before: mode, buffers, hooks, random numbers. (``.weights``
+    that a layer keeps are those of the last forward pass, as always: here, of this one.) Where a
+    stage fails, ValueError names it, with the table up to there.
+
+    >>> import mmlib, torch
+    >>> fusion = mmlib.SumFusion(16, ["text"])
+    >>> backbone = mmlib.Backbone({"text": mmlib.TransformerEncoder(16, vocab_size=50)}, fusion)
+    >>> ids = torch.tensor([[4, 9, 2], [7, 3, 0]])
+    >>> print(mmlib.trace(backbone, {"text": ids, "text_mask": ids > 0}))
+    stage          class               input            output      tokens  real  parameters   FLOPs
+    encoders.text  TransformerEncoder  (2, 3), (2, 3)   (2, 3, 16)       6     5       7,392  76,032
+    fusion         SumFusion           text (2, 3, 16)  (2, 1, 16)       2     2         272   1,024
+    whole                                                                              7,664  77,056
     """
     from torch.utils.flop_counter import FlopCounterMode  # 0.2 s to import
 
@@ -140,16 +138,15 @@ def trace(model: nn.Module, batch: Batch, depth: int = 1) -> Trace:
             with counter:
                 output = model(batch)
         except ERRORS as error:
-            if (
-                not recorder.rows
-                or isinstance(error, torch.OutOfMemoryError)
-                or "allocate memory" in str(error)
-            ):
-                raise  # nothing has been run that could be shown, or shapes are not to blame
+            if not recorder.rows or _is_out_of_memory(error):
+                raise  # nothing has run that could be shown, or shapes are not to blame
             raise ValueError(_describe(recorder, error)) from error
-    return Trace(
-        recorder.rows + _rest(model, output, Trace(recorder.rows), counter.get_total_flops())
-    )
+    rest = _rest(model, output, Trace(recorder.rows), counter.get_total_flops())
+    return Trace(recorder.rows + rest)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _rest(model: nn.Module, output: Any, stages: Trace, flops: int) -> list[Stage]:
@@ -190,21 +187,20 @@ def _describe(recorder: Recorder, error: Exception) -> str:
 
 @contextmanager
 def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside this block the model evaluates, without gradients; after it mode, buffers and
-    random numbers are what they were.
+    """Inside this block the model is in evaluation mode, without gradients.
+
+    After it mode, buffers and random numbers are what they were.
     """
     training = {module: module.training for module in model.modules()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     learning = [p for p in model.parameters() if p.requires_grad]
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(
-        False
-    )  # torch's own transformer layers then run as operations that count
+    # torch's own transformer layers then run as operations that count
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            model.eval().requires_grad_(
-                False
-            )  # torch's counter stumbles over a view of a parameter that learns
+            # torch's counter stumbles over a view of a parameter that learns
+            model.eval().requires_grad_(False)
             yield
     finally:
         for parameter in learning:

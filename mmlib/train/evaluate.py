@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib.core import Batch, Output, check_batch
-from mmlib.machine import enough_for
+from mmlib.machine import explaining_out_of_memory
 from mmlib.train import distributed
 from mmlib.train.windows import first_windows, one_per_row
 
@@ -173,7 +173,7 @@ def _answers(
         if batch is not None:
             if last is None:
                 check_batch(batch, ())
-            with enough_for(batch), casting:
+            with explaining_out_of_memory(batch), casting:
                 last = to_device(batch, device)
                 output = ask(last)
             yield number, batch, output

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmlib.files import as_json, write_atomically
 from mmlib.plots.alt_text import speaking
+from mmlib.text_table import aligned
 from mmlib.train import checkpoint
 
 
@@ -41,10 +42,7 @@ class History(list):
         """A table: a line per epoch."""
         names = list(self[-1]) if self else ["(no epoch yet)"]
         cells = [names] + [[_short(row.get(name)) for name in names] for row in self]
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        return "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells
-        )
+        return "\n".join(map("  ".join, aligned(cells)))
 
     def write(self, folder: str | Path) -> None:
         """history.jsonl in ``folder``, a row per line, replaced as a whole."""

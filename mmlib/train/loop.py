@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mmlib.core import Batch, check_batch, modalities
-from mmlib.machine import enough_for, keeping_freed_memory
+from mmlib.machine import explaining_out_of_memory, keeping_freed_memory
 from mmlib.train import checkpoint, distributed
 from mmlib.train.checks import check_arguments, check_target
 from mmlib.train.config import TrainConfig
@@ -107,7 +107,10 @@ def fit(
                         check_batch(batch, modalities(batch))
                     checked = check_target(model, batch, device, checked)
                     batch = batch if weight else stand_in(batch)
-                    with distributed.synced(network, last=number == len(window)), enough_for(batch):
+                    with (
+                        distributed.synced(network, last=number == len(window)),
+                        explaining_out_of_memory(batch),
+                    ):
                         batch = to_device(batch, device, by_pixel)
                         with casting:
                             output = forward(batch)

@@ -12,6 +12,7 @@ from typing import Any
 from mmlib.files import as_json, write_atomically
 from mmlib.recipes.predictor import BATCH
 from mmlib.recipes.recipe import Recipe
+from mmlib.text_table import aligned
 from mmlib.train.content import finite, misfit, optional, plain, whole
 
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
@@ -109,10 +110,7 @@ class Search:
         """The leaderboard as aligned text."""
         rows = self.rows
         cells = [list(rows[0]), *[[_short(row.get(name)) for name in rows[0]] for row in rows]]
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        return "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells
-        )
+        return "\n".join(map("  ".join, aligned(cells)))
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,4 @@
-"""Log-mel judged by torchaudio, forward and gradient; its frames, mask and normalisation; what
-the audio encoders hear.
-"""
+"""Log-mel judged by torchaudio, forward and gradient; its frames, mask and normalisation."""
 
 import pytest
 import torch

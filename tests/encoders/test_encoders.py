@@ -1,6 +1,4 @@
-"""The laws of the house for every encoder, one by one; masked group norm, grids and sizes of
-images; texts.
-"""
+"""The laws of the house for every encoder; masked group norm; grids and sizes of images."""
 
 from collections.abc import Callable
 
@@ -248,7 +246,7 @@ def test_a_line_of_text_shortens_its_mask_with_its_width():
 
 @pytest.mark.parametrize("height,width", [(1, 1), (6, 10), (8, 8), (33, 20), (64, 96)])
 @pytest.mark.parametrize("make", [conv, lambda: ViTEncoder(D, depth=1), lambda: ResNetEncoder(D)])
-def test_pictures_of_any_size_become_a_grid_of_cells_of_eight_pixels(make, height, width):
+def test_images_of_any_size_become_a_grid_of_cells_of_eight_pixels(make, height, width):
     features = make()(torch.randn(2, 3, height, width), rows(width, width, 0))
     cells = -(-height // 8) * -(-width // 8)
     assert features.tokens.shape == (2, cells, D) and features.mask.sum(dim=1).tolist() == [

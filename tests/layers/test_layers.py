@@ -1,6 +1,4 @@
-"""Building blocks judged by PyTorch's own, forward and gradient; padding and empty rows never
-matter.
-"""
+"""Building blocks judged by PyTorch's own, forward and gradient; padding never matters."""
 
 import copy
 import math

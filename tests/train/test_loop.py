@@ -649,7 +649,7 @@ def test_the_advice_when_memory_is_out_names_only_what_is_there():
 
 
 def _enough(model: nn.Module, grad: bool) -> None:
-    with torch.set_grad_enabled(grad), memory.enough_for(sample_batch(4)):
+    with torch.set_grad_enabled(grad), memory.explaining_out_of_memory(sample_batch(4)):
         model(sample_batch(4))
 
 

@@ -9,25 +9,43 @@ from torch import Tensor, nn
 from mmlib.core import Features, from_tokens
 from mmlib.encoders.optional import import_optional
 from mmlib.encoders.pretrained.trunk import (
+    Net,
     Statistics,
     Trunk,
+    encode_images,
     projections,
     renormalise,
     resize,
-    see,
 )
 
 
 class TransformersEncoder(nn.Module):
     """An ``AutoModel`` of transformers for text (ids) or images: a name, folder or ready network.
 
-    Names need ``pip install transformers`` and are looked for on this disk only, unless
-    ``weights="DEFAULT"``. Ids must come from the network's own tokenizer. A token per id, patch or
-    cell: its ``last_hidden_state``, without class token and registers. ``pooled`` of a text is
-    their mean. Of an image it is the network's ``pooler_output``, except where a dense layer made
-    that (ViT, DeiT): most checkpoints lack that layer, and the class token takes its place, as in
-    the network's own classifier. Without either it is the mean. ``mean``, ``std`` and ``expects``
-    are those of TorchvisionEncoder.
+    ids (B, T) or images (B, 3, H, W), and their mask -> Features (B, T, D): a token per id, patch
+    or cell, which is its ``last_hidden_state``, without class token and registers. ``pooled`` of a
+    text is the mean of its tokens. ``pooled`` of an image is the network's ``pooler_output``,
+    except where a dense layer made that (ViT, DeiT): most checkpoints lack that layer, and the
+    class token takes its place, as in the network's own classifier. Without either it is the mean.
+
+    A name needs ``pip install transformers`` and is looked for on this disk only, unless
+    ``weights="DEFAULT"``. Ids must come from the network's own tokenizer. All other arguments are
+    those of TorchvisionEncoder; ``mean``, ``std`` and ``expects`` are for images only.
+
+    Any module that keeps an AutoModel's promises will do:
+
+    >>> import mmlib, torch
+    >>> from types import SimpleNamespace
+    >>> class Tiny(torch.nn.Module):
+    ...     main_input_name = "input_ids"
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.embed = torch.nn.Embedding(10, 8)
+    ...     def forward(self, input_ids, attention_mask):
+    ...         return SimpleNamespace(last_hidden_state=self.embed(input_ids))
+    >>> ids = torch.tensor([[4, 9, 2], [7, 3, 0]])
+    >>> mmlib.TransformersEncoder(64, Tiny())(ids, ids > 0).tokens.shape
+    torch.Size([2, 3, 64])
     """
 
     def __init__(
@@ -41,36 +59,40 @@ class TransformersEncoder(nn.Module):
         expects: Statistics | None = None,
     ):
         super().__init__()
+        network: Net = net
         name = net if isinstance(net, str) else type(net).__name__
         if isinstance(net, str):
             transformers = import_optional("transformers", "transformers")
-            net = transformers.AutoModel.from_pretrained(name, local_files_only=weights is None)
-            if expects is None and net.main_input_name == "pixel_values":
-                expects = transformers_statistics(transformers, name, weights)
-        self.text = net.main_input_name == "input_ids"
-        if not self.text and net.main_input_name != "pixel_values":
-            raise ValueError(
-                f"{name} is not read by TransformersEncoder: it takes "
-                f"{net.main_input_name!r}, expected 'input_ids' (text) or "
-                f"'pixel_values' (images)"
-            )
-        if self.text and any(value is not None for value in (mean, std, expects)):
-            raise ValueError(
-                f"{name} reads text, but mean, std and expects are about images: leave them out"
-            )
+            network = transformers.AutoModel.from_pretrained(net, local_files_only=weights is None)
+            if expects is None and network.main_input_name == "pixel_values":
+                expects = transformers_statistics(transformers, net, weights)
+        self.text = _reads_text(network, name)
         if self.text:
+            if any(value is not None for value in (mean, std, expects)):
+                raise ValueError(
+                    f"{name} reads text, but mean, std and expects are about images: leave them out"
+                )
             ids = torch.zeros(1, 2, dtype=torch.int64)
-            self.trunk = Trunk(net, _read_words, (ids, ids == 0), frozen)
+            self.trunk = Trunk(network, _read_words, (ids, ids == 0), frozen)
         else:
-            self.trunk = Trunk(net, _read_pixels, (torch.zeros(1, 3, 64, 64),), frozen)
+            self.trunk = Trunk(network, _read_pixels, (torch.zeros(1, 3, 64, 64),), frozen)
             self.renormalise = renormalise(name, mean, std, expects, True, self.trunk.device)
         self.project, self.project_summary = projections(self.trunk, dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Features:
         if not self.text:
-            return see(self, x, mask)
+            return encode_images(self, x, mask)
         grid, _ = self.trunk(x.masked_fill(~mask, 0), mask)
         return from_tokens(self.project(grid), mask)
+
+
+def _reads_text(net: Net, name: str) -> bool:
+    if net.main_input_name not in ("input_ids", "pixel_values"):
+        raise ValueError(
+            f"{name} is not read by TransformersEncoder: it takes {net.main_input_name!r}, "
+            "expected 'input_ids' (text) or 'pixel_values' (images)"
+        )
+    return net.main_input_name == "input_ids"
 
 
 def transformers_statistics(
@@ -87,15 +109,14 @@ def transformers_statistics(
     return processor.image_mean, processor.image_std
 
 
-def _read_words(net: nn.Module, x: Tensor, mask: Tensor) -> tuple[Tensor, None]:
-    first = (
-        torch.arange(x.shape[1], device=x.device) == 0
-    )  # an absent row looks at its first pad: finite, zeroed later
-    look = mask | (first & ~mask.any(dim=1, keepdim=True))
-    return net(input_ids=x, attention_mask=look.long()).last_hidden_state, None
+def _read_words(net: Net, x: Tensor, mask: Tensor) -> tuple[Tensor, None]:
+    # an absent row attends to its first padding: finite, and zeroed later
+    first = torch.arange(x.shape[1], device=x.device) == 0
+    visible = mask | (first & ~mask.any(dim=1, keepdim=True))
+    return net(input_ids=x, attention_mask=visible.long()).last_hidden_state, None
 
 
-def _read_pixels(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def _read_pixels(net: Net, x: Tensor) -> tuple[Tensor, Tensor | None]:
     x = resize(x, getattr(net.config, "image_size", None))
     output = net(pixel_values=x)
     tokens, summary = output.last_hidden_state, getattr(output, "pooler_output", None)

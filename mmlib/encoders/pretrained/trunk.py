@@ -1,9 +1,11 @@
-"""A network that others have trained, behind the contract: images normalised as it expects, its
-tokens projected.
+"""A network that others have trained, behind the contract.
+
+Images are normalised as it expects, and its tokens are projected to the model width.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,26 +13,25 @@ from torch import Tensor, nn
 
 from mmlib.core import Features, from_tokens
 
-Reader = Callable[..., tuple[Tensor, Tensor | None]]  # (net, x) -> grid, summary
-
-
+Net = Any  # a network of another library: what it has besides nn.Module's is not declared
+Reader = Callable[..., tuple[Tensor, Tensor | None]]  # (net, *inputs) -> grid, summary
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std per channel, of pixels in 0..1
 
 
 class Trunk(nn.Module):
     """A ready network and how it is read: ``read(net, *inputs)`` -> grid, summary.
 
-    The grid is (B, T, width), the summary (B, summary_width) or None.
-    Frozen, it stays in evaluation mode and learns nothing. Otherwise its parameters learn, apart
-    from those that ``read`` does not reach (a classifier that is not used). BatchNorm stays in
-    evaluation mode either way: its statistics would mix the samples of a batch. Inputs are
-    converted to the network's floating-point type; ``example`` is also put on the network's device.
+    The grid is (B, T, width), the summary (B, summary_width) or None. A frozen network stays in
+    evaluation mode and learns nothing. Otherwise its parameters learn, apart from those that
+    ``read`` does not reach (a classifier that is not used). BatchNorm stays in evaluation mode
+    either way: its statistics would mix the samples of a batch. Inputs are converted to the
+    network's floating-point type; ``example`` is also put on the network's device.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        read: Callable[..., tuple[Tensor, Tensor | None]],
+        read: Reader,
         example: tuple[Tensor, ...],
         frozen: bool,
     ):
@@ -45,13 +46,13 @@ class Trunk(nn.Module):
             total = grid.sum() if summary is None else grid.sum() + summary.sum()
             parameters = list(net.parameters())
             gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-            for p, gradient in zip(parameters, gradients):
+            for p, gradient in zip(parameters, gradients, strict=True):
                 p.requires_grad_(gradient is not None)
         self.train()  # the mode that every new module is in
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """The device of the network."""
         return next(self.net.parameters()).device
 
     def train(self, mode: bool = True) -> "Trunk":
@@ -74,18 +75,21 @@ class Projection(nn.Linear):
 
 
 def projections(trunk: Trunk, dim: int) -> tuple[Projection, Projection | None]:
-    """The maps of grid and summary to ``dim``; None for the second where one map does for both."""
+    """The maps of grid and summary to ``dim``; None for the second where one map serves both."""
     grid = Projection(trunk.width, dim, device=trunk.device)
-    if trunk.summary_width in (None, trunk.width):
+    if trunk.summary_width is None or trunk.summary_width == trunk.width:
         return grid, None
     return grid, Projection(trunk.summary_width, dim, device=trunk.device)
 
 
 class Renormalise(nn.Module):
-    """Images normalised with ``mean`` and ``std`` -> with the two that a network ``expects``.
+    """Images (B, C, H, W) normalised with ``mean`` and ``std`` -> with those a network ``expects``.
 
-    Images (B, C, H, W); each of the four is one number per channel, of pixels in 0..1.
+    Each of the four is one number per channel, of pixels in 0..1.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(
         self,
@@ -130,11 +134,11 @@ def renormalise(
 ) -> nn.Module:
     """The module that brings images to what the network expects; Identity where that is not known.
 
-    Then, if the network may be ``trained``, a warning says what is missing.
+    In that case, if the network may be ``trained``, a warning says what is missing.
     """
     if (mean is None) != (std is None):
         raise ValueError("mean and std of the batches belong together: give both or neither")
-    if mean is not None and expects is not None:
+    if mean is not None and std is not None and expects is not None:
         return Renormalise(mean, std, expects, device)
     missing = []
     if mean is None:
@@ -150,8 +154,17 @@ def renormalise(
     return nn.Identity()
 
 
-def see(encoder: nn.Module, x: Tensor, mask: Tensor) -> Features:
-    """Images through ``encoder.renormalise``, ``.trunk`` and ``.project`` -> Features.
+class ImageEncoder(Protocol):
+    """The parts that ``encode_images`` needs of an encoder."""
+
+    renormalise: nn.Module
+    trunk: Trunk
+    project: Projection
+    project_summary: Projection | None
+
+
+def encode_images(encoder: ImageEncoder, x: Tensor, mask: Tensor) -> Features:
+    """Images x (B, C, H, W), mask (B, W), through the encoder's parts -> Features (B, T, D).
 
     Tokens are the grid; pooled is the network's own summary, or the mean of the grid without one.
     """
