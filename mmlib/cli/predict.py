@@ -105,6 +105,7 @@ def predict(arguments: argparse.Namespace) -> int:
     if arguments.manifest is not None:
         return _predict_manifest(predictor, arguments)
     answer = predictor.predict(**modalities)
+    assert isinstance(answer, dict)  # of one sample; lists get lists
     print(as_json(answer, ensure_ascii=False) if arguments.json else in_words(answer))
     return 0
 

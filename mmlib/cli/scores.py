@@ -18,8 +18,8 @@ def line(split: str, scores: Mapping[str, Any]) -> str:
     """The scores of a split, with their standard error and what needs no model beside them.
 
     >>> line("test", {"accuracy": 0.882, "accuracy_error": 0.0242, "accuracy_baseline": 0.511,
-    ...     "macro_f1": 0.8817, "log_loss": 0.301, "rows": 178, "without_modalities": 0})
-    'test  accuracy 0.882 +- 0.024 (178 rows; most frequent class 0.511)  macro F1 0.882  log loss 0.301'
+    ...     "log_loss": 0.301, "rows": 178, "without_modalities": 0})
+    'test  accuracy 0.882 +- 0.024 (178 rows; most frequent class 0.511)  log loss 0.301'
     """
     parts = [f"{split:4}"]
     for name, words in NAMES.items():

@@ -14,8 +14,8 @@ def error_and_baseline(logits: Tensor, target: Tensor, blind: float) -> dict[str
     3 / N, as up to three in N may yet be otherwise (the rule of three).
 
     >>> import torch
-    >>> logits, target = torch.tensor([[2.0, 0], [0, 2], [2, 0], [2, 0]]), torch.tensor([0, 1, 0, 1])
-    >>> error_and_baseline(logits, target, 0)
+    >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 0.0]])
+    >>> error_and_baseline(logits, torch.tensor([0, 1, 0, 1]), 0)
     {'accuracy_error': 0.375, 'accuracy_baseline': 0.5}
     >>> error_and_baseline(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0]), 1.5)
     {'mean_absolute_error_error': 0.5, 'mean_absolute_error_baseline': 0.5}

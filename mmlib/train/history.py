@@ -11,8 +11,8 @@ class History(list[dict[str, Any]]):
     """A row (dict) per epoch: epoch, step, lr, loss (mean over the epoch), val_loss,
     val_<metric> ..., seconds.
 
-    >>> rows = [{"epoch": 1, "loss": 0.9, "val_loss": 0.71}, {"epoch": 2, "loss": 0.6, "val_loss": 0.8}]
-    >>> history = History(rows)
+    >>> first = {"epoch": 1, "loss": 0.9, "val_loss": 0.71}
+    >>> history = History([first, {"epoch": 2, "loss": 0.6, "val_loss": 0.8}])
     >>> history
     epoch  loss  val_loss
         1   0.9      0.71

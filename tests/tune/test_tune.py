@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mmlib import Recipe, cli, read_manifest, recipes
-from mmlib.cli import arguments as cli_arguments
+from mmlib.cli import train as cli_train
 from mmlib.data.splits import choose_splits
 from mmlib.tune import board as tune_board
 from mmlib.tune import halving
@@ -447,14 +447,7 @@ def parsed(command):
     """The Recipe that the command line makes of a line, as ``python -m mmlib train`` does."""
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "mmlib", "train"]
-    arguments = cli.parser().parse_args(words[3:])
-    return replace(
-        cli_arguments.recipe(arguments),
-        out=arguments.out,
-        resume=arguments.resume,
-        distributed=arguments.distributed,
-        tensorboard=arguments.tensorboard,
-    )
+    return cli_train.recipe(cli.parser().parse_args(words[3:]))
 
 
 def plain(recipe):
