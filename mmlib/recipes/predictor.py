@@ -215,9 +215,9 @@ class Predictor:
 
     def _blind(self) -> float:
         """The answer without any modality: the place of the most frequent class, or the mean."""
-        answer = self.predict()
+        [answer] = self._answer([{}])
         if self.classes is None:
-            return answer["value"] - self.preprocessing.target.centre
+            return float(answer["value"]) - self.preprocessing.target.centre
         return self.classes.index(answer["class"])
 
     def _answer(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
