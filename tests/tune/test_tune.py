@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlib import Recipe, cli, read_manifest, recipes
+from mmlib import Recipe, read_manifest, recipes
 from mmlib.cli import train as cli_train
+from mmlib.cli.main import parser
 from mmlib.data.splits import choose_splits
 from mmlib.tune import board as tune_board
 from mmlib.tune import halving
@@ -447,7 +448,7 @@ def parsed(command):
     """The Recipe that the command line makes of a line, as ``python -m mmlib train`` does."""
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "mmlib", "train"]
-    return cli_train.recipe(cli.parser().parse_args(words[3:]))
+    return cli_train.recipe(parser().parse_args(words[3:]))
 
 
 def plain(recipe):
@@ -511,7 +512,7 @@ def test_every_field_of_a_recipe_is_in_the_line_to_train_with_or_left_out_for_a_
     """A field that is added to Recipe must be thought of here."""
     settings = {"fusion", "dim", "lr", "dropout", "augment"}  # searched
     always = {"manifest", "target", "columns", "use", "epochs", "out"}
-    needless = {"budget", "resume", "log"}
+    needless = {"budget", "resume", "log", "progress"}
     assert {field.name for field in fields(Recipe)} == settings | always | needless | set(
         tune_board.OPTIONS
     )
