@@ -1028,7 +1028,8 @@ def test_the_history_plots_every_score_and_prints_as_a_table():
     batches = cut(sample_batch(8), 4)
     history = fit(Tiny(), batches, batches, CPU, {"accuracy": accuracy})
     axes = history.plot().axes
-    lines = {line.get_label(): list(line.get_ydata()) for axis in axes for line in axis.get_lines()}
+    drawn = [line for axis in axes for line in axis.get_lines() if line.get_label()[0] != "_"]
+    lines = {line.get_label(): list(line.get_ydata()) for line in drawn}
     assert set(lines) == {"loss", "val_loss", "val_accuracy"}
     assert all(lines[name] == [row[name] for row in history] for name in lines)
     text = repr(history).splitlines()
@@ -1058,7 +1059,9 @@ def test_fit_keeps_freed_memory_only_while_it_runs_and_only_if_allowed(monkeypat
     assert calls == ([True, False] if wanted and not before else [])
 
 
-def test_the_bar_is_silent_in_a_pipe_and_when_asked(capfd):
+def test_in_a_pipe_there_is_no_bar_and_when_asked_nothing(capfd):
     fit(Tiny(), [sample_batch(4)], config=replace(CPU, progress=True))
+    out, err = capfd.readouterr()
+    assert out == "" and "\r" not in err and err.count("epoch") == 3
     fit(Tiny(), [sample_batch(4)], config=CPU)
     assert "".join(capfd.readouterr()) == ""

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mmlib import Recipe, read_manifest, recipes
-from mmlib.cli import arguments as cli_arguments
+from mmlib.cli import train as cli_train
 from mmlib.cli.main import parser
 from mmlib.data.splits import choose_splits
 from mmlib.recipes.plan import BUDGET, DIM
@@ -449,14 +449,7 @@ def parsed(command):
     """The Recipe that the command line makes of a line, as ``python -m mmlib train`` does."""
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "mmlib", "train"]
-    arguments = parser().parse_args(words[3:])
-    return replace(
-        cli_arguments.recipe(arguments),
-        out=arguments.out,
-        resume=arguments.resume,
-        distributed=arguments.distributed,
-        tensorboard=arguments.tensorboard,
-    )
+    return cli_train.recipe(parser().parse_args(words[3:]))
 
 
 def plain(recipe):
@@ -520,7 +513,7 @@ def test_every_field_of_a_recipe_is_in_the_line_to_train_with_or_left_out_for_a_
     """A field that is added to Recipe must be thought of here."""
     settings = {"fusion", "dim", "lr", "dropout", "augment"}  # searched
     always = {"manifest", "target", "columns", "use", "epochs", "out"}
-    needless = {"budget", "resume", "log"}
+    needless = {"budget", "resume", "log", "progress"}
     assert {field.name for field in fields(Recipe)} == settings | always | needless | set(
         tune_board.OPTIONS
     )
