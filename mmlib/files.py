@@ -26,7 +26,7 @@ def as_json(value: Any, **style: Any) -> str:
 
 
 def write_atomically(
-    path: Path, write: Callable[[BinaryIO], None], keep: Path | None = None
+    path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None
 ) -> None:
     """Replace a file by what ``write`` puts into a temporary one beside it: flushed, on the disk,
     then renamed.
@@ -52,7 +52,7 @@ def write_atomically(
         ) from error
 
 
-def _write(path: Path, write: Callable[[BinaryIO], None], keep: Path | None) -> None:
+def _write(path: Path, write: Callable[[BinaryIO], object], keep: Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}-*.tmp"):
         left.unlink(missing_ok=True)

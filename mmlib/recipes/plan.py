@@ -6,10 +6,12 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmlib import fusion as fusions
 from mmlib.data import Data
 from mmlib.data.audio import RATE, WINDOW
+from mmlib.data.store import Clips
 from mmlib.encoders import AudioConvEncoder, ConvEncoder, RecurrentEncoder
 from mmlib.heads.classify import ClassifyHead
 from mmlib.heads.regress import RegressHead
@@ -76,12 +78,12 @@ def plan(
 def multiplications(data: Data, name: str, dim: int) -> float:
     """About how many multiplications the encoder of one modality needs for a training row."""
     train, fitted = data.loaders["train"], data.preprocessing
-    kind = fitted.modalities[name].kind
-    if kind == "image":
+    if fitted.modalities[name].kind == "image":
         size = fitted.sizes[name]
         return 9 * size**2 * WIDTHS[size] * (3 + WIDTHS[size] * (int(math.log2(size / 4)) - 1) / 2)
-    if kind == "audio":
-        lengths = train.batches.stores[name].row_lengths(train.batches.rows)
+    store = train.batches.stores[name]
+    if isinstance(store, Clips):
+        lengths = store.row_lengths(train.batches.rows)
         return 9 * 64 * 100 * float(lengths.clip(max=WINDOW).mean()) / RATE * 16 * (1 + 16)
     return 20 * 6 * dim**2
 
@@ -106,7 +108,8 @@ def build(spec: dict[str, Any]) -> Model:
     head that starts from the prior (24 settings of 3:1 to 33:1, 6 seeds each: AUROC .040 +- .007
     lower with weights, log loss .011 +- .001 higher).
     """
-    dim, dropout, encoders = spec["dim"], spec["dropout"], {}
+    dim, dropout = spec["dim"], spec["dropout"]
+    encoders: dict[str, nn.Module] = {}
     for name, part in spec["encoders"].items():
         if part["kind"] == "image":
             encoders[name] = ConvEncoder(

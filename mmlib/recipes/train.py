@@ -85,7 +85,7 @@ def _train(recipe: Recipe) -> Run:
     torch.manual_seed(recipe.seed)
     model = build(spec)
     config = settings(recipe, epochs)
-    rows = {
+    rows: dict[str, list[int]] = {
         name: np.unique(data.loaders[name].batches.rows).tolist()
         for name in ("train", "val")
         if name in data.loaders

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmlib.train import distributed
-from mmlib.train.run import Run
+from mmlib.train.run import Progress
 
 
 class Log:
@@ -27,7 +27,7 @@ class Log:
 
     EVERY = 0.5  # seconds
 
-    def __init__(self, run: Run, steps: int, config: Any, diagnose: Callable[[int, str], str]):
+    def __init__(self, run: Progress, steps: int, config: Any, diagnose: Callable[[int, str], str]):
         from tqdm.auto import tqdm
 
         writes = distributed.rank() == 0

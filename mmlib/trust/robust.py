@@ -18,7 +18,9 @@ from mmlib.models import Model
 from mmlib.train.evaluate import collect
 
 FAULTS = ("noise", "occlusion", "missing")
-LEVELS = {  # by fault and kind of modality; see ``corrupt`` for the units
+LEVELS: dict[
+    str, dict[str, Sequence[float]]
+] = {  # by fault and kind of modality; see ``corrupt`` for the units
     "noise": {
         "image": (0, 0.5, 1, 2, 4),
         "audio": (0, 0.1, 0.3, 1, 3),

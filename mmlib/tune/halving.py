@@ -253,11 +253,11 @@ def _run(
         if not asked.number:  # the recipe's own settings: it, or the data, is at fault
             raise
         state, reason = FAILED, str(error)
-    best = min(rows, key=lambda row: row["val_loss"], default={"val_loss": None})
-    loss, scores = (
-        best["val_loss"],
-        {name: best[f"val_{name}"] for name in SCORES[spec["task"]] if f"val_{name}" in best},
-    )
+    nothing: dict[str, Any] = {"val_loss": None}
+    best = min(rows, key=lambda row: row["val_loss"], default=nothing)
+    loss = best["val_loss"]
+    names = [name for name in SCORES[spec["task"]] if f"val_{name}" in best]
+    scores = {name: best[f"val_{name}"] for name in names}
     study.tell(asked, loss if state == DONE else None, _states(optuna)[state])
     return Trial(
         asked.number,
@@ -300,7 +300,7 @@ def _identity(
 ) -> dict[str, Any]:
     """What must be the same where a search goes on."""
     rows = {
-        name: [row for row, split in enumerate(manifest.split) if split == name]
+        name: [row for row, split in enumerate(manifest.split or ()) if split == name]
         for name in ("train", "val")
     }
     return {

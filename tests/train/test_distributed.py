@@ -22,7 +22,7 @@ from mmlib.models import Backbone, TwoTower
 from mmlib.train import checkpoint, distributed
 from mmlib.train.evaluate import collect, evaluate
 from mmlib.train.loop import _seed, _windows, fit
-from mmlib.train.run import Run
+from mmlib.train.run import Progress
 from mmlib.train.share import share
 from tests.train.test_loop import CPU, Tiny, cut, sample_batch, without_seconds
 
@@ -481,7 +481,7 @@ def test_an_optimizer_of_ones_own_and_a_stop_by_one_process_are_those_of_all(pai
 def test_dropout_differs_between_the_processes_from_the_first_batch_on(monkeypatch):
     for rank, own in ((0, False), (1, True)):
         monkeypatch.setattr(distributed, "rank", lambda: rank)
-        next(_windows([sample_batch(4)], Run(), CONFIG))
+        next(_windows([sample_batch(4)], Progress(), CONFIG))
         drawn = torch.rand(3)
         torch.manual_seed(_seed(CONFIG.seed, 0, 0))
         assert torch.equal(drawn, torch.rand(3)) != own
