@@ -1,12 +1,73 @@
-"""Arguments that several commands share, and the Recipe they make."""
+"""Options that several commands share, and the Recipe that they ask for.
+
+Nothing heavy is imported at the top of the files of ``mmlib.cli``: ``--help`` and a usage error
+need neither torch nor numpy, and so take a moment and not seconds.
+"""
 
 import argparse
-from dataclasses import replace
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from mmlib import recipes
+if TYPE_CHECKING:
+    from mmlib.recipes import Recipe
 
 KINDS = ("image", "text", "audio")
+# The keys of recipes.FUSIONS, which lives beside torch. A test holds them together.
+FUSIONS = (
+    "attention",
+    "bilinear",
+    "bottleneck",
+    "concat",
+    "cross",
+    "crossmodal",
+    "deepset",
+    "film",
+    "gated",
+    "join",
+    "late",
+    "lowrank",
+    "perceiver",
+    "product",
+    "sum",
+    "tensor",
+)
+TASKS = {"classification": "classes", "regression": "numbers"}  # as Recipe names them
+# What was renamed is understood for one release, with a warning.
+OLD_OPTIONS = {"--sense": "--modality", "--hide": "--modality-dropout"}
+OLD_TASKS = {"classes": "classification", "numbers": "regression"}
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Run = Callable[[argparse.Namespace], int]
+
+
+def add_command(
+    commands: Commands, name: str, run: Run, help: str, description: str, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """A command whose arguments have ``run``, and ``error`` for wrong usage, which ends with 2."""
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run, error=command.error)
+    command.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="where it fails, show the traceback and not one line",
+    )
+    return command
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    """Output for programs."""
+    command.add_argument(
+        "--json", action="store_true", help="print JSON, and everything else to stderr"
+    )
 
 
 def add_data(command: argparse.ArgumentParser) -> None:
@@ -62,11 +123,11 @@ def add_device(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_training(command: argparse.ArgumentParser) -> None:
-    """How one model is trained."""
+def add_training(command: argparse.ArgumentParser, budget: float) -> None:
+    """How one model is trained; ``budget`` is the default of --budget."""
     command.add_argument(
         "--fusion",
-        choices=sorted(recipes.FUSIONS),
+        choices=FUSIONS,
         default="sum",
         help="how the modalities are brought together (default: sum, their evidence adds up)",
     )
@@ -74,12 +135,35 @@ def add_training(command: argparse.ArgumentParser) -> None:
         "--epochs",
         type=count,
         metavar="N",
-        help="passes over the training rows (default: a printed rule)",
+        help="passes over the training rows (default: as many as --budget pays for)",
+    )
+    command.add_argument(
+        "--budget",
+        type=positive,
+        default=budget,
+        metavar="X",
+        help="length of one training without --epochs, 1 is about three minutes of one core "
+        "(default: %(default)s)",
+    )
+    command.add_argument(
+        "--batch-size",
+        type=count,
+        default=32,
+        metavar="N",
+        help="rows a step (default: %(default)s); fewer take less memory",
+    )
+    command.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="same seed, same result (default: %(default)s)",
     )
     command.add_argument(
         "--task",
-        choices=("classes", "numbers"),
-        help="what the target is (default: told from its values)",
+        type=task,
+        choices=tuple(TASKS),
+        help="what the target is (default: decided from its values)",
     )
     command.add_argument(
         "--precision",
@@ -91,42 +175,41 @@ def add_training(command: argparse.ArgumentParser) -> None:
     add_device(command)
 
 
-def recipe(arguments: argparse.Namespace) -> recipes.Recipe:
-    """The Recipe that ``add_data`` and ``add_training``, and where given --seed, --dim, --lr,
-    --dropout, --batch-size, --modality-dropout, --budget, ask for.
-    """
-    columns = {kind: getattr(arguments, kind) for kind in KINDS if getattr(arguments, kind)}
-    made = recipes.Recipe(
+def recipe(arguments: argparse.Namespace) -> "Recipe":
+    """The Recipe that ``add_data`` and ``add_training`` ask for."""
+    from mmlib.recipes import Recipe
+
+    return Recipe(
         arguments.manifest,
         target=arguments.target,
-        task=arguments.task,
+        task=arguments.task and TASKS[arguments.task],
         use=arguments.use,
-        columns=columns,
+        columns=columns(arguments),
         group=arguments.group,
         fusion=arguments.fusion,
+        batch_size=arguments.batch_size,
+        budget=arguments.budget,
         epochs=arguments.epochs,
+        seed=arguments.seed,
         on_error=arguments.on_error,
         allow_outside=arguments.allow_outside,
         device=arguments.device,
         precision=arguments.precision,
     )
-    given = {
-        name: value
-        for name in ("seed", "dim", "lr", "dropout", "batch_size", "budget")
-        if (value := getattr(arguments, name, None)) is not None
-    }
-    dropped = getattr(arguments, "modality_dropout", None)
-    return replace(
-        made,
-        **given,
-        augment=made.augment
-        if dropped is None
-        else replace(made.augment, modality_dropout=dropped),
-    )
+
+
+def columns(arguments: argparse.Namespace) -> dict[str, str]:
+    """The columns that were named, by kind of modality."""
+    given = {"image": arguments.image, "text": arguments.text, "audio": arguments.audio}
+    return {kind: column for kind, column in given.items() if column}
 
 
 def names(text: str) -> tuple[str, ...]:
-    """'image, audio' -> ('image', 'audio')."""
+    """Names in a list.
+
+    >>> names("image, audio")
+    ('image', 'audio')
+    """
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -138,12 +221,59 @@ def count(text: str) -> int:
     return value
 
 
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
+    return value
+
+
+def task(text: str) -> str:
+    """The task; its old words are understood."""
+    if text in OLD_TASKS:
+        warn(f"--task {text} is now --task {OLD_TASKS[text]}; the next release will refuse it")
+    return OLD_TASKS.get(text, text)
+
+
 def pair(text: str) -> tuple[str, str]:
-    """'xray=a.png' -> ('xray', 'a.png')."""
+    """A named value.
+
+    >>> pair("xray=a.png")
+    ('xray', 'a.png')
+    """
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r}: write NAME=VALUE")
     return name, value
+
+
+def renamed(words: list[str]) -> list[str]:
+    """The words of a line with today's options in place of old ones, and a warning for each.
+
+    >>> renamed(["train", "m.csv", "--fusion", "gated"])
+    ['train', 'm.csv', '--fusion', 'gated']
+    """
+    found = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in OLD_OPTIONS:
+            warn(f"{name} is now {OLD_OPTIONS[name]}; the next release will refuse it")
+        found.append(OLD_OPTIONS.get(name, name) + equals + value)
+    return found
+
+
+def warn(text: str) -> None:
+    """A line on stderr."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def next_folder(parent: Path) -> Path:

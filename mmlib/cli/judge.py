@@ -1,59 +1,66 @@
 """The commands that judge: report (does fusion help?), leaks (is the answer in the question?),
-tune (which settings?), fusions.
+tune (which settings?), fusions (what does each cost?).
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from mmlib import leaks as leaks_module
-from mmlib import report as report_module
-from mmlib import tune as tune_module
-from mmlib.cli.arguments import add_data, add_training, count, next_folder, recipe
-from mmlib.data import read_manifest
-from mmlib.fusion import cost as fusion_table
+from mmlib.cli import arguments as shared
+from mmlib.cli.arguments import Commands
+from mmlib.cli.train import logger
 
 REPORT = """example:
   python -m mmlib report data/pets/manifest.csv --target label --out reports/pets
 
-Trains every modality alone, all pairs and all together, with several seeds, and says whether fusion helps, by how much, and whether
-the modalities interact. DIR then holds report.html (one page, needs nothing else) and report.json."""
+Trains every modality alone, all pairs and all together, with several seeds, and says whether fusion
+helps, by how much, and whether the modalities interact. DIR then holds report.html (one page, needs
+nothing else) and report.json."""
 LEAKS = """example:
   python -m mmlib leaks data/pets/manifest.csv --target label
 
-A line per finding. exit codes: 0 nothing found, 1 something found, 2 the manifest cannot be read, or wrong usage"""
+A line per finding.
+exit codes: 0 nothing found, 1 something found, 2 the manifest cannot be read, or wrong usage"""
 TUNE = """examples:
   python -m mmlib tune data/pets/manifest.csv --target label --trials 20 --out runs/tuned
-  python -m mmlib tune data/pets/manifest.csv --target label --trials 40 --out runs/tuned --resume    # go on
+  python -m mmlib tune data/pets/manifest.csv --target label --trials 40 --out runs/tuned --resume
 
-Test rows are never read. DIR then holds leaderboard.csv and trials.jsonl; the line to train with the best settings is printed."""
+The second line goes on with the search. Test rows are never read. DIR then holds leaderboard.csv
+and trials.jsonl; the line to train with the best settings is printed."""
 
 
-def add_commands(commands: Any, style: dict[str, Any]) -> None:
-    """Add the commands to the subparsers of the command line."""
-    judged = commands.add_parser(
-        "report",
-        help="does fusion help?",
-        epilog=REPORT,
-        **style,
-        description="Say whether the modalities together are better than the best of them.",
+def add_commands(commands: Commands) -> None:
+    """Add report, leaks, tune and fusions to the commands."""
+    _add_report(commands)
+    _add_leaks(commands)
+    _add_tune(commands)
+    shared.add_command(
+        commands,
+        "fusions",
+        fusions,
+        help="what does each fusion cost?",
+        description="All fusions on one input: parameters, FLOPs, memory, time; and whether "
+        "modalities interact in them.",
     )
-    add_data(judged)
-    add_training(judged)
+
+
+def _add_report(commands: Commands) -> None:
+    judged = shared.add_command(
+        commands,
+        "report",
+        report,
+        help="does fusion help?",
+        description="Say whether the modalities together are better than the best of them.",
+        epilog=REPORT,
+    )
+    shared.add_data(judged)
+    shared.add_training(judged, budget=0.25)
     judged.add_argument(
         "--seeds",
-        type=count,
+        type=shared.count,
         default=3,
         metavar="N",
-        help="how often each model is trained (default: 3)",
-    )
-    judged.add_argument(
-        "--budget",
-        type=float,
-        default=0.25,
-        metavar="X",
-        help="length of one training, 1 is about three minutes of one core (default: 0.25)",
+        help="how often each model is trained, with the seeds from --seed on (default: 3)",
     )
     judged.add_argument(
         "--out",
@@ -61,49 +68,47 @@ def add_commands(commands: Any, style: dict[str, Any]) -> None:
         metavar="DIR",
         help="where the page goes (default: reports/1, reports/2, ...)",
     )
+    shared.add_json(judged)
 
-    searched = commands.add_parser(
+
+def _add_leaks(commands: Commands) -> None:
+    searched = shared.add_command(
+        commands,
         "leaks",
+        leaks,
         help="is the answer in the question?",
+        description="Search for ways in which a model could know the answer without having "
+        "learned anything.",
         epilog=LEAKS,
-        **style,
-        description="Look for ways in which a model could know the answer without having learned "
-        "anything.",
     )
-    add_data(searched)
+    shared.add_data(searched)
     searched.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of cross-validation (default: 0)"
     )
     searched.add_argument(
         "--quick", action="store_true", help="only what takes seconds; train does this by itself"
     )
+    shared.add_json(searched)
 
-    tuned = commands.add_parser(
+
+def _add_tune(commands: Commands) -> None:
+    tuned = shared.add_command(
+        commands,
         "tune",
+        tune,
         help="which settings are best?",
-        epilog=TUNE,
-        **style,
-        description="Search fusion, size, learning rate, dropout and hidden modalities by "
+        description="Search fusion, size, learning rate, dropout and modality dropout by "
         "successive halving.",
+        epilog=TUNE,
     )
-    add_data(tuned)
-    add_training(tuned)
+    shared.add_data(tuned)
+    shared.add_training(tuned, budget=0.3)
     tuned.add_argument(
         "--trials",
-        type=count,
+        type=shared.count,
         default=20,
         metavar="N",
         help="how many settings to try (default: 20)",
-    )
-    tuned.add_argument(
-        "--budget",
-        type=float,
-        default=0.3,
-        metavar="X",
-        help="length of one training, 1 is about three minutes of one core (default: 0.3)",
-    )
-    tuned.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="same seed, same search (default: 0)"
     )
     tuned.add_argument(
         "--out",
@@ -113,64 +118,64 @@ def add_commands(commands: Any, style: dict[str, Any]) -> None:
     )
     tuned.add_argument("--resume", action="store_true", help="go on with the search in --out")
 
-    commands.add_parser(
-        "fusions",
-        help="what does each fusion cost?",
-        **style,
-        description="All fusions on one input: parameters, FLOPs, memory, time; and whether "
-        "modalities interact in them.",
-    )
 
+def report(arguments: argparse.Namespace) -> int:
+    """Train the models, print the verdict, write the page."""
+    from mmlib.files import as_json
+    from mmlib.report import make_report
 
-def report(arguments: argparse.Namespace) -> None:
-    """The report command."""
-    folder = arguments.out or next_folder(Path("reports"))
-    made = report_module.make_report(recipe(arguments), range(arguments.seeds))
+    folder = arguments.out or shared.next_folder(Path("reports"))
+    log = logger(arguments)
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    made = make_report(replace(shared.recipe(arguments), log=log), seeds)
     page = made.write(folder)
-    print(made)
-    print(f"wrote {page}")
+    print(as_json(made.plain(), ensure_ascii=False) if arguments.json else made)
+    log(f"wrote {page}")
+    return 0
 
 
 def leaks(arguments: argparse.Namespace) -> int:
-    """The leaks command: 1 where something was found."""
-    columns = {
-        kind: getattr(arguments, kind)
-        for kind in ("image", "text", "audio")
-        if getattr(arguments, kind)
-    }
+    """Print what leaks: 1 where something was found."""
+    from mmlib.data import read_manifest
+    from mmlib.files import as_json
+    from mmlib.leaks.find import checks, find
+
     manifest = read_manifest(
         arguments.manifest,
         arguments.target,
-        columns,
+        shared.columns(arguments),
         arguments.group,
         arguments.use,
         arguments.allow_outside,
     )
-    findings = leaks_module.find(manifest, quick=arguments.quick, seed=arguments.seed)
+    findings = find(manifest, quick=arguments.quick, seed=arguments.seed)
+    if arguments.json:
+        print(as_json([finding._asdict() for finding in findings], ensure_ascii=False, indent=2))
+        return 1 if findings else 0
     for finding in findings:
         print(finding)
     if not findings:
         print(
             f"no leak found in {manifest.name}: {len(manifest):,} rows; looked for "
-            + "; ".join(leaks_module.checks(manifest, arguments.quick))
+            + "; ".join(checks(manifest, arguments.quick))
         )
     return 1 if findings else 0
 
 
-def tune(arguments: argparse.Namespace) -> None:
-    """The tune command."""
-    arguments.out = arguments.out or next_folder(Path("runs"))
-    tune_module.search(
-        replace(recipe(arguments), seed=arguments.seed),
-        arguments.trials,
-        out=arguments.out,
-        resume=arguments.resume,
-    )
+def tune(arguments: argparse.Namespace) -> int:
+    """Search, and print the leaderboard."""
+    if arguments.resume and arguments.out is None:
+        arguments.error("--resume needs --out: which search is to go on?")
+    from mmlib.tune import search
+
+    arguments.out = arguments.out or shared.next_folder(Path("runs"))
+    search(shared.recipe(arguments), arguments.trials, out=arguments.out, resume=arguments.resume)
+    return 0
 
 
-def fusions(arguments: argparse.Namespace) -> None:
-    """The fusions command."""
-    print(fusion_table.main_table())
+def fusions(arguments: argparse.Namespace) -> int:
+    """Print the table."""
+    from mmlib.fusion.cost import main_table
 
-
-COMMANDS = {"report": report, "leaks": leaks, "tune": tune, "fusions": fusions}
+    print(main_table())
+    return 0

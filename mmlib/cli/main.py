@@ -1,260 +1,78 @@
 """The command line: train on a manifest, evaluate a saved model, predict with it; and judge.
 
-``python -m mmlib --help`` teaches.
+``python -m mmlib --help`` teaches. Each command is a function from its arguments to an exit code,
+in ``train.py`` (train), ``predict.py`` (evaluate, predict) or ``judge.py`` (report, leaks, tune,
+fusions).
 """
 
 import argparse
+import difflib
 import os
 import sys
+import traceback
 import warnings
-from dataclasses import replace
-from pathlib import Path
 
-from mmlib import leaks, plots, recipes
-from mmlib.cli import judge as cli_judge
-from mmlib.cli.arguments import (
-    KINDS,
-    add_data,
-    add_device,
-    add_on_error,
-    add_outside,
-    add_training,
-    count,
-    next_folder,
-    pair,
-    recipe,
-)
-from mmlib.data import read_manifest
-from mmlib.files import as_json, write_atomically
-from mmlib.train import distributed
+from mmlib.cli import judge, predict, train
+from mmlib.cli.arguments import renamed
 
 HELP = """Models that see, read and hear, trained on files of your own.
 
-A manifest is a CSV file with a header, one row a sample. Columns: image and audio (paths, relative to the manifest),
-text, a target column, and split (train, val, test). Any of them may be absent, any cell may be empty: that modality is missing."""
-TRAIN = """examples:
-  python -m mmlib train data/pets/manifest.csv --target label --out runs/pets
-  python -m mmlib train data/pets/manifest.csv --target label --use image,audio --fusion attention
-  python -m mmlib train data/pets/manifest.csv --target label --text text_zh --out runs/zh
-  python -m mmlib train data/pets/manifest.csv --target label --out runs/pets --resume    # after an interruption
+A manifest is a CSV file with a header, one row a sample. Columns: image and audio (paths, relative
+to the manifest), text, a target column, and split (train, val, test). Any of them may be absent,
+any cell may be empty: that modality is missing.
 
-OUT then holds checkpoint.pt (and the one before it), history.jsonl (a row per epoch), metrics.json, curve.png and, for classes,
-confusion.png.
-On several GPUs the same line runs under torchrun: torchrun --nproc-per-node 4 -m mmlib train ..."""
-EVALUATE = """example:
-  python -m mmlib evaluate runs/pets data/pets/manifest.csv --split test"""
-PREDICT = """examples:
-  python -m mmlib predict runs/pets --image photo.jpg --text "it purrs" --audio voice.wav    # any of them may be left out
-  python -m mmlib predict runs/pets new.csv                                                   # every row of a manifest"""
+python -m mmlib COMMAND --help shows the options of a command, and examples."""
+CODES = """exit codes: 0 done, 1 failed (the reason is on stderr), 2 wrong usage.
+leaks has its own: 0 nothing found, 1 something found, 2 failed or wrong usage."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The argument parser of all commands."""
-    style = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    return _parser()[0]
+
+
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser, and the names of the commands."""
     main = argparse.ArgumentParser(
         prog="python -m mmlib",
         description=HELP,
-        epilog="exit codes: 0 done, 1 failed, 2 wrong usage",
-        **style,
+        epilog=CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    main.add_argument(
+        "--debug",
+        action="store_true",
+        help="where a command fails, show the traceback and not one line",
     )
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_train(
-        commands.add_parser(
-            "train",
-            help="train a model on a manifest",
-            description="Train a model on a manifest.",
-            epilog=TRAIN,
-            **style,
-        )
-    )
-
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="score a saved model",
-        epilog=EVALUATE,
-        **style,
-        description="Score a saved model on a split of a manifest; prints JSON.",
-    )
-    evaluate.add_argument("folder", type=Path, help="the folder of a run")
-    evaluate.add_argument("manifest", help="a CSV file with the same columns")
-    evaluate.add_argument(
-        "--split", default="test", metavar="NAME", help="which rows (default: test); all: every row"
-    )
-
-    predict = commands.add_parser(
-        "predict",
-        help="ask a saved model",
-        epilog=PREDICT,
-        **style,
-        description="Ask a saved model about one sample, or every row of a manifest; prints JSON.",
-    )
-    predict.add_argument("folder", type=Path, help="the folder of a run")
-    predict.add_argument(
-        "manifest", nargs="?", help="a CSV file; its target column, if any, is not read"
-    )
-    for kind, what in zip(KINDS, ("FILE", "WORDS", "FILE")):
-        predict.add_argument(f"--{kind}", metavar=what)
-    predict.add_argument(
-        "--modality",
-        action="append",
-        default=[],
-        type=pair,
-        metavar="NAME=VALUE",
-        help="a modality of another name, e.g. --modality xray=a.png",
-    )
-    for command in (evaluate, predict):
-        add_on_error(command)
-        add_outside(command)
-        add_device(command)
-    cli_judge.add_commands(commands, style)
-    return main
-
-
-def _add_train(train: argparse.ArgumentParser) -> None:
-    add_data(train)
-    add_training(train)
-    train.add_argument(
-        "--dim", type=int, metavar="D", help=f"the length of all vectors (default: {recipes.DIM})"
-    )
-    train.add_argument(
-        "--lr",
-        type=float,
-        metavar="RATE",
-        help=f"the highest learning rate (default: {recipes.LR:g})",
-    )
-    train.add_argument(
-        "--dropout",
-        type=float,
-        metavar="P",
-        help=f"share of features dropped in training (default: {recipes.DROPOUT:g})",
-    )
-    train.add_argument(
-        "--batch-size",
-        type=count,
-        metavar="N",
-        help=f"rows a step (default: {recipes.BATCH}); fewer take less memory",
-    )
-    train.add_argument(
-        "--modality-dropout",
-        "--hide",
-        type=float,
-        metavar="P",
-        help="how often modalities are hidden in training (default: 0.5)",
-    )
-    train.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the run goes (default: runs/1, runs/2, ...)"
-    )
-    train.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out where it was stopped"
-    )
-    train.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="same seed, same result (default: 0)"
-    )
-    train.add_argument(
-        "--distributed",
-        choices=("ddp", "fsdp"),
-        default="ddp",
-        help="how to share the work under torchrun",
-    )
-    train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
-
-
-def train(arguments: argparse.Namespace) -> None:
-    """The train command: trains, prints the scores, writes metrics.json and the figures into
-    OUT.
-    """
-    arguments.out = arguments.out or next_folder(Path("runs"))
-    asked = replace(
-        recipe(arguments),
-        out=arguments.out,
-        resume=arguments.resume,
-        distributed=arguments.distributed,
-        tensorboard=arguments.tensorboard,
-    )
-    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one
-        warn_of_leaks(asked)
-    run = recipes.train(asked)
-    if distributed.rank() > 0:
-        return
-    text = as_json(run.metrics, indent=2)
-    # before the figures, which may fail
-    write_atomically(asked.out / "metrics.json", lambda file: file.write(f"{text}\n".encode()))
-    plots.save(run.history.plot(), asked.out / "curve.png")
-    if run.confusion is not None:
-        plots.save(
-            plots.confusion(run.confusion, run.predictor.classes), asked.out / "confusion.png"
-        )
-    print(text)
-    print(f"wrote {asked.out}")
-
-
-def warn_of_leaks(recipe: recipes.Recipe) -> None:
-    """The quick look for leaks before training: says what it finds, and leaves everything else
-    to those who come after.
-    """
-    manifest = read_manifest(
-        recipe.manifest,
-        recipe.target,
-        recipe.columns,
-        recipe.group,
-        recipe.use,
-        recipe.allow_outside,
-    )
-    for finding in leaks.find(manifest, quick=True, seed=recipe.seed):
-        print(f"warning: {finding}", file=sys.stderr)
-
-
-def evaluate(arguments: argparse.Namespace) -> None:
-    """The evaluate command."""
-    predictor = recipes.load(arguments.folder, arguments.device)
-    scores = predictor.evaluate(
-        arguments.manifest, arguments.split, arguments.on_error, arguments.allow_outside
-    )
-    print(as_json(scores, indent=2))
-
-
-def predict(arguments: argparse.Namespace) -> None:
-    """The predict command: one sample gives a JSON object, a manifest a JSON array with a line
-    per row.
-    """
-    predictor = recipes.load(arguments.folder, arguments.device)
-    modalities = dict(arguments.modality) | {
-        kind: value for kind in KINDS if (value := getattr(arguments, kind)) is not None
-    }
-    if arguments.manifest is None:
-        print(as_json(predictor.predict(**modalities), ensure_ascii=False))
-        return
-    answers = predictor.predict_manifest(
-        arguments.manifest, arguments.allow_outside, arguments.on_error
-    )
-    lines = [as_json(answer, ensure_ascii=False) for answer in answers]
-    print("[\n" + ",\n".join(lines) + "\n]")
+    for family in (train, predict, judge):
+        family.add_commands(commands)
+    return main, list(commands.choices)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 done, 1 failed (the reason on stderr), 2 wrong usage. It prints UTF-8."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # on Windows a file is cp1252, which has no 狗
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; the errors of mmlib do
-    commands = parser()
-    arguments = commands.parse_args(argv)
-    if getattr(arguments, "resume", False) and arguments.out is None:
-        commands.error("--resume needs --out: which one is to go on?")
-    if arguments.command == "predict":
-        single = bool(arguments.modality) or any(
-            getattr(arguments, kind) is not None for kind in KINDS
-        )
-        if single == (arguments.manifest is not None):
-            commands.error(
-                "predict takes either a manifest, or one sample by --image, --text, --audio or "
-                "--modality"
-            )
+    """Run one command; 0 done, 1 failed (the reason on stderr), 2 wrong usage.
+
+    It prints UTF-8, line by line, so that a log is never behind.
+    """
+    _prepare_process()
+    words = renamed(sys.argv[1:] if argv is None else argv)
+    commands, names = _parser()
+    _check_command(commands, names, words)
+    arguments = commands.parse_args(words)
     try:
-        run = {"train": train, "evaluate": evaluate, "predict": predict} | cli_judge.COMMANDS
-        return run[arguments.command](arguments) or 0
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `mmlib predict ... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"mmlib: {error}", file=sys.stderr)
+        if arguments.debug:
+            traceback.print_exc()
+        else:
+            hint = " (--debug shows where)" if isinstance(error, RuntimeError) else ""
+            print(f"mmlib: {error}{hint}", file=sys.stderr)
         return 2 if arguments.command == "leaks" else 1  # there 1 says that a leak was found
     except KeyboardInterrupt:
         again = (
@@ -264,3 +82,24 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"mmlib: interrupted{again}", file=sys.stderr)
         return 1
+
+
+def _prepare_process() -> None:
+    """What only a program of its own may change: its streams, warnings and environment."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # on Windows a file is cp1252, which has no 狗
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; the errors of mmlib do
+    if "torch" not in sys.modules:
+        # Threads that wait for work sleep: on a machine with other work, waiting at full speed
+        # takes the cores away from it, and from torch. OpenMP reads it once, when torch loads.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def _check_command(commands: argparse.ArgumentParser, names: list[str], words: list[str]) -> None:
+    """Exit as argparse does, but with the name that was perhaps meant."""
+    given = next((word for word in words if not word.startswith("-")), None)
+    if given is not None and given not in names:
+        near = difflib.get_close_matches(given, names, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
+        commands.error(f"there is no command {given!r}; {meant}")

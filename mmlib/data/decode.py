@@ -93,7 +93,7 @@ def _read_all(
             desc=f"reading {name}",
             delay=2,
             leave=False,
-            disable=not progress,
+            disable=None if progress else True,  # None: shown, but not in a log file
         ) as bar,
     ):
         for start in range(

@@ -16,10 +16,11 @@ from mmlib.plots.style import COLOURS, GREY, INK, empty_figure, families, styled
 
 
 @styled
-def confusion(matrix: Any, names: Sequence[str]) -> Any:
+def confusion(matrix: Any, names: Sequence[str], title: str | None = None) -> Any:
     """Counts (K, K), true class by predicted class.
 
-    Shade = share of the true class; the counts stand in the cells up to 20 classes.
+    Shade = share of the true class; the counts stand in the cells up to 20 classes. ``title``
+    stands above them.
     Raises ValueError where the matrix is not square or the names do not fit it.
     """
     matrix = np.asarray(matrix)
@@ -54,6 +55,8 @@ def confusion(matrix: Any, names: Sequence[str]) -> Any:
                 color="white" if share[row, column] > 0.5 else INK,
             )
     figure.colorbar(shades, ax=axes, label="share of the true class", shrink=0.9)
+    if title is not None:
+        figure.suptitle(title)
     return figure
 
 

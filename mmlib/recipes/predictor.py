@@ -16,6 +16,7 @@ from mmlib.data.loaders import has_modality
 from mmlib.data.splits import choose_splits, is_drawn
 from mmlib.data.trained import check_untrained
 from mmlib.models import Model
+from mmlib.recipes.baseline import error_and_baseline
 from mmlib.recipes.plan import build
 from mmlib.train import checkpoint, distributed
 from mmlib.train.content import finite, misfit, whole
@@ -196,8 +197,11 @@ class Predictor:
         """``score``, and for classes the counts (K, K), true by predicted, from one pass."""
         task, tables = "numbers" if self.classes is None else "classes", []
 
+        beside = {}
+
         def count(logits: Tensor, target: Tensor) -> float:
             tables.append(None if task == "numbers" else metrics.confusion(logits, target))
+            beside.update(error_and_baseline(logits, target, self._blind()))
             return 0.0
 
         scores = evaluate(
@@ -206,7 +210,15 @@ class Predictor:
         del scores["table"]
         rows = np.unique(loader.batches.rows)
         absent = int((~has_modality(loader.batches.stores, rows)).sum())
-        return scores | {"rows": len(rows), "without_modalities": absent}, tables[0]
+        counts = {"rows": len(rows), "without_modalities": absent}
+        return scores | beside | counts, tables[0]
+
+    def _blind(self) -> float:
+        """The answer without any modality: the place of the most frequent class, or the mean."""
+        answer = self.predict()
+        if self.classes is None:
+            return answer["value"] - self.preprocessing.target.centre
+        return self.classes.index(answer["class"])
 
     def _answer(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         batch = self.preprocessing.batch(samples)

@@ -52,4 +52,5 @@ class Recipe:
     precision: str = "auto"
     distributed: str = "ddp"
     tensorboard: bool = False
+    progress: bool = True  # a bar, or in a log file a line an epoch
     log: Callable[[str], None] = print

@@ -15,12 +15,13 @@ from mmlib.recipes.recipe import Recipe
 from mmlib.train import checkpoint, distributed
 from mmlib.train.config import TrainConfig
 from mmlib.train.history import History
+from mmlib.train.log import summary_writer
 from mmlib.train.loop import fit
 
 
 @dataclass(frozen=True)
 class Run:
-    """What training returns. ``metrics``: scores by split, seconds, parameters.
+    """What training returns. ``metrics``: scores by split, epochs and the best, seconds, parameters.
 
     ``confusion``: (K, K) counts, true by predicted.
     """
@@ -51,6 +52,8 @@ def train(recipe: Recipe) -> Run:
     """
     if recipe.fusion not in FUSIONS:
         raise ValueError(f"fusion is {recipe.fusion!r}, expected one of {sorted(FUSIONS)}")
+    if recipe.tensorboard:
+        summary_writer()  # what is not installed is found before any file is read
     distributed.join(recipe.device)
     out = recipe.out if distributed.rank() == 0 else None
     with checkpoint.locked(out):  # from this look at the folder until the last checkpoint
@@ -69,6 +72,7 @@ def _train(recipe: Recipe) -> Run:
         recipe.use,
         recipe.allow_outside,
     )
+    log(f"reading {manifest.name}: {len(manifest):,} rows")
     data = load_data(
         manifest,
         batch_size=recipe.batch_size,
@@ -120,7 +124,13 @@ def _train(recipe: Recipe) -> Run:
         predictor,
         data,
         history,
-        scores | {"seconds": round(seconds, 1), "parameters": parameters},
+        scores
+        | {
+            "best_epoch": history.best_epoch(config.monitor) or len(history),
+            "epochs": len(history),
+            "seconds": round(seconds, 1),
+            "parameters": parameters,
+        },
         table,
     )
 
@@ -136,4 +146,5 @@ def settings(recipe: Recipe, epochs: int) -> TrainConfig:
         precision=recipe.precision,
         distributed=recipe.distributed,
         tensorboard=recipe.tensorboard,
+        progress=recipe.progress,
     )

@@ -242,6 +242,7 @@ def _train(
                 out=None,
                 resume=False,
                 log=lambda line: None,
+                progress=False,  # a line a training is enough
             )
         )
         model, loader = run.predictor.model, run.data.loaders[split]

@@ -291,9 +291,17 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) ->
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same in a group of weights. Floats may differ: the learning rate changes."""
+    """What must be the same in a group of weights.
+
+    The learning rate changes with each step, so numbers may differ. One that was given as a tensor
+    is a plain number after the first step.
+    """
     return {
-        name: type(value) if isinstance(value, float) or not plain(value) else value
+        name: float
+        if isinstance(value, float | Tensor)
+        else value
+        if plain(value)
+        else type(value)
         for name, value in group.items()
     }
 

@@ -4,38 +4,49 @@ from pathlib import Path
 from typing import Any
 
 from mmlib.files import as_json, write_atomically
-from mmlib.plots.alt_text import speaking
 from mmlib.train import checkpoint
 
 
-class History(list):
+class History(list[dict[str, Any]]):
     """A row (dict) per epoch: epoch, step, lr, loss (mean over the epoch), val_loss,
     val_<metric> ..., seconds.
+
+    >>> first = {"epoch": 1, "loss": 0.9, "val_loss": 0.71}
+    >>> history = History([first, {"epoch": 2, "loss": 0.6, "val_loss": 0.8}])
+    >>> history
+    epoch  loss  val_loss
+        1   0.9      0.71
+        2   0.6       0.8
+    >>> history.best_epoch()
+    1
     """
 
-    def plot(self) -> Any:
-        """A matplotlib Figure: the losses, and beside them each metric, over the epochs."""
-        import matplotlib.pyplot as plt
+    def best_epoch(self, monitor: str = "min val_loss") -> int | None:
+        """The number of the epoch with the best score, the first of equals: ``fit`` keeps its
+        weights.
+
+        ``monitor`` is that of ``TrainConfig``. None where no row has the score: then the weights
+        are the last.
+        """
+        goal, name = monitor.split(" ")
+        rows = [row for row in self if name in row]
+        if not rows:
+            return None
+        sign = 1 if goal == "min" else -1
+        return int(min(rows, key=lambda row: sign * row[name])["epoch"])
+
+    def plot(self, majority: float | None = None, monitor: str = "min val_loss") -> Any:
+        """A matplotlib Figure: the losses, and beside them each metric, over the epochs.
+
+        The best epoch by ``monitor``, that of ``TrainConfig``, is marked. ``majority``: the
+        accuracy of always answering the most frequent class; the panel of the accuracy begins
+        there. Raises ValueError where there is no epoch yet.
+        """
+        from mmlib.plots.curves import curves
 
         if not self:
             raise ValueError("the history is empty: train for at least one epoch")
-        names = [name for name in self[-1] if name.startswith("val_") and name != "val_loss"]
-        figure = plt.figure(figsize=(4 * (1 + len(names)), 3), layout="constrained")
-        plt.close(figure)  # or a notebook would show it twice
-        axes = figure.subplots(1, 1 + len(names), squeeze=False)[0]
-        losses = [name for name in ("loss", "val_loss") if name in self[-1]]
-        for axis, lines in zip(axes, [losses] + [[name] for name in names]):
-            for name in lines:
-                rows = [row for row in self if name in row]
-                axis.plot(
-                    [row["epoch"] for row in rows],
-                    [row[name] for row in rows],
-                    marker=".",
-                    label=name,
-                )
-            axis.set_xlabel("epoch")
-            axis.legend()
-        return speaking(figure)
+        return curves(self, self.best_epoch(monitor), majority)
 
     def __repr__(self) -> str:
         """A table: a line per epoch."""
@@ -47,7 +58,7 @@ class History(list):
         )
 
     def write(self, folder: str | Path) -> None:
-        """history.jsonl in ``folder``, a row per line, replaced as a whole."""
+        """Write history.jsonl into ``folder``, a row per line; it is replaced as a whole."""
         lines = "".join(as_json(row) + "\n" for row in self)
         write_atomically(Path(folder) / checkpoint.HISTORY, lambda file: file.write(lines.encode()))
 

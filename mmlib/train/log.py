@@ -1,10 +1,11 @@
-"""What a run shows while it trains: the progress bar, TensorBoard, and an error as soon as a
-loss or a gradient is not finite.
+"""What a run shows while it trains: a bar, or in a log file a line an epoch; TensorBoard; and an
+error as soon as a loss or a gradient is not finite.
 """
 
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import torch
 from torch import Tensor
 
 from mmlib.train import distributed
+from mmlib.train.config import TrainConfig
 from mmlib.train.run import Progress
 
 
 class Log:
     """The losses of a run as they come, shown on a progress bar; ``with Log(...) as log``.
+
+    Where stderr is no terminal and no notebook (nohup, Slurm, a pipe), each epoch is a line there
+    instead, written at once: ``scores_line``.
 
     Losses and lengths of gradients stay tensors until twice a second, the end of an epoch or a
     checkpoint: on a GPU nothing waits for them in between. Then the losses are added up in ``run``,
@@ -27,25 +32,26 @@ class Log:
 
     EVERY = 0.5  # seconds
 
-    def __init__(self, run: Progress, steps: int, config: Any, diagnose: Callable[[int, str], str]):
+    def __init__(
+        self, run: Progress, steps: int, config: TrainConfig, diagnose: Callable[[int, str], str]
+    ):
         from tqdm.auto import tqdm
 
-        writes = distributed.rank() == 0
-        hidden = (
-            None if config.progress and writes else True
-        )  # None: shown, but not into a file or a pipe
-        self.run, self.diagnose, self.waiting, self.next = (
-            run,
-            diagnose,
-            [],
-            time.perf_counter() + self.EVERY,
+        self.run, self.config, self.diagnose = run, config, diagnose
+        self.waiting: list[Tensor] = []
+        self.next = time.perf_counter() + self.EVERY
+        first = distributed.rank() == 0
+        shown = config.progress and first
+        self.bar = tqdm(
+            total=steps,
+            initial=run.step,
+            unit="step",
+            disable=None if shown else True,  # None: shown, but not into a file or a pipe
         )
-        self.bar = tqdm(total=steps, initial=run.step, unit="step", disable=hidden)
-        self.board = (
-            _writer(Path(run.out) / "tensorboard", run.step)
-            if config.tensorboard and writes
-            else None
-        )
+        self.lines = shown and bool(self.bar.disable)
+        self.board = None
+        if config.tensorboard and first and run.out is not None:
+            self.board = _writer(Path(run.out) / "tensorboard", run.step)
 
     def __enter__(self) -> "Log":
         return self
@@ -73,9 +79,8 @@ class Log:
         """Add up what is waiting; raise if a loss or a gradient was not finite."""
         if not self.waiting:
             return
-        sums = (
-            torch.stack(self.waiting).unflatten(0, (-1, 3)).tolist()
-        )  # (steps, 3): one transfer for all of them
+        # (steps, 3): one transfer for all of them
+        sums = torch.stack(self.waiting).unflatten(0, (-1, 3)).tolist()
         first = self.run.step - len(sums) + 1
         self.waiting, self.next = [], time.perf_counter() + self.EVERY
         for step, (loss, count, norm) in enumerate(sums, first):
@@ -84,26 +89,50 @@ class Log:
             if not math.isfinite(norm):
                 raise ValueError(self.diagnose(step, "gradient"))
             self.run.loss, self.run.count = self.run.loss + loss, self.run.count + count
-        self.bar.set_postfix_str(
-            f"epoch {self.run.epoch + 1}, loss "
-            f"{self.run.loss / max(self.run.count, 1e-8):.4g}{self._val()}"
-        )
+        before = self.run.history[-1] if self.run.history else {}
+        now = {"epoch": self.run.epoch + 1, "loss": self.run.loss / max(self.run.count, 1e-8)}
+        self._show_on_bar({**before, **now})
 
-    def _val(self) -> str:
-        row = self.run.history[-1] if self.run.history else {}
-        return "".join(
-            f", {name} {value:.4g}" for name, value in row.items() if name.startswith("val_")
-        )
-
-    def show(self, row: dict[str, float]) -> None:
-        """After each epoch."""
+    def show(self, row: dict[str, Any]) -> None:
+        """After each epoch: its row, of which ``run`` knows whether it is the best so far."""
+        if self.lines:
+            best = "  best" if self.run.best_epoch == row["epoch"] else ""
+            print(f"{self._scores(row)}  {row['seconds']:.1f} s{best}", file=sys.stderr, flush=True)
+        self._show_on_bar(row)
         if self.board is not None:
             for name, value in row.items():
                 self.board.add_scalar(name, value, row["step"])
             self.board.flush()
 
+    def _show_on_bar(self, row: Mapping[str, Any]) -> None:
+        self.bar.set_postfix_str(self._scores(row))
 
-def _writer(folder: Path, step: int) -> Any:
+    def _scores(self, row: Mapping[str, Any]) -> str:
+        return scores_line(row, self.config.epochs, self.config.monitor)
+
+
+def scores_line(row: Mapping[str, Any], epochs: int, monitor: str) -> str:
+    """The scores of a row of the history: both losses, the first metric, and the monitored score.
+
+    The history has them all.
+
+    >>> row = {"epoch": 3, "step": 9, "lr": 0.1, "loss": 0.6271, "val_loss": 0.6021, "val_f1": 0.73}
+    >>> scores_line(row, 20, "min val_loss")
+    'epoch  3/20  loss 0.627  val_loss 0.602  val_f1 0.730'
+    """
+    metrics = [name for name in row if name.startswith("val_") and name != "val_loss"]
+    shown = dict.fromkeys(["loss", "val_loss", *metrics[:1], monitor.split(" ")[1]])
+    scores = [f"{name} {_short(row[name])}" for name in shown if name in row]
+    return "  ".join([f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}", *scores])
+
+
+def _short(value: float) -> str:
+    """Three digits, of one width where scores are of one size."""
+    return f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
+
+
+def summary_writer() -> Any:
+    """TensorBoard's writer, a class; ImportError that says what to install where it is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -111,4 +140,8 @@ def _writer(folder: Path, step: int) -> Any:
             "TensorBoard is not installed: pip install 'mmlib[tensorboard]', or leave "
             "tensorboard=False"
         ) from error
-    return SummaryWriter(str(folder), purge_step=step)
+    return SummaryWriter
+
+
+def _writer(folder: Path, step: int) -> Any:
+    return summary_writer()(str(folder), purge_step=step)

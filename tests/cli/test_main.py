@@ -10,37 +10,23 @@ import time
 import pytest
 
 from mmlib.cli.main import main
-from mmlib.worlds import pets
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli")
-    pets.write(pets.draw(48), folder)
-    assert (
-        main(
-            [
-                "train",
-                str(folder / "manifest.csv"),
-                "--target",
-                "label",
-                "--epochs",
-                "1",
-                "--out",
-                str(folder / "run"),
-                "--device",
-                "cpu",
-            ]
-        )
-        == 0
-    )
-    return folder
 
 
 def run(capsys, *arguments):
+    """The exit code of a line, and what it printed on stdout and stderr."""
     code = main([str(a) for a in arguments])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
+
+
+def manifest(folder, names, rows=24):
+    """A manifest of words and two classes of these names, and the line that trains on it."""
+    lines = ["text,label,split"] + [
+        f"word{i % 2},{names[i % 2]},{('train', 'train', 'val', 'test')[i % 8 // 2]}"
+        for i in range(rows)
+    ]
+    (folder / "m.csv").write_text("\n".join(lines), encoding="utf-8")
+    return ["train", folder / "m.csv", "--epochs", "1", "--device", "cpu"]
 
 
 def test_train_leaves_everything_in_its_folder(trained):
@@ -59,43 +45,6 @@ def test_train_leaves_everything_in_its_folder(trained):
     } <= set(metrics["test"])
     rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1]
-
-
-def test_evaluate_prints_the_scores_of_training(trained, capsys):
-    code, out, _ = run(
-        capsys, "evaluate", trained / "run", trained / "manifest.csv", "--split", "test"
-    )
-    assert code == 0 and json.loads(out) == pytest.approx(
-        json.loads((trained / "run/metrics.json").read_text())["test"], abs=1e-6
-    )
-
-
-def test_predict_prints_json_for_one_sample_and_for_a_manifest(trained, capsys):
-    code, out, _ = run(
-        capsys,
-        "predict",
-        trained / "run",
-        "--image",
-        trained / "images/00000.png",
-        "--text",
-        "它很安静",
-    )
-    answer = json.loads(out)
-    assert (
-        code == 0
-        and answer["modalities"] == ["image", "text"]
-        and set(answer) == {"class", "probabilities", "modalities"}
-    )
-    code, out, _ = run(capsys, "predict", trained / "run", trained / "manifest.csv")
-    assert code == 0 and len(json.loads(out)) == 48
-
-
-def test_predict_goes_on_past_bad_files_when_asked(trained, capsys):
-    (trained / "some.csv").write_text("image\nimages/00000.png\nnowhere.png\n")
-    assert run(capsys, "predict", trained / "run", trained / "some.csv")[0] == 1
-    asked = ["predict", trained / "run", trained / "some.csv", "--on-error", "skip"]
-    code, out, _ = run(capsys, *asked)
-    assert code == 0 and ["error" in answer for answer in json.loads(out)] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -128,13 +77,21 @@ def test_failure_is_exit_code_1_and_says_why(trained, capsys, arguments, code, m
     [
         [],
         ["fly"],
+        ["trian", "m.csv"],
         ["train"],
+        ["train", "m.csv", "--lr", "0"],
+        ["train", "m.csv", "--budget", "nan"],
+        ["train", "m.csv", "--dropout", "2"],
+        ["train", "m.csv", "--task", "guess"],
+        ["tune", "m.csv", "--resume"],
         ["train", "m.csv", "--fusion", "blend"],
         ["train", "m.csv", "--epochs", "0"],
         ["train", "m.csv", "--resume"],
         ["predict", "d"],
         ["predict", "d", "m.csv", "--text", "a"],
         ["predict", "d", "--modality", "xray"],
+        ["predict", "d", "--text", "a", "--out", "a.csv"],
+        ["leaks"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(capsys, arguments):
@@ -143,7 +100,9 @@ def test_wrong_usage_is_exit_code_2(capsys, arguments):
     assert stop.value.code == 2 and "usage" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["evaluate"], ["predict"], ["report"], ["leaks"], ["tune"]]
+)
 def test_help_teaches_with_an_example(capsys, command):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
@@ -196,16 +155,6 @@ def test_killed_and_resumed_from_the_command_line_is_never_stopped(trained, tmp_
     assert scores[0]["test"] == scores[1]["test"]
 
 
-def manifest(folder, names, rows=24):
-    """A manifest of words and two classes of these names, and the line that trains on it."""
-    lines = ["text,label,split"] + [
-        f"word{i % 2},{names[i % 2]},{('train', 'train', 'val', 'test')[i % 8 // 2]}"
-        for i in range(rows)
-    ]
-    (folder / "m.csv").write_text("\n".join(lines), encoding="utf-8")
-    return ["train", folder / "m.csv", "--epochs", "1", "--device", "cpu"]
-
-
 @pytest.mark.parametrize("names", [("$5_$10", "$10_$20"), ("猫", "狗")])
 def test_metrics_and_figures_are_written_whatever_the_classes_are_called(tmp_path, capsys, names):
     line = [*manifest(tmp_path, names), "--out", tmp_path / "run"]
@@ -228,7 +177,7 @@ def test_metrics_are_there_when_a_figure_fails_and_resume_makes_the_figures(
         raise ValueError("no figure")
 
     with monkeypatch.context() as patched:
-        patched.setattr("mmlib.plots.figures.confusion", broken)
+        patched.setattr("mmlib.plots.confusion", broken)
         code, _, err = run(capsys, *line)
     assert (
         code == 1
@@ -252,7 +201,7 @@ def test_an_output_that_is_no_utf8_stops_nothing(tmp_path):
     done = subprocess.run(line, env=old, capture_output=True)
     assert done.returncode == 0 and "狗" in done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "mmlib", "predict", str(tmp_path / "run"), "--text", "word1"],
+        [sys.executable, "-m", "mmlib", "predict", str(tmp_path / "run"), "--text", "a", "--json"],
         env=old,
         capture_output=True,
     )
@@ -282,7 +231,7 @@ def test_what_is_printed_is_json_also_where_a_score_is_not_a_number(tmp_path, ca
         "--out",
         tmp_path / "run",
     )
-    _, out, _ = run(capsys, "evaluate", tmp_path / "run", tmp_path / "m.csv")
+    _, out, _ = run(capsys, "evaluate", tmp_path / "run", tmp_path / "m.csv", "--json")
     for text in (
         out,
         (tmp_path / "run/metrics.json").read_text(),
@@ -315,3 +264,123 @@ def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path, capsys):
     (tmp_path / "run/.lock").write_text("of a run that was killed")
     (tmp_path / "run/.checkpoint.pt-0123.tmp").write_text("half")
     assert run(capsys, *line, "--out", tmp_path / "run")[0] == 0
+
+
+# ---- light
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["leaks", "--help"],
+        ["trian"],
+        ["train"],
+        ["train", "m.csv", "--fusion", "blend"],
+        ["train", "m.csv", "--resume"],
+        ["predict", "d"],
+    ],
+)
+def test_help_and_wrong_usage_load_neither_torch_nor_numpy(words):
+    code = (
+        "import sys; from mmlib.cli.main import main\n"
+        f"try: main({words})\n"
+        "except SystemExit: print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_command_line_sets_how_threads_wait_before_torch_loads_and_leaves_a_choice_alone():
+    code = (
+        "import os, sys; from mmlib.cli.main import main; main("
+        "['leaks', 'nothing.csv']); print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    )
+    bare = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, expected in ((bare, "passive"), (bare | {"OMP_WAIT_POLICY": "active"}, "active")):
+        done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True)
+        assert done.stdout.decode().split() == ["True", expected], done.stderr.decode()
+
+
+def test_where_torch_is_loaded_already_the_environment_stays_as_it_is(capsys, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    run(capsys, "leaks", "nothing.csv")
+    assert "OMP_WAIT_POLICY" not in os.environ
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    "word, meant", [("trian", "did you mean train?"), ("predit", "predict?"), ("fly", "choose")]
+)
+def test_a_mistyped_command_names_the_one_that_was_meant(capsys, word, meant):
+    with pytest.raises(SystemExit):
+        main([word, "m.csv"])
+    assert f"no command {word!r}" in (said := capsys.readouterr().err) and meant in said
+
+
+@pytest.mark.parametrize(
+    "line", [["--debug", "train", "nothing.csv"], ["train", "nothing.csv", "--debug"]]
+)
+def test_debug_shows_the_traceback_and_the_code_stays(capsys, line):
+    code, _, err = run(capsys, *line)
+    assert code == 1 and "Traceback" in err and "no such manifest" in err
+    code, _, err = run(capsys, *(word for word in line if word != "--debug"))
+    assert code == 1 and "Traceback" not in err and len(err.splitlines()) == 1
+
+
+def test_an_error_that_may_be_a_bug_names_debug(capsys, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("something")
+
+    monkeypatch.setattr("mmlib.data.read_manifest", broken)
+    code, _, err = run(capsys, "train", "m.csv")
+    assert code == 1 and err == "mmlib: something (--debug shows where)\n"
+
+
+def test_leaks_has_exit_codes_of_its_own_and_its_help_says_them(tmp_path, capsys):
+    manifest(tmp_path, ("cat", "dog"))
+    assert run(capsys, "leaks", tmp_path / "m.csv", "--quick")[0] == 1  # the word is the answer
+    assert run(capsys, "leaks", tmp_path / "nothing.csv")[0] == 2
+    for line in (["--help"], ["leaks", "--help"]):
+        with pytest.raises(SystemExit):
+            main(line)
+        said = " ".join(capsys.readouterr().out.split())
+        assert "0 nothing found, 1 something found, 2" in said
+
+
+def test_leaks_prints_json_for_programs(tmp_path, capsys):
+    manifest(tmp_path, ("cat", "dog"))
+    code, out, _ = run(capsys, "leaks", tmp_path / "m.csv", "--quick", "--json")
+    found = json.loads(out)
+    assert code == 1 and set(found[0]) == {"kind", "column", "evidence", "cure"}
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(trained):
+    """As `mmlib predict ... | head -1` does."""
+    line = f"{sys.executable} -m mmlib predict {trained / 'run'} {trained / 'manifest.csv'}"
+    done = subprocess.run(f"{line} | head -1", shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith("row,class") and done.stderr == ""
+
+
+# ---- what is not installed
+
+
+@pytest.mark.parametrize(
+    "line, missing, install",
+    [
+        (["train", "--tensorboard"], "torch.utils.tensorboard", "pip install 'mmlib[tensorboard]'"),
+        (["tune"], "optuna", "pip install 'mmlib[tune]'"),
+    ],
+)
+def test_what_is_not_installed_is_found_before_any_file_is_read(
+    tmp_path, capsys, monkeypatch, line, missing, install
+):
+    monkeypatch.setitem(sys.modules, missing, None)
+    command, *options = line
+    words = [command, tmp_path / "nothing.csv", *options, "--out", tmp_path / "run"]
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (1, "") and install in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mmlib import Recipe, read_manifest, recipes
-from mmlib.cli import arguments as cli_arguments
+from mmlib.cli import train as cli_train
 from mmlib.cli.main import parser
 from mmlib.data.splits import choose_splits
 from mmlib.recipes.plan import BUDGET, DIM
@@ -449,14 +449,7 @@ def parsed(command):
     """The Recipe that the command line makes of a line, as ``python -m mmlib train`` does."""
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "mmlib", "train"]
-    arguments = parser().parse_args(words[3:])
-    return replace(
-        cli_arguments.recipe(arguments),
-        out=arguments.out,
-        resume=arguments.resume,
-        distributed=arguments.distributed,
-        tensorboard=arguments.tensorboard,
-    )
+    return cli_train.recipe(parser().parse_args(words[3:]))
 
 
 def plain(recipe):

@@ -1,0 +1,184 @@
+"""The commands that ask a saved model: evaluate (how good is it?) and predict (what is this?)."""
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmlib.cli import arguments as shared
+from mmlib.cli.arguments import Commands
+from mmlib.cli.scores import line
+
+if TYPE_CHECKING:
+    from mmlib.recipes import Predictor
+
+EVALUATE = """example:
+  python -m mmlib evaluate runs/pets data/pets/manifest.csv --split test"""
+PREDICT = """examples:
+  python -m mmlib predict runs/pets --image photo.jpg --text "it purrs" --audio voice.wav
+  python -m mmlib predict runs/pets new.csv --out answers.csv
+
+Any modality may be left out. A manifest gives a CSV, on stdout or in --out: a line for each of its
+rows, in their order. Its columns: row (1, 2, ...), then class and probability_NAME for each class,
+or value; modalities (those the row has), error (with --on-error skip: why there is no answer)."""
+LIKELIEST = 10  # classes shown for one sample
+
+
+def add_commands(commands: Commands) -> None:
+    """Add evaluate and predict to the commands."""
+    evaluated = shared.add_command(
+        commands,
+        "evaluate",
+        evaluate,
+        help="score a saved model",
+        description="Score a saved model on a split of a manifest.",
+        epilog=EVALUATE,
+    )
+    evaluated.add_argument("folder", type=Path, help="the folder of a run")
+    evaluated.add_argument("manifest", help="a CSV file with the same columns")
+    evaluated.add_argument(
+        "--split", default="test", metavar="NAME", help="which rows (default: test); all: every row"
+    )
+
+    predicted = shared.add_command(
+        commands,
+        "predict",
+        predict,
+        help="ask a saved model",
+        description="Ask a saved model about one sample, or about every row of a manifest.",
+        epilog=PREDICT,
+    )
+    predicted.add_argument("folder", type=Path, help="the folder of a run")
+    predicted.add_argument(
+        "manifest", nargs="?", help="a CSV file; its target column, if any, is not read"
+    )
+    for kind, what in zip(shared.KINDS, ("FILE", "WORDS", "FILE")):
+        predicted.add_argument(f"--{kind}", metavar=what)
+    predicted.add_argument(
+        "--modality",
+        action="append",
+        default=[],
+        type=shared.pair,
+        metavar="NAME=VALUE",
+        help="a modality of another name, e.g. --modality xray=a.png",
+    )
+    predicted.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the answers to a manifest here; a new file"
+    )
+    for command in (evaluated, predicted):
+        shared.add_on_error(command)
+        shared.add_outside(command)
+        shared.add_device(command)
+        shared.add_json(command)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Print the scores on a split."""
+    from mmlib.files import as_json
+    from mmlib.recipes import load
+
+    scores = load(arguments.folder, arguments.device).evaluate(
+        arguments.manifest, arguments.split, arguments.on_error, arguments.allow_outside
+    )
+    print(as_json(scores, indent=2) if arguments.json else line(arguments.split, scores))
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Print the answer to one sample, or those to the rows of a manifest."""
+    modalities = given(arguments)
+    if bool(modalities) == (arguments.manifest is not None):
+        arguments.error(
+            "predict takes either a manifest, or one sample by --image, --text, --audio or "
+            "--modality"
+        )
+    if arguments.out is not None and arguments.manifest is None:
+        arguments.error("--out is for the answers to a manifest")
+    from mmlib.files import as_json
+    from mmlib.recipes import load
+
+    if arguments.out is not None and arguments.out.exists():
+        raise ValueError(f"{arguments.out} exists: give --out another name, or remove the file")
+    predictor = load(arguments.folder, arguments.device)
+    if arguments.manifest is not None:
+        return _predict_manifest(predictor, arguments)
+    answer = predictor.predict(**modalities)
+    assert isinstance(answer, dict)  # of one sample; lists get lists
+    print(as_json(answer, ensure_ascii=False) if arguments.json else in_words(answer))
+    return 0
+
+
+def _predict_manifest(predictor: "Predictor", arguments: argparse.Namespace) -> int:
+    from mmlib.files import as_json, write_atomically
+
+    answers = predictor.predict_manifest(
+        arguments.manifest, arguments.allow_outside, arguments.on_error
+    )
+    if arguments.json:
+        lines = [as_json(answer, ensure_ascii=False) for answer in answers]
+        text = "[\n" + ",\n".join(lines) + "\n]\n"
+    else:
+        text = as_csv(answers, predictor.classes)
+    if arguments.out is None:
+        print(text, end="")
+        return 0
+    write_atomically(arguments.out, lambda file: file.write(text.encode()))
+    failed = sum("error" in answer for answer in answers)
+    without = f", {failed:,} of them without an answer" if failed else ""
+    print(f"wrote {arguments.out}: {len(answers):,} rows{without}")
+    return 0
+
+
+def given(arguments: argparse.Namespace) -> dict[str, str]:
+    """The modalities of one sample."""
+    kinds = {"image": arguments.image, "text": arguments.text, "audio": arguments.audio}
+    return dict(arguments.modality) | {
+        name: value for name, value in kinds.items() if value is not None
+    }
+
+
+def in_words(answer: dict[str, Any]) -> str:
+    """The answer to one sample, for a person.
+
+    >>> print(in_words({"class": "dog", "probabilities": {"cat": 0.12, "dog": 0.88},
+    ...     "modalities": ["image"]}))
+    class          dog
+    probabilities  dog 0.880, cat 0.120
+    modalities     image
+    """
+    seen = ", ".join(answer["modalities"]) or "none: this is what the training rows say"
+    if "value" in answer:
+        return f"value          {answer['value']:.6g}\nmodalities     {seen}"
+    likeliest = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+    shares = ", ".join(f"{name} {share:.3f}" for name, share in likeliest[:LIKELIEST])
+    if len(likeliest) > LIKELIEST:
+        shares += f", ... ({len(likeliest) - LIKELIEST} more with --json)"
+    return f"class          {answer['class']}\nprobabilities  {shares}\nmodalities     {seen}"
+
+
+def as_csv(answers: Sequence[dict[str, Any]], classes: Sequence[str] | None) -> str:
+    """A line for each answer, in their order, and a header.
+
+    >>> print(as_csv([{"value": 2.5, "modalities": ["image", "text"]}, {"error": "no file"}], None))
+    row,value,modalities,error
+    1,2.5,image text,
+    2,,,no file
+    <BLANKLINE>
+    """
+    shares = [f"probability_{name}" for name in classes or ()]
+    columns = ["row", *(["value"] if classes is None else ["class", *shares])]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow([*columns, "modalities", "error"])
+    for row, answer in enumerate(answers, 1):
+        if "error" in answer:
+            cells = [""] * (len(columns) - 1)
+        elif classes is None:
+            cells = [answer["value"]]
+        else:
+            cells = [answer["class"], *(f"{p:.6g}" for p in answer["probabilities"].values())]
+        seen = " ".join(answer.get("modalities", ()))
+        writer.writerow([row, *cells, seen, answer.get("error", "")])
+    return table.getvalue()
