@@ -297,11 +297,7 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
     is a plain number after the first step.
     """
     return {
-        name: float
-        if isinstance(value, float | Tensor)
-        else value
-        if plain(value)
-        else type(value)
+        name: float if isinstance(value, float | Tensor) else value if plain(value) else type(value)
         for name, value in group.items()
     }
 

@@ -508,7 +508,10 @@ def copied(begun, tmp_path):
 @pytest.mark.parametrize(
     "changed, expected",
     [
-        ({"augment": Augment(modality_dropout=0.0)}, "train, augment, modality_dropout was 0.3 and is now 0.0"),
+        (
+            {"augment": Augment(modality_dropout=0.0)},
+            "train, augment, modality_dropout was 0.3 and is now 0.0",
+        ),
         (
             {"augment": Augment(modality_dropout=0.3, speed=0.0)},
             "train, augment, speed was 0.1 and is now 0.0",

@@ -27,7 +27,9 @@ def test_the_best_epoch_is_the_first_of_equals_and_none_without_the_score():
 def test_the_best_epoch_is_that_of_the_weights_that_fit_leaves(monitor, monkeypatch):
     kept = []
     leave = Progress.restore_best
-    monkeypatch.setattr(Progress, "restore_best", lambda run: (kept.append(run.best_epoch), leave(run)))
+    monkeypatch.setattr(
+        Progress, "restore_best", lambda run: (kept.append(run.best_epoch), leave(run))
+    )
     torch.manual_seed(0)
     config = replace(CPU, epochs=6, lr=0.3, monitor=monitor)
     found = fit(Tiny(), [sample_batch(8)], [sample_batch(9)], config, {"accuracy": accuracy})
