@@ -42,7 +42,7 @@ class Shardable(Protocol):
     def __iter__(self) -> Iterator[Batch | None]:
         """One pass."""
 
-    def shard(self, rank: int, world: int) -> "Shardable":
+    def shard(self, rank: int, world: int) -> Iterable[Batch | None]:
         """The part of process ``rank`` of ``world``."""
 
 
