@@ -24,7 +24,7 @@ class Sized(Protocol):
         """One pass; None where this process has no share of a batch."""
 
 
-class Shardable(Protocol):
+class Shardable(Sized, Protocol):
     """A loader of your own that several processes can share.
 
     All parts draw the same batches in the same order; the part of process ``rank`` gives rows
@@ -36,13 +36,7 @@ class Shardable(Protocol):
     some never.
     """
 
-    def __len__(self) -> int:
-        """Batches of one pass."""
-
-    def __iter__(self) -> Iterator[Batch | None]:
-        """One pass."""
-
-    def shard(self, rank: int, world: int) -> Iterable[Batch | None]:
+    def shard(self, rank: int, world: int) -> Sized:
         """The part of process ``rank`` of ``world``."""
 
 

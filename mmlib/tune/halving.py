@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from mmlib import recipes
-from mmlib.data import Augment, Data, Loader, Manifest, load_data, read_manifest
+from mmlib.data import Augment, Data, Loader, Manifest
 from mmlib.data.splits import choose_splits
 from mmlib.recipes.plan import build, minutes, multiplications, plan
 from mmlib.recipes.predictor import SCORES
@@ -87,24 +87,8 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
     with _quiet_optuna() as optuna, checkpoint.locked(out):
         if not (Path(out) / TRIALS).exists():
             checkpoint.check_free(out)
-        manifest = read_manifest(
-            recipe.manifest,
-            recipe.target,
-            recipe.columns,
-            recipe.group,
-            recipe.use,
-            recipe.allow_outside,
-        )
-        manifest = without_test(manifest)
-        data = load_data(
-            manifest,
-            splits=["train", "val"],
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            augment=recipe.augment,
-            task=recipe.task,
-            on_error=recipe.on_error,
-        )
+        manifest = without_test(recipe.read())
+        data = recipe.load(manifest, ["train", "val"])
         epochs = (
             recipe.epochs
             or plan(data, recipe.fusion, recipe.dim, recipe.lr, recipe.dropout, recipe.budget)[
