@@ -40,10 +40,10 @@ class Predictor:
 
     >>> import pandas
     >>> from mmlib import Recipe, classify
-    >>> texts = [f"{word} {i}" for i in range(40) for word in ("good", "bad")]
+    >>> texts = [f"{word} {i}" for i in range(24) for word in ("good", "bad")]
     >>> rows = pandas.DataFrame({"text": texts, "label": [text.split()[0] for text in texts]})
     >>> quiet = {"log": lambda line: None, "progress": False, "device": "cpu"}
-    >>> predictor = classify(Recipe(rows, epochs=8, **quiet)).predictor
+    >>> predictor = classify(Recipe(rows, epochs=5, **quiet)).predictor
     >>> answer = predictor.predict(text="a good one")
     >>> answer["class"], answer["modalities"]
     ('good', ['text'])
@@ -210,9 +210,9 @@ class Predictor:
 
     def _blind(self) -> float:
         """The answer without any modality: the place of the most frequent class, or the mean."""
-        answer = self.answers([{}])[0]
+        (answer,) = self.answers([{}])
         if self.classes is None:
-            return answer["value"] - self.preprocessing.target.centre
+            return float(answer["value"]) - self.preprocessing.target.centre
         return self.classes.index(answer["class"])
 
     def _answer(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -20,15 +20,15 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
 
     >>> import tempfile, pandas
     >>> from mmlib import Recipe, classify
-    >>> texts = [f"{word} {i}" for i in range(40) for word in ("good", "bad")]
+    >>> texts = [f"{word} {i}" for i in range(24) for word in ("good", "bad")]
     >>> rows = pandas.DataFrame({"text": texts, "label": [text.split()[0] for text in texts]})
     >>> quiet = {"log": lambda line: None, "progress": False, "device": "cpu"}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     run = classify(Recipe(rows, out=folder + "/run", epochs=8, **quiet))
+    ...     run = classify(Recipe(rows, out=folder + "/run", epochs=5, **quiet))
     ...     load(folder + "/run", "cpu").predict(text="bad weather")["class"]
     'bad'
     """
-    state = checkpoint.load(folder, needed=("best", "extra"))
+    state = checkpoint.load(folder, needed=("best", "extra", "config"))
     extra = state["extra"]
     broken = [name for name, value in state["best"].items() if not value.isfinite().all()]
     if broken:

@@ -42,10 +42,10 @@ def classify(recipe: Recipe) -> Run:
     """Train a classifier; the target is one of a few classes, whatever its values look like.
 
     >>> import pandas
-    >>> texts = [f"{word} {i}" for i in range(40) for word in ("good", "bad")]
+    >>> texts = [f"{word} {i}" for i in range(24) for word in ("good", "bad")]
     >>> rows = pandas.DataFrame({"text": texts, "label": [text.split()[0] for text in texts]})
     >>> quiet = {"log": lambda line: None, "progress": False, "device": "cpu"}
-    >>> run = classify(Recipe(rows, epochs=8, **quiet))
+    >>> run = classify(Recipe(rows, epochs=5, **quiet))
     >>> run.metrics["test"]["accuracy"]
     1.0
     >>> run.predictor.predict(text="a good one")["class"]
@@ -58,11 +58,11 @@ def regress(recipe: Recipe) -> Run:
     """Train a model that predicts a number.
 
     >>> import pandas
-    >>> texts = [f"{word} {i}" for i in range(40) for word in ("good", "bad")]
+    >>> texts = [f"{word} {i}" for i in range(24) for word in ("good", "bad")]
     >>> price = [30.5 if text.startswith("good") else 10.5 for text in texts]
     >>> quiet = {"log": lambda line: None, "progress": False, "device": "cpu"}
     >>> rows = pandas.DataFrame({"text": texts, "price": price})
-    >>> run = regress(Recipe(rows, target="price", epochs=8, **quiet))
+    >>> run = regress(Recipe(rows, target="price", epochs=5, **quiet))
     >>> 25 < run.predictor.predict(text="good 3")["value"] < 35
     True
     """

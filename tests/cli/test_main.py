@@ -340,9 +340,15 @@ def test_an_error_that_may_be_a_bug_names_debug(capsys, monkeypatch):
     assert code == 1 and err == "mmlib: something (--debug shows where)\n"
 
 
+def leaking(folder):
+    """A manifest with a column that is the answer in other words."""
+    rows = [f"word{i},{'cat' if i % 2 else 'dog'},code {i % 2}" for i in range(80)]
+    (folder / "leak.csv").write_text("\n".join(["text,label,code", *rows]))
+    return folder / "leak.csv"
+
+
 def test_leaks_has_exit_codes_of_its_own_and_its_help_says_them(tmp_path, capsys):
-    manifest(tmp_path, ("cat", "dog"))
-    assert run(capsys, "leaks", tmp_path / "m.csv", "--quick")[0] == 1  # the word is the answer
+    assert run(capsys, "leaks", leaking(tmp_path), "--quick")[0] == 1
     assert run(capsys, "leaks", tmp_path / "nothing.csv")[0] == 2
     for line in (["--help"], ["leaks", "--help"]):
         with pytest.raises(SystemExit):
@@ -352,8 +358,7 @@ def test_leaks_has_exit_codes_of_its_own_and_its_help_says_them(tmp_path, capsys
 
 
 def test_leaks_prints_json_for_programs(tmp_path, capsys):
-    manifest(tmp_path, ("cat", "dog"))
-    code, out, _ = run(capsys, "leaks", tmp_path / "m.csv", "--quick", "--json")
+    code, out, _ = run(capsys, "leaks", leaking(tmp_path), "--quick", "--json")
     found = json.loads(out)
     assert code == 1 and set(found[0]) == {"kind", "column", "evidence", "cure"}
 
@@ -384,3 +389,28 @@ def test_what_is_not_installed_is_found_before_any_file_is_read(
     code, out, err = run(capsys, *words)
     assert (code, out) == (1, "") and install in err and len(err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+# ---- report
+
+
+def test_report_starts_at_its_seed_and_prints_json_alone(tmp_path, capsys, monkeypatch):
+    asked = {}
+
+    class Made:
+        plain = staticmethod(lambda: {"verdict": "狗"})
+        __str__ = staticmethod(lambda: "in words")
+        write = staticmethod(lambda folder: folder / "report.html")
+
+    def make_report(recipe, seeds):
+        recipe.log("plan: a")
+        asked.update(seeds=list(seeds), budget=recipe.budget)
+        return Made()
+
+    monkeypatch.setattr("mmlib.report.make_report", make_report)
+    line = ["report", "m.csv", "--out", tmp_path, "--seed", "7", "--seeds", "2"]
+    code, out, err = run(capsys, *line, "--json")
+    assert code == 0 and json.loads(out) == {"verdict": "狗"} and "plan: a\nwrote " in err
+    assert asked == {"seeds": [7, 8], "budget": 0.25}
+    code, out, err = run(capsys, *line)
+    assert out.split("\n")[:2] == ["plan: a", "in words"] and err == ""

@@ -239,6 +239,7 @@ def test_a_run_saved_with_class_weights_loads_and_its_prior_is_put_back(rare, tm
             "preprocessing": rare.predictor.preprocessing.state(),
         },
         "best": old.state_dict(),
+        "config": {},
     }
     with mock.patch.object(checkpoint, "load", lambda folder, needed: state):
         found = load(tmp_path, "cpu").predict(text="red green blue")["probabilities"]
@@ -400,4 +401,4 @@ def test_scores_and_answers_have_the_precision_of_training(small, tmp_path, monk
     for predictor in (run.predictor, load(tmp_path / "run", "cpu")):
         predictor.predict(text="It purrs.")
         predictor.score(run.data.loaders["test"])
-    assert asked == [precision] * 4
+    assert len(asked) >= 4 and set(asked) == {precision}

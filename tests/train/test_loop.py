@@ -1059,7 +1059,9 @@ def test_fit_keeps_freed_memory_only_while_it_runs_and_only_if_allowed(monkeypat
     assert calls == ([True, False] if wanted and not before else [])
 
 
-def test_the_bar_is_silent_in_a_pipe_and_when_asked(capfd):
+def test_in_a_pipe_there_is_no_bar_and_when_asked_nothing(capfd):
     fit(Tiny(), [sample_batch(4)], config=replace(CPU, progress=True))
+    out, err = capfd.readouterr()
+    assert out == "" and "\r" not in err and err.count("epoch") == 3
     fit(Tiny(), [sample_batch(4)], config=CPU)
     assert "".join(capfd.readouterr()) == ""
