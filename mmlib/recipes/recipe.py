@@ -66,7 +66,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.task in OLD_TASKS:
-            warn(f"Recipe(task={self.task!r})", f"Recipe(task={OLD_TASKS[self.task]!r})", 4)
+            warn(f"Recipe(task={self.task!r})", f"Recipe(task={OLD_TASKS[self.task]!r})", 3)
             object.__setattr__(self, "task", OLD_TASKS[self.task])
         if self.task not in (None, *OLD_TASKS.values()):
             raise ValueError(

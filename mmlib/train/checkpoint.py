@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmlib.files import write_atomically
 from mmlib.train import distributed
 from mmlib.train.content import FORM, misfit, plain, tensor, whole
+from mmlib.train.older import renewed
 
 FORMAT = 1
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -200,7 +201,7 @@ def _read(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     found = misfit(state, {key: form for key, form in FORM.items() if key in wanted}, "it")
     if found:
         raise ValueError(f"{path} does not hold what a run writes: {found.removeprefix('it, ')}")
-    return state
+    return renewed(state)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

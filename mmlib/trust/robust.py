@@ -1,5 +1,10 @@
-"""How accuracy falls when a modality is noisy, covered or gone; and what every subset of the
-modalities is good for.
+"""How accuracy falls when a modality is noisy, covered or missing; and what each subset of the
+modalities is worth.
+
+>>> import torch
+>>> batch = {"text": torch.tensor([[3, 4, 5]]), "text_mask": torch.ones(1, 3, dtype=torch.bool)}
+>>> corrupt(batch, "text", "occlusion", 1.0)["text_mask"]
+tensor([[False, False, False]])
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -98,12 +103,15 @@ def corrupt(batch: Batch, modality: str, fault: str, level: float, seed: int = 0
     """The batch with one modality changed; what is missing or padding stays so, and the input is
     left as it is.
 
-    - "noise": an image gets Gaussian noise of ``level`` deviations of the training pixels; a sound, white noise of ``level`` times
-      the clip's own root mean square (1 is 0 dB, 0.1 is 20 dB); of a text, a share ``level`` of the words is read as unknown.
-    - "occlusion": a rectangle of the image's proportions and ``level`` of its area takes the mean colour; ``level`` of the clip
-      is silent; ``level`` of the words, one after the other, are cut out (all of them: the text is missing).
-    - "missing": the modality is hidden with probability ``level``. Only this modality, and also where it is the row's last one: such a row
-      is then answered by the training prior, as any row without modalities.
+    - "noise": an image gets Gaussian noise of ``level`` standard deviations of the training
+      pixels; audio gets white noise of ``level`` times the clip's own root mean square (1 is 0 dB,
+      0.1 is 20 dB); of a text, a share ``level`` of the words is read as unknown.
+    - "occlusion": a rectangle of the image's proportions and ``level`` of its area takes the mean
+      colour; ``level`` of the clip is silent; ``level`` of the words, one after the other, are cut
+      out (all of them: the text is missing).
+    - "missing": the modality is missing with probability ``level``. Only this modality, and also
+      where it is the row's last one: such a row is then answered by the training prior, as any row
+      without modalities.
 
     A row's changes depend on the seed, the modality's kind and the row's number (``batch["row"]``;
     without it, its place in the batch).

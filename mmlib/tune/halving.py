@@ -1,13 +1,13 @@
 """Which settings?
 
-A search over fusion, size, learning rate, dropout and hidden modalities, judged on the val rows,
+A search over fusion, size, learning rate, dropout and modality dropout, judged on the val rows,
 never on test. Successive halving (Jamieson & Talwalkar, 2016), in the form that needs no rounds
 (ASHA: Li et al., 2020, arXiv:1810.05934), by optuna: after a quarter and after half of its epochs a
 trial goes on only where it is in the better half of all that came as far, so that a search takes
 about half the time of all its trials. A trial has the schedule of a whole training from the start:
-one that is not stopped is just what ``train`` makes of its settings. The price is that unfinished
-models are compared, and settings that start slowly may be stopped unjustly; to train every round
-anew on a short schedule would be fairer there, and longer. What is tried next is left to TPE.
+one that is not stopped is exactly what ``train`` makes of its settings. The price is that
+unfinished models are compared, and settings that start slowly may be stopped unjustly; a short
+schedule of its own for every round would be fairer there, and take longer. What is tried next is left to TPE.
 """
 
 import importlib
@@ -44,14 +44,9 @@ from mmlib.tune.board import (
     write,
 )
 
-FUSIONS = (
-    "sum",
-    "concat",
-    "gated",
-    "lowrank",
-    "join",
-)  # that add up, that mix, that choose, that multiply, that read tokens
-DIMS, LR, DROPOUT, HIDE = (32, 64, 128), (5e-4, 1e-2), (0.0, 0.5), (0.0, 0.25, 0.5)
+# that add up, that mix, that choose, that multiply, that read tokens
+TRIED = ("sum", "concat", "gated", "lowrank", "join")
+DIMS, LR, DROPOUT, MODALITY_DROPOUT = (32, 64, 128), (5e-4, 1e-2), (0.0, 0.5), (0.0, 0.25, 0.5)
 HALF = 2  # one in so many goes on
 BEST = "best"  # the folder in ``out`` that the line to train with names
 
@@ -61,12 +56,12 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
     loss, by which ``train`` chooses its epoch.
 
     Each trial is trained as ``recipe`` says (``budget`` 0.3 is enough to compare with), apart from
-    fusion, dim, lr, dropout and ``augment.modality_dropout``; its ``out`` and ``resume`` are not used. Test
-    rows are dropped before anything is read: neither their cells nor their files can matter. Where
-    there are no val rows, a part of train is taken, the same as in ``train``.
+    fusion, dim, lr, dropout and ``augment.modality_dropout``; its ``out`` and ``resume`` are not
+    used. Test rows are dropped before anything is read: neither their cells nor their files can
+    matter. Where there are no val rows, a part of train is taken, the same as in ``train``.
 
     ``out`` then holds trials.jsonl and leaderboard.csv, replaced atomically after every trial.
-    ``resume`` goes on with the search there: the trial that was interrupted begins anew, and as
+    ``resume`` goes on with the search there: the trial that was interrupted begins again, and as
     every choice is drawn from ``recipe.seed`` and the trials before it, the result is that of a
     search never stopped, on the same machine, apart from the seconds. More ``trials`` than before
     go on from there. Needs optuna. Raises ImportError without it, and ValueError for wrong
@@ -143,12 +138,12 @@ def _own(recipe: Recipe) -> dict[str, Any]:
 def _space(optuna: Any, recipe: Recipe, modalities: int) -> dict[str, Any]:
     """What is searched, wide enough to hold the recipe's own settings.
 
-    With one modality there is nothing to fuse, nor to hide.
+    With one modality there is nothing to fuse, and nothing to drop.
     """
     own, some = _own(recipe), optuna.distributions
     return {
         "fusion": some.CategoricalDistribution(
-            sorted({*FUSIONS, own["fusion"]} if modalities > 1 else {own["fusion"]})
+            sorted({*TRIED, own["fusion"]} if modalities > 1 else {own["fusion"]})
         ),
         "dim": some.CategoricalDistribution(sorted({*DIMS, own["dim"]})),
         "lr": some.FloatDistribution(min(LR[0], own["lr"]), max(LR[1], own["lr"]), log=True),
@@ -157,7 +152,9 @@ def _space(optuna: Any, recipe: Recipe, modalities: int) -> dict[str, Any]:
         ),
         "modality_dropout": some.CategoricalDistribution(
             sorted(
-                {*HIDE, own["modality_dropout"]} if modalities > 1 else {own["modality_dropout"]}
+                {*MODALITY_DROPOUT, own["modality_dropout"]}
+                if modalities > 1
+                else {own["modality_dropout"]}
             )
         ),
     }

@@ -1024,6 +1024,14 @@ def test_collect_predicts_without_targets():
 # ---- history
 
 
+@pytest.mark.parametrize("key", ["target", "row"])
+def test_a_key_that_only_some_batches_have_is_named(key):
+    batches = [batch | {"row": torch.arange(4)} for batch in cut(sample_batch(8), 4)]
+    some = [batches[0], {name: value for name, value in batches[1].items() if name != key}]
+    with pytest.raises(ValueError, match=f"1 of 2 batches have a '{key}'"):
+        collect(Tiny(), some, "cpu")
+
+
 def test_the_history_plots_every_score_and_prints_as_a_table():
     batches = cut(sample_batch(8), 4)
     history = fit(Tiny(), batches, batches, CPU, {"accuracy": accuracy})
