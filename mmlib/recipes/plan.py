@@ -137,6 +137,6 @@ def decided(
     time = minutes(epochs * work_of(data, spec["dim"]))
     return (
         f"{' + '.join(sorted(parts))}, fusion {spec['fusion']}, {type(model.head).__name__}: "
-        f"{parameters:,} parameters on {device}; {epochs} epoch{'s' * (epochs > 1)} over {train.samples:,} rows in "
-        f"batches of {train.batches.batch_size} (about {time:.2g} minutes of one core)"
+        f"{parameters:,} parameters on {device}; {epochs} epoch{'s' * (epochs > 1)} over "
+        f"{train.samples:,} rows in batches of {train.batches.batch_size} (about {time:.2g} minutes of one core)"
     )

@@ -10,7 +10,6 @@ from mmlib.recipes.plan import DIM, DROPOUT, LR
 from mmlib.recipes.predictor import BATCH
 from mmlib.renamed import warn
 
-
 # the words of version 0.1, which are still read
 OLD_TASKS = {"classes": "classification", "numbers": "regression"}
 

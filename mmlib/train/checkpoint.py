@@ -238,6 +238,10 @@ def load_weights(model: nn.Module, folder: str | Path, best: bool = True) -> Non
     ``best``: those of the best epoch, else the last ones, where training would go on. Raises
     ValueError where ``folder`` holds no readable run, and where a weight of the model or of the run
     has no counterpart of its name and shape.
+
+    >>> load_weights(nn.Linear(2, 2), "no/such/folder")
+    Traceback (most recent call last):
+    ValueError: no/such/folder/checkpoint.pt does not exist: give the folder that a training run ...
     """
     state = load(folder)
     try:

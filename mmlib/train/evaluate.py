@@ -66,6 +66,16 @@ def evaluate(
     (train or eval) they were in, also after an error. Under torchrun a loader with ``shard`` is
     shared out, and every process gets the same numbers; anything else is read whole by each. Raises
     ValueError when the loader is empty or has no target.
+
+    >>> from mmlib import Backbone, ClassifyHead, Model, RecurrentEncoder, SumFusion
+    >>> _ = torch.manual_seed(0)
+    >>> backbone = Backbone({"text": RecurrentEncoder(8, 20)}, SumFusion(8, ["text"]))
+    >>> model = Model(backbone, ClassifyHead(8, 2))
+    >>> words = torch.tensor([[3, 4], [5, 6]])
+    >>> batch = {"text": words, "text_mask": words > 0, "target": torch.tensor([0, 1])}
+    >>> from mmlib.metrics import accuracy
+    >>> sorted(evaluate(model, [batch], {"accuracy": accuracy}, "cpu"))
+    ['accuracy', 'loss']
     """
     loss, whole = _pass_over(model, loader, device, precision, keep=bool(metrics))
     if loss is None:
@@ -96,6 +106,16 @@ def collect(
     line per real target position, in order. A ``TwoTower`` gives all queries by all keys, (N, N),
     and as target the place of each query's own key (-100 where one of the two is absent). For
     device and mode see ``evaluate``.
+
+    >>> from mmlib import Backbone, ClassifyHead, Model, RecurrentEncoder, SumFusion
+    >>> _ = torch.manual_seed(0)
+    >>> backbone = Backbone({"text": RecurrentEncoder(8, 20)}, SumFusion(8, ["text"]))
+    >>> model = Model(backbone, ClassifyHead(8, 2))
+    >>> words = torch.tensor([[3, 4], [5, 6]])
+    >>> batch = {"text": words, "text_mask": words > 0, "target": torch.tensor([0, 1])}
+    >>> logits, target, row = collect(model, [batch], "cpu")
+    >>> logits.shape, target, row
+    (torch.Size([2, 2]), tensor([0, 1]), None)
     """
     return _pass_over(model, loader, device, precision, keep=True)[1]
 

@@ -76,6 +76,17 @@ def fit(
     in ``out``; OSError where ``out`` cannot be written; torch.OutOfMemoryError with the batch's
     shapes. Whatever ends it, the model can be used: eval mode, the best weights so far, or where
     none are known the last ones that were finite. A KeyboardInterrupt carries the ``history``.
+
+    >>> from mmlib import Backbone, ClassifyHead, Model, RecurrentEncoder, SumFusion
+    >>> _ = torch.manual_seed(0)
+    >>> backbone = Backbone({"text": RecurrentEncoder(8, 20)}, SumFusion(8, ["text"]))
+    >>> model = Model(backbone, ClassifyHead(8, 2))
+    >>> words = torch.tensor([[3, 4], [5, 6]])
+    >>> batch = {"text": words, "text_mask": words > 0, "target": torch.tensor([0, 1])}
+    >>> config = TrainConfig(epochs=20, lr=0.03, device="cpu", progress=False)
+    >>> history = fit(model, [batch], config=config)
+    >>> history[-1]["loss"] < 0.1 < history[0]["loss"]
+    True
     """
     c, device = config, distributed.join(config.device)
     check_arguments(model, train, val, c, metrics, out)

@@ -7,7 +7,8 @@ trial goes on only where it is in the better half of all that came as far, so th
 about half the time of all its trials. A trial has the schedule of a whole training from the start:
 one that is not stopped is exactly what ``train`` makes of its settings. The price is that
 unfinished models are compared, and settings that start slowly may be stopped unjustly; a short
-schedule of its own for every round would be fairer there, and take longer. What is tried next is left to TPE.
+schedule of its own for every round would be fairer there, and take longer. What is tried next is
+chosen by TPE.
 """
 
 import importlib

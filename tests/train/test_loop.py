@@ -99,7 +99,8 @@ def sample_batch(size: int, seed: int = 0, words: bool = False) -> Batch:
 
 def cut(batch: Batch, size: int) -> list[Batch]:
     return [
-        dict(zip(batch, parts)) for parts in zip(*(value.split(size) for value in batch.values()))
+        dict(zip(batch, parts, strict=True))
+        for parts in zip(*(value.split(size) for value in batch.values()), strict=True)
     ]
 
 
@@ -268,7 +269,7 @@ def test_bf16_on_cpu_is_finite_and_close():
 def test_channels_last_changes_nothing_but_the_layout():
     batches, seen = cut(sample_batch(12), 4), []
     models = [Tiny(), Tiny()]
-    for model, last in zip(models, [True, False]):
+    for model, last in zip(models, [True, False], strict=True):
         model.see.register_forward_hook(
             lambda m, x, y: seen.append(x[0].is_contiguous(memory_format=torch.channels_last))
         )
@@ -430,7 +431,7 @@ def test_a_first_epoch_that_diverges_leaves_the_weights_of_the_start(clip):
         before = {name: value.clone() for name, value in model.state_dict().items()}
         message(
             ValueError,
-            lambda: fit(
+            lambda model=model, batches=batches: fit(
                 model,
                 batches,
                 config=replace(CPU, lr=1e30 if isinstance(model, Number) else 1e-2, clip=clip),
@@ -546,7 +547,8 @@ def test_what_is_no_optimizer_of_this_model_is_refused_with_an_example():
     ]
     for expected, optimizer in cases:
         assert expected in message(
-            ValueError, lambda: fit(model, batches, config=CPU, optimizer=optimizer)
+            ValueError,
+            lambda optimizer=optimizer: fit(model, batches, config=CPU, optimizer=optimizer),
         )
 
 
@@ -602,7 +604,7 @@ def test_a_list_or_a_single_number_in_a_batch_is_named(use):
         batches = [sample_batch(4) | {key: value}]
         text = message(
             ValueError,
-            lambda: (
+            lambda batches=batches: (
                 fit(Tiny(), batches, config=CPU)
                 if use == "fit"
                 else evaluate(Tiny(), batches, device="cpu")
