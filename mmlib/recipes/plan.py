@@ -134,9 +134,10 @@ def decided(
     train = data.loaders["train"]
     parts = [f"{name} {type(one).__name__}" for name, one in model.backbone.encoders.items()]
     parameters = sum(p.numel() for p in model.parameters())
+    length = f"{epochs} epoch{'s' * (epochs > 1)} over {train.samples:,} rows"
     time = minutes(epochs * work_of(data, spec["dim"]))
     return (
         f"{' + '.join(sorted(parts))}, fusion {spec['fusion']}, {type(model.head).__name__}: "
-        f"{parameters:,} parameters on {device}; {epochs} epoch{'s' * (epochs > 1)} over "
-        f"{train.samples:,} rows in batches of {train.batches.batch_size} (about {time:.2g} minutes of one core)"
+        f"{parameters:,} parameters on {device}; {length} in batches of "
+        f"{train.batches.batch_size} (about {time:.2g} minutes of one core)"
     )

@@ -263,7 +263,10 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """The other way round. Raises ValueError where it is of another optimizer, or other weights."""
+    """Give an optimizer the state that ``optimizer_state`` returned.
+
+    Raises ValueError where it is the state of another optimizer, or of other weights.
+    """
     _check_optimizer(optimizer, saved)
     optimizer.load_state_dict(saved)
     for parameter, one in optimizer.state.items():
@@ -273,7 +276,7 @@ def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any])
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """``load_state_dict`` takes almost anything; the first step then fails, or does not."""
+    """Raise ValueError for a state that ``load_state_dict`` would take, though it does not fit."""
     groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
     if list(map(_settings, groups)) != list(map(_settings, own)):
         raise ValueError(
@@ -318,12 +321,16 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(device: torch.device, saved: dict[str, Tensor]) -> None:
-    """The other way round; a kind of device that is not in ``saved`` goes on as it is."""
+    """Set torch's generators to what ``random_state`` returned.
+
+    A kind of device that is not in ``saved`` goes on as it is.
+    """
     try:
         torch.set_rng_state(saved["cpu"])
         if device.type in saved and device.type != "cpu":
             torch.get_device_module(device).set_rng_state(saved[device.type])
     except (RuntimeError, TypeError, KeyError) as error:
         raise ValueError(
-            f"the checkpoint's state of torch's random generator is none ({error}): start a new run"
+            f"the checkpoint has no usable state of torch's random generator ({error}): start a "
+            "new run"
         ) from error

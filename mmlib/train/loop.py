@@ -223,8 +223,9 @@ def _first_batch(train: Sized, epoch: int) -> Batch:
 
 
 def _diagnose(step: int, what: str, run: Progress, train: Sized, config: TrainConfig) -> str:
-    """What to say about ``what``, a loss or a gradient, that was not finite: its batch is read
-    again and looked at.
+    """What to say about ``what``, a loss or a gradient, that was not finite.
+
+    Its batch is read again and checked.
     """
     per_epoch = math.ceil(len(train) / config.accumulate)
     first = (step - 1) % per_epoch * config.accumulate

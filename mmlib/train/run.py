@@ -1,5 +1,5 @@
-"""Where a run stands: position, best weights; how it is saved, resumed, and told from another
-one.
+"""How far a run has come: position, best weights; how it is saved, resumed, and distinguished
+from another run.
 """
 
 import json
@@ -247,7 +247,7 @@ class Progress:
     def restore_best(self) -> None:
         """The weights of the best epoch.
 
-        Where no score tells it: those kept last, if the present ones are not finite.
+        Where there is no score yet: those kept last, if the present ones are not finite.
         """
         if self.best_epoch:
             checkpoint.set_weights(self.model, self.best)
@@ -274,7 +274,7 @@ class Progress:
             if not math.isfinite(value):
                 raise ValueError(
                     f"{name} is {row[name]} after epoch {self.epoch}, so no epoch can be the best: "
-                    "look at the val rows, or monitor another score"
+                    "check the val rows, or monitor another score"
                 )
             if self.best_value is None or value > self.best_value:
                 self.best_value, self.best_epoch, self.best = value, self.epoch, self.kept
@@ -332,7 +332,7 @@ def _plain(extra: dict[str, Any] | None) -> dict[str, Any]:
 
 def _content(loader: Any) -> Any:
     """What a loader's batches are made of, as plain data, as far as it can be known: a loader
-    says it, a list is looked at.
+    says it, a list is read.
     """
     if hasattr(loader, "identity"):
         return _plain(loader.identity())
