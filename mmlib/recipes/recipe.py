@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlib.data import Augment, Data, Manifest, load_data, read_manifest
-from mmlib.recipes.plan import DIM, DROPOUT, LR
+from mmlib.recipes.plan import DIM, DROPOUT, LR, plan
 from mmlib.recipes.predictor import BATCH
 from mmlib.renamed import warn
 
@@ -77,6 +77,10 @@ class Recipe:
         return read_manifest(
             self.manifest, self.target, self.columns, self.group, self.use, self.allow_outside
         )
+
+    def plan(self, data: Data) -> dict[str, Any]:
+        """The model and the number of epochs for these data, see ``mmlib.recipes.plan.plan``."""
+        return plan(data, self.fusion, self.dim, self.lr, self.dropout, self.budget)
 
     def load(self, manifest: Manifest, splits: Sequence[str] | None = None) -> Data:
         """The data of these rows, as the recipe wants it; ``splits``: of these alone."""

@@ -9,7 +9,7 @@ import torch
 from mmlib.data import Data, Manifest
 from mmlib.data.splits import choose_splits
 from mmlib.data.trained import remember
-from mmlib.recipes.plan import FUSIONS, build, decided, plan
+from mmlib.recipes.plan import FUSIONS, build, decided
 from mmlib.recipes.predictor import SCORES, Predictor
 from mmlib.recipes.recipe import Recipe
 from mmlib.train import checkpoint, distributed
@@ -95,7 +95,7 @@ def _train(recipe: Recipe) -> Run:
     data = recipe.load(manifest)
     for line in data.summary + [f"skipped: {problem}" for problem in data.skipped]:
         log(line)
-    spec = plan(data, recipe.fusion, recipe.dim, recipe.lr, recipe.dropout, recipe.budget)
+    spec = recipe.plan(data)
     epochs = recipe.epochs or spec["epochs"]
     torch.manual_seed(recipe.seed)
     model, config = build(spec), settings(recipe, epochs)

@@ -48,7 +48,8 @@ def check_arguments(
         raise ValueError(
             f"TrainConfig: accumulate is {config.accumulate}, but this model compares samples "
             "with one another, and the parts of a step would not see each other: the loss would "
-            "be another one. Give larger batches, or more processes (torchrun), which do compare the whole step"
+            "be another one. Give larger batches, or more processes (torchrun), which do "
+            "compare the whole step"
         )
     if config.tensorboard and out is None:
         raise ValueError(
@@ -68,7 +69,7 @@ def check_target(model: nn.Module, batch: Batch, device: torch.device, checked: 
     """Raise ValueError, naming the sample, for a target that the model's ``kind`` does not take.
 
     The first time (``checked`` is False) it also asks the model about one sample: is there a loss?
-    Later targets are looked at where that is free: on the CPU. Returns True: checked.
+    Later targets are checked where that is free: on the CPU. Returns True: checked.
     """
     if not checked:
         _ask_for_one(model, batch, device)

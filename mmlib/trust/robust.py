@@ -83,7 +83,7 @@ def subsets(
     model: Model, batches: Iterable[Batch], device: str = "auto"
 ) -> dict[tuple[str, ...], float]:
     """The accuracy of one model with each of the 2^M - 1 subsets of its M modalities, the others
-    hidden; smaller subsets first.
+    missing; smaller subsets first.
 
     All rows count: one that has none of the subset's modalities is answered by the training prior.
     """
@@ -222,7 +222,7 @@ def _hidden(x: Tensor, mask: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _only(batch: Batch, modalities: Sequence[str], subset: Sequence[str]) -> Batch:
-    """The batch with all modalities but those of ``subset`` hidden."""
+    """The batch with all modalities but those of ``subset`` missing."""
     out = dict(batch)
     for modality in set(modalities) - set(subset):
         every = torch.ones(len(batch[modality]), dtype=torch.bool, device=batch[modality].device)

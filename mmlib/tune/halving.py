@@ -26,7 +26,7 @@ from torch import nn
 from mmlib import recipes
 from mmlib.data import Augment, Data, Loader, Manifest
 from mmlib.data.splits import choose_splits
-from mmlib.recipes.plan import build, minutes, multiplications, plan
+from mmlib.recipes.plan import build, minutes, work_of
 from mmlib.recipes.predictor import SCORES
 from mmlib.recipes.recipe import Recipe
 from mmlib.recipes.train import settings
@@ -85,24 +85,17 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
             checkpoint.check_free(out)
         manifest = without_test(recipe.read())
         data = recipe.load(manifest, ["train", "val"])
-        epochs = (
-            recipe.epochs
-            or plan(data, recipe.fusion, recipe.dim, recipe.lr, recipe.dropout, recipe.budget)[
-                "epochs"
-            ]
-        )
+        epochs = recipe.epochs or recipe.plan(data)["epochs"]
         space = _space(optuna, recipe, len(manifest.modalities))
         identity = _identity(recipe, manifest, space, epochs)
-        asked = replace(
-            recipe, epochs=epochs, out=Path(out) / BEST, resume=False
-        )  # what a finished trial was trained as
+        # what a finished trial was trained as
+        asked = replace(recipe, epochs=epochs, out=Path(out) / BEST, resume=False)
         done = read(Path(out), identity)
         for line in data.summary + [_plan(recipe, trials, epochs, len(done), data)]:
             recipe.log(line)
         while len(done) < trials:
-            trial = _run(
-                optuna, _study(optuna, space, recipe, epochs, done), space, recipe, data, epochs
-            )
+            study = _study(optuna, space, recipe, epochs, done)
+            trial = _run(optuna, study, space, recipe, data, epochs)
             done.append(trial)
             found = rank(asked, done)
             write(Path(out), identity, done, found)
@@ -201,16 +194,16 @@ def _states(optuna: Any) -> dict[str, Any]:
 def _run(
     optuna: Any, study: Any, space: dict[str, Any], recipe: Recipe, data: Data, epochs: int
 ) -> Trial:
-    """Ask for settings, train with them, and tell how it went."""
+    """Ask for settings, train with them, and report how it went."""
     asked, began, state, reason = study.ask(space), time.perf_counter(), DONE, ""
-    chosen = (
-        {name: _rounded(asked.params[name], part) for name, part in space.items()}
-        if asked.number
-        else _own(recipe)
-    )
+    chosen = _own(recipe)
+    if asked.number:
+        chosen = {name: _rounded(asked.params[name], part) for name, part in space.items()}
     tried = with_settings(recipe, chosen)
-    spec = plan(data, tried.fusion, tried.dim, tried.lr, tried.dropout, tried.budget)
-    config, rows = replace(settings(tried, epochs), progress=False, tensorboard=False), []
+    spec, rows = tried.plan(data), []
+    config = replace(settings(tried, epochs), progress=False, tensorboard=False)
+    train, val = _changed(data.loaders["train"], tried.augment), data.loaders["val"]
+    metrics = SCORES[spec["task"]]
 
     def give_up(row: dict[str, Any], model: nn.Module) -> bool:
         """After each epoch: does successive halving end this trial?"""
@@ -223,23 +216,15 @@ def _run(
 
     try:
         torch.manual_seed(recipe.seed)
-        fit(
-            build(spec),
-            _changed(data.loaders["train"], tried.augment),
-            data.loaders["val"],
-            config,
-            SCORES[spec["task"]],
-            after_epoch=give_up,
-        )
+        fit(build(spec), train, val, config, metrics, after_epoch=give_up)
     except (ValueError, torch.OutOfMemoryError) as error:
         if not asked.number:  # the recipe's own settings: it, or the data, is at fault
             raise
         state, reason = FAILED, str(error)
-    nothing: dict[str, Any] = {"val_loss": None}
-    best = min(rows, key=lambda row: row["val_loss"], default=nothing)
-    loss = best["val_loss"]
-    names = [name for name in SCORES[spec["task"]] if f"val_{name}" in best]
-    scores = {name: best[f"val_{name}"] for name in names}
+    best = min(rows, key=lambda row: row["val_loss"], default=None)
+    loss = None if best is None else best["val_loss"]
+    own = {} if best is None else best
+    scores = {name: own[f"val_{name}"] for name in metrics if f"val_{name}" in own}
     study.tell(asked, loss if state == DONE else None, _states(optuna)[state])
     return Trial(
         asked.number,
@@ -299,8 +284,8 @@ def _identity(
 
 def _plan(recipe: Recipe, trials: int, epochs: int, done: int, data: Data) -> str:
     before = f" ({done} of them done before)" if done else ""
-    rows, names = data.loaders["train"].samples, data.preprocessing.modalities
-    each = minutes(epochs * rows * sum(multiplications(data, name, recipe.dim) for name in names))
+    rows = data.loaders["train"].samples
+    each = minutes(epochs * work_of(data, recipe.dim))
     return (
         f"plan: {trials} trials{before} of up to {epochs} epochs over {rows:,} rows (about "
         f"{each:.2g} minutes of one core with the recipe's own settings, beside the reading of "

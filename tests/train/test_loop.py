@@ -344,7 +344,7 @@ def test_a_wrong_setting_is_named_with_its_value(name, value):
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("once_a_day", [False, True])
 def test_a_loss_that_is_not_finite_is_named_by_step_batch_and_key(every, once_a_day, monkeypatch):
-    """Also when losses are looked at only at the end of the epoch."""
+    """Also when losses are read only at the end of the epoch."""
     monkeypatch.setattr(Log, "EVERY", 1e5 if once_a_day else 0.0)
     batches = cut(sample_batch(24), 4)
     batches[4]["image"][1, 0, 0, 0] = math.nan
