@@ -99,9 +99,9 @@ def test_the_first_trial_is_the_recipe_itself_and_every_trial_lies_in_the_space(
     for trial in trials:
         chosen = trial.settings
         assert (
-            chosen["fusion"] in halving.FUSIONS
+            chosen["fusion"] in halving.TRIED
             and chosen["dim"] in halving.DIMS
-            and chosen["modality_dropout"] in halving.HIDE
+            and chosen["modality_dropout"] in halving.MODALITY_DROPOUT
         )
         assert (
             halving.LR[0] <= chosen["lr"] <= halving.LR[1]
@@ -136,7 +136,7 @@ def test_the_leaderboard_ranks_finished_trials_by_val_loss_and_is_written_and_pr
         "seconds",
         "trial",
     ]
-    for row, trial in zip(rows, found.trials):
+    for row, trial in zip(rows, found.trials, strict=True):
         assert float(row["val_loss"]) == trial.loss == min(trial.losses) and int(
             row["epochs"]
         ) == trial.epochs == len(trial.losses)
@@ -221,8 +221,8 @@ def test_without_split_or_val_the_val_rows_are_those_of_train(folder, tmp_path):
         manifest = read_manifest(write(tmp_path / f"{name}.csv", changed), root=folder)
         names = choose_splits(manifest)
         kept = halving.without_test(manifest)
-        assert list(zip(kept.rows, kept.split)) == [
-            (row, split) for row, split in zip(manifest.rows, names) if split != "test"
+        assert list(zip(kept.rows, kept.split, strict=True)) == [
+            (row, split) for row, split in zip(manifest.rows, names, strict=True) if split != "test"
         ]
         assert {len(cells) for cells in kept.extra.values()} == {len(kept)}
         assert {"train", "val"} == set(kept.split) and choose_splits(kept) == kept.split
