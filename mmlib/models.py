@@ -65,7 +65,7 @@ class Model(nn.Module):
     (torch.Size([2, 3]), None, 'classes')
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module):
+    def __init__(self, backbone: Backbone, head: nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
 

@@ -19,7 +19,6 @@ ALLOWED = {
     "renamed": set(),  # every part may use it, as long as it has old names
     "files": set(),
     "machine": {"core"},
-    "renamed": set(),  # the old names of one release; every file may import it
     "text_table": set(),
     "layers": {"core"},
     "language": {"core", "layers"},

@@ -99,7 +99,7 @@ class _Quiet:
 _QUIET = _Quiet()
 
 
-def _quiet(file: io.BufferedReader) -> AbstractContextManager:
+def _quiet(file: io.BufferedReader) -> AbstractContextManager[object]:
     """``_QUIET`` for an MPEG stream: only its decoder writes notes."""
     start = file.peek(3)[:3]
     mpeg = start == b"ID3" or (start[:1] == b"\xff" and start[1:2] >= b"\xe0")

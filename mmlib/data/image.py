@@ -29,7 +29,7 @@ def read_image(source: Any, size: int) -> Tensor:
     >>> read_image(np.full((2, 4, 3), 200, np.uint8), 32).shape
     torch.Size([3, 32, 32])
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if isinstance(source, (str, Path)):
         if Path(source).stat().st_size == 0:
@@ -37,7 +37,7 @@ def read_image(source: Any, size: int) -> Tensor:
         try:
             with Image.open(source) as image:
                 return _square(image, size)
-        except Image.UnidentifiedImageError as error:
+        except UnidentifiedImageError as error:
             raise ValueError("not an image in any format that Pillow reads") from error
         except MemoryError as error:
             raise ValueError("the image does not fit into memory") from error

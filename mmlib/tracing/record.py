@@ -63,7 +63,7 @@ class Recorder:
             for hook in hooks:
                 hook.remove()
 
-    def before(self, module: nn.Module, positional: tuple, named: dict[str, Any]) -> None:
+    def before(self, module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         """The module is about to be called: note the call, and open its Stage if it gets one."""
         given = [*positional, *named.values()]
         inside = [row for _, _, row, _ in self.calls if row is not None]
@@ -79,7 +79,7 @@ class Recorder:
             self.rows.append(row)
         self.calls.append((module, name, row, self.flops()))
 
-    def after(self, module: nn.Module, positional: tuple, output: Any) -> None:
+    def after(self, module: nn.Module, positional: tuple[Any, ...], output: Any) -> None:
         """The module has returned: complete its Stage."""
         while self.calls[-1][0] is not module:  # a module failed, and its caller went on without it
             self.calls.pop()

@@ -213,15 +213,18 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
             module.training = mode
 
 
-def _lstm(x: tuple, w_input: tuple, w_hidden: tuple, *_: Any, **__: Any) -> int:
+Shape = tuple[int, ...]
+
+
+def _lstm(x: Shape, w_input: Shape, w_hidden: Shape, *_: Any, **__: Any) -> int:
     return 2 * math.prod(x[:-1]) * (math.prod(w_input) + math.prod(w_hidden))
 
 
-def _recurrent(x: tuple, weights: list[tuple], *_: Any, **__: Any) -> int:
+def _recurrent(x: Shape, weights: list[Shape], *_: Any, **__: Any) -> int:
     return 2 * math.prod(x[:-1]) * sum(math.prod(weight) for weight in weights if len(weight) == 2)
 
 
-def _attention(q: tuple, k: tuple, v: tuple, *_: Any, **__: Any) -> int:
+def _attention(q: Shape, k: Shape, v: Shape, *_: Any, **__: Any) -> int:
     return 2 * math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 

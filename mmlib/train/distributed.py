@@ -110,7 +110,7 @@ def is_sharded(model: nn.Module) -> bool:
     return any(hasattr(p, "full_tensor") for p in model.parameters())
 
 
-def synced(network: nn.Module, last: bool) -> AbstractContextManager:
+def synced(network: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Around forward and backward: the processes exchange gradients only in the ``last`` batch
     of a step.
     """
@@ -134,7 +134,7 @@ def total(sums: Sequence[Tensor]) -> Sequence[Tensor]:
     return together.unbind()
 
 
-def gather(value: Any) -> list:
+def gather(value: Any) -> list[Any]:
     """What each process gave, in the order of the processes, to every process."""
     if world() == 1:
         return [value]

@@ -80,7 +80,7 @@ def share(loader: Sized) -> Sized:
     )
 
 
-def _share_dataloader(given: DataLoader, batches: Iterable[list[Any]]) -> DataLoader:
+def _share_dataloader(given: DataLoader[Any], batches: Iterable[list[Any]]) -> DataLoader[Any]:
     """The same DataLoader over this process's part of each batch.
 
     Raises ValueError where the processes draw different batches.
@@ -128,7 +128,7 @@ class Share:
         yield from [batch[self.rank :: self.world] for batch in self.batches]
 
 
-def _collate(given: Callable[[list], Batch], samples: list) -> Batch | None:
+def _collate(given: Callable[[list[Any]], Batch], samples: list[Any]) -> Batch | None:
     return given(samples) if samples else None
 
 

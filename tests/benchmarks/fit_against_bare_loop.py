@@ -132,7 +132,8 @@ def main():
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     print(
-        f"{'model':<8}{'loop':<6}{'ms a step: fastest':<20}{'median round (quartiles)':<30}{'peak, MiB':>10}"
+        f"{'model':<8}{'loop':<6}{'ms a step: fastest':<20}"
+        f"{'median round (quartiles)':<30}{'peak, MiB':>10}"
     )
     for name in ("tiny", "pets"):
         model, batches, config = setting(name)

@@ -13,8 +13,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 HEAD = """# Benchmarks
 
-Made by `tests/benchmarks/page.py` (how: see there), which runs `speed.py` and `parts.py`. Ratios travel from machine to machine better
-than times do; all are of runs by turns.
+Made by `tests/benchmarks/page.py` (how: see there), which runs `speed.py` and `parts.py`. Ratios
+travel from machine to machine better than times do; all are of runs by turns.
 
 """
 

@@ -161,8 +161,10 @@ def files(rounds: int) -> list[str]:
                     label,
                     by_turns(
                         {
-                            "mmlib": lambda: [mmlib.read_image(path, 64) for path in paths],
-                            "plain": lambda: [bare_picture(path) for path in paths],
+                            "mmlib": lambda paths=paths: [
+                                mmlib.read_image(path, 64) for path in paths
+                            ],
+                            "plain": lambda paths=paths: [bare_picture(path) for path in paths],
                         },
                         rounds,
                     ),
@@ -177,8 +179,8 @@ def files(rounds: int) -> list[str]:
                     label,
                     by_turns(
                         {
-                            "mmlib": lambda: [mmlib.read_audio(path) for path in paths],
-                            "plain": lambda: [
+                            "mmlib": lambda paths=paths: [mmlib.read_audio(path) for path in paths],
+                            "plain": lambda paths=paths: [
                                 soundfile.read(path, dtype="float32") for path in paths
                             ],
                         },

@@ -53,7 +53,8 @@ with tempfile.TemporaryDirectory() as folder:
             seconds.append(run.metrics["seconds"])
         best = pets.ideal_accuracy(world, modalities)
         print(
-            f"{'+'.join(modalities):<18}{best:>9.4f}{mean(scores):>10.4f}{mean(scores) - best:>+8.4f}   "
+            f"{'+'.join(modalities):<18}{best:>9.4f}{mean(scores):>10.4f}"
+            f"{mean(scores) - best:>+8.4f}   "
             f"{' '.join(f'{s:.4f}' for s in scores)}; {' '.join(f'{s:.0f}' for s in seconds)}",
             flush=True,
         )

@@ -36,9 +36,10 @@ CONTENDERS = [
     "keras-tensorflow",
 ]
 STEPS = {4: 400, 64: 40, 224: 4}
-MEANING = """`plain` is the loop as one writes it; `mmlib` is `fit` with its defaults, on the same network run as mmlib runs one
-(network.py: `Ours`; a test holds the results equal); `huge`: started with the environment variable
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1, by which glibc asks Linux for pages of 2 MiB; `lightning-off` has everything turned off that can be."""
+MEANING = """`plain` is the loop as one writes it; `mmlib` is `fit` with its defaults, on the same
+network run as mmlib runs one (network.py: `Ours`; a test holds the results equal); `huge`: started
+with the environment variable GLIBC_TUNABLES=glibc.malloc.hugetlb=1, by which glibc asks Linux for
+pages of 2 MiB; `lightning-off` has everything turned off that can be."""
 
 
 def start(contender: str, size: int, threads: int) -> subprocess.Popen:

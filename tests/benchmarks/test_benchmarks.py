@@ -48,7 +48,9 @@ def test_both_forms_of_the_network_compute_the_same_forward_and_gradient(size):
     expected, found = gradients(plain), gradients(ours)
     assert expected.keys() == found.keys()
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], expected[name], msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("change", [{"channels_last": False}, {"keep_freed_memory": False}])

@@ -1,4 +1,4 @@
-"""What train prints: a log that can be read at the other end of a cluster, scores for people, JSON."""
+"""What train prints: a log to read at the other end of a cluster, scores for people, JSON."""
 
 import json
 import os

@@ -16,9 +16,10 @@ import time
 import urllib.error
 import urllib.request
 
-from tests.tools import make_outputs
 import nbformat
 import pytest
+
+from tests.tools import make_outputs
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright: pip install 'mmlib[browser]'"

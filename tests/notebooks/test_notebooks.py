@@ -9,10 +9,11 @@ import re
 import subprocess
 import sys
 
-from tests.tools import make_outputs
 import nbformat
 import pytest
 from nbformat import NotebookNode
+
+from tests.tools import make_outputs
 
 NOTEBOOKS = make_outputs.notebooks()
 TAGS = {"nbval-ignore-output", "raises-exception", "exercise", "check"}

@@ -117,7 +117,7 @@ class Canvas:
     def paint(
         self,
         shape: Shape,
-        colour: Array | tuple,
+        colour: Array | tuple[float, ...],
         opacity: Number = 1.0,
         rim: Array | None = None,
         width: float = 1.0,
@@ -196,7 +196,7 @@ class Canvas:
             self.flat[:, index] = below
 
 
-def rgb(colour: Array | tuple) -> Array:
+def rgb(colour: Array | tuple[float, ...]) -> Array:
     """A colour as (3, n, 1, 1) float32, n = 1 for one colour for all."""
     colour = np.asarray(colour, np.float32)
     return colour.reshape(3, 1, 1, 1) if colour.ndim == 1 else colour

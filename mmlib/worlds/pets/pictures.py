@@ -1,6 +1,7 @@
 """Pictures of pets, from what is decided about them: place, then pet, then what lies beside it."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def pictures(looks: dict[str, Array], chance: dict[str, Array], species: Array) 
     return np.moveaxis(pixels, 0, -1)  # (n, SIZE, SIZE, 3)
 
 
-def pick(chance: Array, table: Iterable) -> Array:
+def pick(chance: Array, table: Iterable[Any]) -> Array:
     """An entry of the table (its keys, for a dict) for each number in 0..1."""
     names = np.array(list(table))
     return names[(chance * len(names)).astype(np.int64)]
@@ -122,7 +123,7 @@ def _pet(canvas: Canvas, at: Array, looks: dict[str, Array], chance: dict[str, A
     )
 
 
-def _colours(table: Iterable) -> Array:
+def _colours(table: Iterable[Any]) -> Array:
     return np.array(table, np.float32).T[:, :, None, None]  # (3, n, 1, 1)
 
 

@@ -20,13 +20,15 @@ ACROSS = np.arange(SIZE, dtype=np.float32) + 0.5  # (SIZE,)
 DOWN = ACROSS[:, None]  # (SIZE, 1)
 WHITE = (0.98, 0.98, 0.97)
 
+Colour = tuple[float, float, float]
+
 
 def land(
     canvas: Canvas,
     w: list[Array],
     horizon: Array,
-    sky: tuple,
-    ground: tuple,
+    sky: tuple[Colour, Colour],
+    ground: tuple[Colour, Colour],
     grain: str,
     strength: float,
     hills: float,
