@@ -471,7 +471,7 @@ def plain(recipe):
         {"seed": 7, "columns": {"text": "text_zh"}, "fusion": "late", "group": "image"},
         {"allow_outside": True, "on_error": "skip"},
         {"precision": "fp32", "device": "cpu", "dim": 48, "lr": 0.0123456, "dropout": 0.25},
-        {"task": "classes", "use": ["text", "image"]},
+        {"task": "classification", "use": ["text", "image"]},
         {"batch_size": 16, "tensorboard": True, "distributed": "fsdp"},
         {"use": None},
     ],
