@@ -152,7 +152,8 @@ def _most_chance(chances: np.ndarray, tries: int) -> float:
     made from the other, chance 0, prove nothing of the rest.
     """
     ordered = np.sort(chances[chances > 0])
-    passed = ordered <= RARE * np.arange(1, len(ordered) + 1) / tries
+    # a hundred at least: the chances are estimates
+    passed = ordered <= RARE * np.arange(1, len(ordered) + 1) / max(tries, 100)
     return float(ordered[passed][-1]) if passed.any() else 0.0
 
 

@@ -17,10 +17,12 @@ from mmlib.data.image import image_size, read_image
 from mmlib.leaks.files import crop, upright_size
 
 LARGE, REDUCED = 256, 128  # pixels: an image longer than LARGE is compared at REDUCED
-SAME = 0.01  # rest of a copy that was made as we think: 0.008 at most; strokes 0.06 at least
+SAME = 0.01  # rest of a copy that was made as we think: 0.00; strokes 0.06 at least
 OTHER = 0.5  # a pair with more is not looked at further: JPEG at quality 50 leaves 0.35 at most
 ALIKE = 0.3  # rest up to which a pair can be a copy because all others are so much farther
 FEWEST = 5  # neighbours from which on the chance is estimated
+QUALITIES = (50, 60, 70, 75, 80, 85, 90, 95)  # the usual ones of a JPEG saved as another format
+MOST = 8  # ways to differ that are believed: strangers, all far, look as if there were more
 ROUNDING = 0.25  # squared grey levels: what rounding to whole ones leaves, twice
 
 
@@ -45,9 +47,11 @@ def find_original(new: Path, old: Sequence[Path], close: int) -> tuple[int, floa
         for candidate in np.argsort(rests):
             if rests[candidate] > OTHER:
                 break
-            rest = min((rests[candidate], *_rests_as_made(one, _read(old[candidate]))))
-            if rest <= SAME:
-                return int(candidate), 0.0
+            rest = rests[candidate]
+            for as_made in _rests_as_made(one, _read(old[candidate])):
+                rest = min(rest, as_made)
+                if rest <= SAME:
+                    return int(candidate), 0.0
             best, place = min((best, place), (rest, int(candidate)))
         if best > ALIKE or len(old) <= FEWEST:
             return -1, 1.0
@@ -64,7 +68,7 @@ def _chance(nearest: float, others: np.ndarray) -> float:
     differ (Levina and Bickel, 2005): few for strokes, many for photos.
     """
     ordered = np.sort(np.maximum(others, 1e-6))
-    k = 1 / max(np.log(ordered[-1] / ordered[:-1]).mean(), 1e-6)
+    k = min(1 / max(np.log(ordered[-1] / ordered[:-1]).mean(), 1e-6), MOST)
     return float(len(ordered) * min(nearest / ordered[-1], 1) ** k)
 
 
@@ -92,12 +96,16 @@ def _encoder(path: Path) -> Callable[[Any], Any] | None:
         tables = getattr(image, "quantization", None)  # Pillow's JPEG images alone have it
         mode, sampling = image.mode, get_sampling(image)
 
-    def encode(picture: Any) -> Any:
-        file = io.BytesIO()
-        picture.convert(mode).save(file, "JPEG", qtables=tables, subsampling=sampling)
-        return Image.open(file).convert("RGB")
+    return lambda picture: _jpeg(picture.convert(mode), qtables=tables, subsampling=sampling)
 
-    return encode
+
+def _jpeg(picture: Any, **options: Any) -> Any:
+    """What is seen of a picture that was saved as JPEG with these options."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    picture.save(file, "JPEG", **options)
+    return Image.open(file).convert("RGB")
 
 
 def _rests_as_made(one: _Picture, other: _Picture) -> Iterator[float]:
@@ -106,8 +114,10 @@ def _rests_as_made(one: _Picture, other: _Picture) -> Iterator[float]:
 
     for source, copy in ((one, other), (other, one)):
         equal = source.pixels.size == copy.pixels.size
-        if equal and copy.encode is None:
-            continue  # compared as they are already
+        if equal and copy.encode is None:  # compared as they are already; or once a JPEG
+            for quality in QUALITIES:
+                yield _rest(_jpeg(source.pixels, quality=quality), copy.pixels)
+            continue
         filters = (Resampling.BICUBIC, Resampling.BILINEAR, Resampling.LANCZOS, Resampling.BOX)
         for resampling in filters[:1] if equal else filters:
             made = source.pixels.resize(copy.pixels.size, resampling)
@@ -134,8 +144,11 @@ def _rest(source: Any, copy: Any) -> float:
 
     x, y = (np.asarray(picture, np.float32) for picture in (source, copy))
     soft = uniform_filter(x, (3, 3, 0), mode="nearest")
-    basis = np.linalg.qr(np.stack([(part - part.mean()).ravel() for part in (x, soft)], axis=1))[0]
+    parts = np.stack([(part - part.mean()).ravel() for part in (x, soft)])  # (2, pixels)
     y = (y - y.mean()).ravel()
     total = float(y @ y)
-    unexplained = total - float(((basis.T @ y) ** 2).sum()) - ROUNDING * len(y)
-    return float(np.sqrt(max(unexplained, 0) / total)) if total > 0 else 1.0
+    if total == 0:
+        return 1.0
+    weights = np.linalg.lstsq(parts @ parts.T, parts @ y, rcond=None)[0]  # least squares
+    left = y - weights @ parts
+    return float(np.sqrt(max(float(left @ left) - ROUNDING * len(y), 0) / total))

@@ -6,6 +6,8 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +108,14 @@ def fit(
         run.restore_optimizer(stepper, device)
         trainable = [p for p in model.parameters() if p.requires_grad]
         checked = False  # the first batch is checked more closely
-        casting, zero = autocast(device, c.precision), torch.zeros((), device=device)
+        casting = autocast(device, c.precision)
         while run.goes_on(c.epochs, c.patience):
             network.train()
             for window in _windows(train, run, c):
                 for group, rate in zip(stepper.param_groups, run.rates, strict=True):
                     group["lr"] = rate * lr_factor(run.step, steps, c)
-                step_loss = step_count = zero
+                losses: list[Tensor] = []
+                counts: list[Tensor] = []
                 for number, (batch, weight) in enumerate(window, 1):
                     if not checked:
                         check_batch(batch, modalities(batch))
@@ -129,9 +132,11 @@ def fit(
                         # the gradient of the sum over targets: once all of them are counted, it
                         # is divided, and is that of the mean
                         loss.backward(count)
-                    step_loss = step_loss + loss.detach() * count
-                    step_count = step_count + count
-                step_loss, step_count = distributed.total((step_loss, step_count))
+                    losses.append(loss.detach() * count)
+                    counts.append(count)
+                step_loss, step_count = distributed.total(
+                    (reduce(add, losses), reduce(add, counts))
+                )
                 divisor = step_count.clamp(min=1e-8) / distributed.world()
                 norm = divide_and_clip(trainable, divisor, c.clip)
                 stepper.step()

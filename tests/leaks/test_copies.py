@@ -363,6 +363,9 @@ def test_pictures_that_are_only_alike_are_no_copies_and_planted_ones_are_found(
         *write_images(tmp_path, scaled(pictures[10:15], 2), "e", ".jpg", quality=50),
         *write_images(tmp_path, pictures[15:20], "f", ".webp", lossless=True),
     ]
+    for i in range(5):  # once a JPEG, then saved as another format
+        Image.open(tmp_path / f"c{i}.jpg").save(tmp_path / f"g{i}.png")
+        planted.append(f"g{i}.png")
     found = copies_in(tmp_path, "image", train, [*test, *planted])
     assert count(found) == len(planted)
 
@@ -399,3 +402,30 @@ def test_a_word_said_by_other_voices_and_other_words_of_one_voice_are_no_copies(
         frame = words.assign(split=words[apart].map(home))[["audio", "split", "label"]]
         found = leaks.find(read_manifest(frame, root=folder))
         assert [finding for finding in found if finding.kind == "copies"] == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_shape_a_pixel_further_is_no_copy_though_all_others_are_far(tmp_path, seed):
+    """Flat drawings differ in few numbers; that strangers are all equally far does not make them many."""
+    random = np.random.default_rng(seed)
+
+    def picture(move):
+        image = Image.new("RGB", (64, 64), paper)
+        x, y = place + move
+        draw = ImageDraw.Draw(image)
+        (draw.ellipse if round_one else draw.rectangle)((x, y, x + size, y + size), fill=ink)
+        return image
+
+    pictures, moved = [], []
+    for _ in range(150):
+        paper, ink = (tuple(random.integers(0, 256, 3).tolist()) for _ in range(2))
+        place, size, round_one = (
+            random.integers(2, 40, 2),
+            int(random.integers(10, 22)),
+            random.random() < 0.5,
+        )
+        pictures.append(picture(0))
+        moved.append(picture(np.array([1, 0])))
+    train = write_images(tmp_path, pictures, "a")
+    other = write_images(tmp_path, moved[:4], "b")
+    assert copies_in(tmp_path, "image", train, other) == []
