@@ -114,8 +114,8 @@ def fit(
             for window in _windows(train, run, c):
                 for group, rate in zip(stepper.param_groups, run.rates, strict=True):
                     group["lr"] = rate * lr_factor(run.step, steps, c)
-                losses: list[Tensor] = []
-                counts: list[Tensor] = []
+                losses: list[torch.Tensor] = []
+                counts: list[torch.Tensor] = []
                 for number, (batch, weight) in enumerate(window, 1):
                     if not checked:
                         check_batch(batch, modalities(batch))

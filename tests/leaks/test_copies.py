@@ -406,7 +406,7 @@ def test_a_word_said_by_other_voices_and_other_words_of_one_voice_are_no_copies(
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_one_shape_a_pixel_further_is_no_copy_though_all_others_are_far(tmp_path, seed):
-    """Flat drawings differ in few numbers; that strangers are all equally far does not make them many."""
+    """Flat drawings differ in few numbers, also where all strangers are equally far."""
     random = np.random.default_rng(seed)
 
     def picture(move):
