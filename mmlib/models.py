@@ -65,7 +65,7 @@ class Model(nn.Module):
     (torch.Size([2, 3]), None, 'classes')
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module):
+    def __init__(self, backbone: Backbone, head: nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
 
@@ -126,7 +126,7 @@ class TwoTower(nn.Module):
 
     kind = "contrast"
 
-    def __init__(self, query: nn.Module, key: nn.Module, loss: str = "softmax"):
+    def __init__(self, query: Backbone, key: Backbone, loss: str = "softmax"):
         super().__init__()
         if loss not in ("softmax", "sigmoid"):
             raise ValueError(f"loss is {loss!r}, expected 'softmax' or 'sigmoid'")
