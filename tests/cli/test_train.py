@@ -1,5 +1,6 @@
 """What train prints: a log that can be read at the other end of a cluster, scores for people, JSON."""
 
+import io
 import json
 import os
 import re
@@ -7,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import tqdm
 
+from mmlib.data import load_data, read_manifest
 from tests.cli.test_main import manifest, run
 
 EPOCH = re.compile(
@@ -68,8 +71,34 @@ def test_lines_are_written_at_once(tmp_path):
         "r.train = lambda recipe: (recipe.log('plan: a'), os._exit(9))\n"
         f"main({[str(word) for word in manifest(tmp_path, ('cat', 'dog'))]})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=plain)
     assert done.returncode == 9 and done.stdout.endswith("plan: a\n")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_into_tee_the_epochs_go_with_the_other_lines(tmp_path, capsys, monkeypatch):
+    """stderr is then still the terminal: a bar there would cut through the lines of tee."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    code, out, _ = run(capsys, *manifest(tmp_path, ("cat", "dog")), "--out", tmp_path / "run")
+    assert code == 0 and out.index("plan: ") < out.index("epoch 1/1  loss") < out.index("test  ")
+    assert sys.stderr.getvalue() == ""
+
+
+def test_a_log_has_no_bar_of_reading_and_a_terminal_has_one(trained, monkeypatch):
+    class Eager(tqdm.tqdm):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options | {"delay": 0})
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Eager)
+    for stream in (io.StringIO(), Terminal()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        load_data(read_manifest(trained / "manifest.csv"))
+        assert ("reading images" in stream.getvalue()) == stream.isatty()
 
 
 def test_json_is_alone_on_stdout(tmp_path, capsys):
