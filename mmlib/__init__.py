@@ -61,6 +61,7 @@ Training
     evaluate            a model's loss and metrics over a whole loader
     fit                 the training loop
     keep_freed_memory   faster training on Linux CPUs
+    load_weights        the weights of a run into a model of your own
 
 Recipes: from files to a trained model in one call
     Predictor           a trained model that answers
@@ -101,7 +102,7 @@ _HOMES = {
     "mmlib.models": "Backbone Model TwoTower",
     "mmlib.data": "Augment Data Loader Manifest ManifestErrors Preprocessing Vocabulary load_data "
     "read_audio read_image read_manifest tokenize",
-    "mmlib.train": "History TrainConfig collect evaluate fit",
+    "mmlib.train": "History TrainConfig collect evaluate fit load_weights",
     "mmlib.recipes": "Predictor Recipe Run classify load regress",
     "mmlib.tracing": "Trace trace",
 }
@@ -196,6 +197,7 @@ if TYPE_CHECKING:
     from mmlib.train import collect as collect
     from mmlib.train import evaluate as evaluate
     from mmlib.train import fit as fit
+    from mmlib.train import load_weights as load_weights
     from mmlib.trust import robust as robust
 else:
 

@@ -3,6 +3,7 @@ pair.
 """
 
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,6 @@ from mmlib.fusion.vectors import GatedFusion, SumFusion
 from mmlib.heads.classify import ClassifyHead
 from mmlib.metrics.scores import accuracy
 from mmlib.models import Backbone, Model, TwoTower
-from mmlib.train import evaluate as train_evaluate
 from mmlib.train.config import TrainConfig
 from mmlib.train.evaluate import collect, evaluate
 from mmlib.train.loop import fit
@@ -279,7 +279,7 @@ def test_the_parts_of_a_step_do_not_see_each_other_so_fit_refuses_them_with_the_
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_a_set_is_compared_as_a_whole_however_it_is_cut(monkeypatch, loss, chunk):
     """A short last batch, absent rows and equal items included."""
-    monkeypatch.setattr(train_evaluate, "CHUNK", chunk)
+    monkeypatch.setattr(sys.modules["mmlib.train.evaluate"], "CHUNK", chunk)
     model, batch = (
         towers(loss),
         make_batch([1], [5]) | {"item_id": torch.tensor([7, 8, 7, 9, 7, 5])},

@@ -33,7 +33,7 @@ FUSIONS = (
     "sum",
     "tensor",
 )
-TASKS = {"classification": "classes", "regression": "numbers"}  # as Recipe names them
+TASKS = ("classification", "regression")
 # What was renamed is understood for one release, with a warning.
 OLD_OPTIONS = {"--sense": "--modality", "--hide": "--modality-dropout"}
 OLD_TASKS = {"classes": "classification", "numbers": "regression"}
@@ -162,7 +162,7 @@ def add_training(command: argparse.ArgumentParser, budget: float) -> None:
     command.add_argument(
         "--task",
         type=task,
-        choices=tuple(TASKS),
+        choices=TASKS,
         help="what the target is (default: decided from its values)",
     )
     command.add_argument(
@@ -182,7 +182,7 @@ def recipe(arguments: argparse.Namespace) -> "Recipe":
     return Recipe(
         arguments.manifest,
         target=arguments.target,
-        task=arguments.task and TASKS[arguments.task],
+        task=arguments.task,
         use=arguments.use,
         columns=columns(arguments),
         group=arguments.group,

@@ -1,5 +1,6 @@
-"""Files on disk -> batches: a manifest is read, checked and split; images, words and sounds
-become tensors.
+"""Files on disk -> batches.
+
+A manifest is read, checked and split; images, texts and audio become tensors.
 """
 
 from mmlib.data.audio import read_audio
@@ -7,8 +8,9 @@ from mmlib.data.augment import Augment
 from mmlib.data.image import choose_size, read_image
 from mmlib.data.load import Data, load_data
 from mmlib.data.loaders import Loader
-from mmlib.data.manifest import Manifest, ManifestErrors, Problem, read_manifest
+from mmlib.data.manifest import Manifest, read_manifest
 from mmlib.data.preprocessing import Preprocessing
+from mmlib.data.problems import ManifestErrors, Problem
 from mmlib.data.targets import Target, read_target
 from mmlib.data.text import Vocabulary, tokenize
 

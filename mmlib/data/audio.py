@@ -1,4 +1,4 @@
-"""A sound file, or samples -> float32 waveform, mono, 16 kHz, -1..1."""
+"""An audio file, or samples -> float32 waveform, mono, 16 kHz, -1..1."""
 
 import io
 import os
@@ -14,23 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-RATE = 16_000
-WINDOW = (
-    4 * RATE
-)  # a longer clip is cut at random in training and becomes several windows in evaluation
-LOWEST = 100  # Hz: below, there is nothing to hear, and a few bytes become minutes of sound
-HOURS = (
-    4  # a longer clip is refused: its header lies about its rate or length, or it needs gigabytes
-)
+RATE = 16_000  # samples a second, of every waveform in a batch
+# a longer clip is cut at random in training and becomes several windows in evaluation
+WINDOW = 4 * RATE
+LOWEST, HIGHEST = 100, 10_000_000  # Hz: below, a few bytes would become minutes of audio
+# a longer clip is refused: its header gives a wrong rate or length, or it needs gigabytes
+HOURS = 4
 
 
 def read_audio(source: Any, rate: int | None = None) -> Tensor:
-    """A path, or samples at ``rate`` Hz (16,000 unless told; (L,), (L, channels) or (channels, L),
-    float or integer) -> (L,) float32.
+    """Read an audio file, or samples -> waveform (L,) float32 at 16 kHz in -1..1.
 
-    A file is opened by what it holds, not by its name: MP3 data in a .wav file is read. Channels
-    are averaged. Raises ValueError with the reason: no sound file, no samples, over 4 hours, below
-    100 Hz, NaN.
+    Samples are (L,), (L, channels) or (channels, L), float or integer, at ``rate`` Hz (16,000 by
+    default). Channels are averaged. A file is recognised by what it holds, not by its name: MP3
+    data in a .wav file is read. Raises ValueError with the reason: not an audio file, no samples,
+    over 4 hours, below 100 Hz, NaN.
+
+    >>> read_audio([[0.5, 0.1], [0.3, 0.1]])  # two samples of two channels
+    tensor([0.3000, 0.2000])
+    >>> read_audio(np.zeros(8_000, np.int16), rate=8_000).shape  # one second
+    torch.Size([16000])
     """
     if not isinstance(source, (str, Path)):
         return _to_mono(_from_array(source), RATE if rate is None else rate)
@@ -44,7 +47,7 @@ def read_audio(source: Any, rate: int | None = None) -> Tensor:
         raise ValueError("the clip does not fit into memory") from error
     except (OSError, soundfile.SoundFileError) as error:
         reason = str(error).rpartition(": ")[2]
-        raise ValueError(f"not a sound file that can be read ({reason})") from error
+        raise ValueError(f"not an audio file that can be read ({reason})") from error
     except ValueError:
         raise
     except Exception as error:  # a decoder may raise anything
@@ -55,11 +58,11 @@ def read_audio(source: Any, rate: int | None = None) -> Tensor:
 class _File(io.BufferedReader):
     """A file in which a damaged header may send libsndfile to a place that does not exist.
 
-    An error inside its calls would be printed, not raised.
+    An error raised inside its calls would be printed only, so none is raised there.
     """
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """The place reached: where there is no such place, the one before."""
+        """The place reached: the one before, where there is no such place."""
         try:
             return super().seek(offset, whence)
         except (OSError, ValueError, OverflowError):
@@ -73,7 +76,9 @@ class _Quiet:
     """
 
     def __init__(self) -> None:
-        self.lock, self.inside, self.kept = threading.Lock(), 0, -1
+        self.lock = threading.Lock()
+        self.inside = 0  # threads in the block
+        self.kept = -1  # a copy of the standard error
 
     def __enter__(self) -> None:
         with self.lock:
@@ -95,7 +100,7 @@ _QUIET = _Quiet()
 
 
 def _quiet(file: io.BufferedReader) -> AbstractContextManager:
-    """``_QUIET`` for an MPEG stream, which alone makes notes; other files need no such thing."""
+    """``_QUIET`` for an MPEG stream: only its decoder writes notes."""
     start = file.peek(3)[:3]
     mpeg = start == b"ID3" or (start[:1] == b"\xff" and start[1:2] >= b"\xe0")
     return _QUIET if mpeg and sys.__stderr__ is not None else nullcontext()
@@ -106,7 +111,7 @@ def _to_mono(samples: np.ndarray, rate: int) -> Tensor:
     if samples.size == 0:
         raise ValueError("the clip is empty: no samples")
     _check_length(len(samples), rate)
-    with np.errstate(over="ignore", invalid="ignore"):  # told below, in words
+    with np.errstate(over="ignore", invalid="ignore"):  # reported below, in words
         mono = _resample(samples.mean(axis=1, dtype=np.float32), rate)  # (L, channels) -> (L,)
     if not np.isfinite(mono).all():
         raise ValueError("the clip has NaN, infinity or far too large numbers in it")
@@ -114,16 +119,18 @@ def _to_mono(samples: np.ndarray, rate: int) -> Tensor:
 
 
 def seconds(path: str | Path) -> float:
-    """Length of a sound file, from its header where it has one; ValueError where it is no sound
-    file.
+    """Length of an audio file, from its header where it has one.
+
+    Raises ValueError where it is not an audio file.
     """
     info = read_header(path)
     return info.frames / info.samplerate
 
 
 def read_header(path: str | Path) -> Any:
-    """soundfile's info of a sound file: format, subtype, samplerate, channels, frames;
-    ValueError where it is none.
+    """soundfile's info of an audio file: format, subtype, samplerate, channels, frames.
+
+    Raises ValueError where it is not an audio file.
     """
     import soundfile
 
@@ -132,26 +139,25 @@ def read_header(path: str | Path) -> Any:
             return soundfile.info(file)
     except Exception as error:  # as in ``read_audio``
         reason = str(error) or type(error).__name__
-        raise ValueError(f"not a sound file that can be read ({reason})") from error
+        raise ValueError(f"not an audio file that can be read ({reason})") from error
 
 
 def _read_file(path: str | Path) -> tuple[np.ndarray, int]:
     import soundfile
 
-    # a file object has no name to be misled by
-    with _File(io.FileIO(path)) as file, _quiet(file), soundfile.SoundFile(file) as sound:
-        _check_length(sound.frames, sound.samplerate)
-        return sound.read(dtype="float32", always_2d=True), sound.samplerate
+    # a file object, because soundfile would choose the decoder by the name of a path
+    with _File(io.FileIO(path)) as file, _quiet(file), soundfile.SoundFile(file) as audio:
+        _check_length(audio.frames, audio.samplerate)
+        return audio.read(dtype="float32", always_2d=True), audio.samplerate
 
 
 def _check_length(frames: int, rate: int) -> None:
-    if not LOWEST <= rate <= 10_000_000:
-        raise ValueError(f"sample rate {rate} Hz, expected {LOWEST} to 10,000,000")
+    if not LOWEST <= rate <= HIGHEST:
+        raise ValueError(f"sample rate {rate} Hz, expected {LOWEST} to {HIGHEST:,}")
     if frames > HOURS * 3600 * rate:
         raise ValueError(
             f"the clip lasts {frames / rate / 3600:,.0f} hours at {rate} Hz, expected at most "
-            f"{HOURS}: "
-            "correct the rate or the length in its header, or cut it into pieces"
+            f"{HOURS}: correct the rate or the length in its header, or cut it into pieces"
         )
 
 
@@ -160,7 +166,7 @@ def _from_array(source: Any) -> np.ndarray:
     samples = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
         raise ValueError(
-            f"sound of shape {samples.shape} and type {samples.dtype}, "
+            f"audio of shape {samples.shape} and type {samples.dtype}, "
             "expected numbers of shape (L,), (L, channels) or (channels, L)"
         )
     if samples.dtype.kind == "u":
@@ -175,28 +181,24 @@ def _from_array(source: Any) -> np.ndarray:
 
 
 def _resample(x: np.ndarray, rate: int) -> np.ndarray:
-    """(L,) at ``rate`` -> 16 kHz by a polyphase filter that removes what would alias."""
+    """(L,) at ``rate`` -> (L',) at 16 kHz, by a polyphase filter that removes what would alias."""
     if rate == RATE:
         return x
     from scipy.signal import resample_poly
 
-    ratio = Fraction(RATE, rate).limit_denominator(
-        1000
-    )  # 11,127 Hz asks for 16000/11127: a near fraction is off by under one in a million
-    if ratio == 0:
+    # 11,127 Hz asks for 16000/11127: a near fraction is off by under one in a million
+    ratio = Fraction(RATE, rate).limit_denominator(1000)
+    up, down = ratio.numerator, ratio.denominator
+    if up == 0:
         raise ValueError(f"sample rate {rate} Hz is too high to bring to {RATE}")
-    return resample_poly(
-        x,
-        ratio.numerator,
-        ratio.denominator,
-        window=_filter(max(ratio.numerator, ratio.denominator)),
-    )
+    return resample_poly(x, up, down, window=_filter(max(up, down)))
 
 
 @lru_cache(maxsize=32)
 def _filter(longer: int) -> np.ndarray:
-    """The low-pass that scipy would design anew for every clip: it depends on the larger side of
-    the ratio only.
+    """The low-pass filter of ``resample_poly``, which would design it again for every clip.
+
+    It depends only on the larger side of the ratio.
     """
     from scipy.signal import firwin
 

@@ -1,7 +1,7 @@
 """What was found in a manifest and what was chosen, in words."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from mmlib.data.loaders import Loader
 from mmlib.data.manifest import Manifest
 from mmlib.data.preprocessing import Preprocessing
 from mmlib.data.splits import SHARES, is_drawn
-from mmlib.data.store import MAX_TOKENS, Store
+from mmlib.data.store import MAX_TOKENS, Images, Store, Texts
 from mmlib.data.targets import Target, alike
 
 
@@ -20,12 +20,13 @@ def missing_classes(
     """By split, the classes that it has no row of; splits that have all are left out."""
     if target.classes is None or manifest.target is None:
         return {}
-    there = set(zip(split.tolist(), manifest.target))
+    there = set(zip(split.tolist(), manifest.target, strict=True))
     missing = {name: [c for c in target.classes if (name, c) not in there] for name in names}
     return {name: classes for name, classes in missing.items() if classes}
 
 
 def brief(names: Sequence[str]) -> str:
+    """The first ten names, and how many more there are."""
     more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
     return ", ".join(map(repr, names[:10])) + more
 
@@ -34,54 +35,36 @@ def describe(
     manifest: Manifest,
     names: Sequence[str],
     fitted: Preprocessing,
-    stores: dict[str, Store],
+    stores: Mapping[str, Store],
     split: np.ndarray,
-    loaders: dict[str, Loader],
+    loaders: Mapping[str, Loader],
 ) -> list[str]:
-    """What was found and chosen, in words."""
+    """What was found and chosen, in words: splits, target, each modality, and warnings."""
     lines = [_describe_splits(manifest, names, split, loaders)]
     if manifest.target is not None:
-        classes = fitted.target.classes
-        lines.append(
-            fitted.target.why
-            + (
-                f" ({', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''})"
-                if classes
-                else ""
-            )
-        )
-        lines += [
-            f"warning: the classes {names} differ only in how they are written; if they are "
-            "one class, write it in one way"
-            for names in alike(classes or [])
-        ]
+        lines += _describe_target(fitted.target)
     for name, classes in missing_classes(manifest, fitted.target, split, loaders).items():
         lines.append(f"warning: split {name!r} has no row of class {brief(classes)}")
     rows = np.flatnonzero(split != "")
-    for name, modality in fitted.modalities.items():
-        missing = (~stores[name].row_present(rows)).sum()
-        lines.append(
-            f"{name}: {_describe_modality(fitted, name, modality.kind, stores[name], rows)}, "
-            f"missing in {missing:,} rows"
-        )
+    for name in fitted.modalities:
+        store = stores[name]
+        missing = (~store.row_present(rows)).sum()
+        what = _describe_store(fitted, name, store, rows)
+        lines.append(f"{name}: {what}, missing in {missing:,} rows")
     dropped = sum(loader.dropped for loader in loaders.values())
     if dropped:
         lines.append(f"{dropped:,} training rows have none of these modalities and are left out")
-    if manifest.group is not None:
-        homes = Counter(
-            g for g, _ in {(g, name) for g, name in zip(manifest.group, split) if g and name}
+    crossing = _crossing_groups(manifest, split)
+    if crossing:
+        lines.append(
+            f"warning: {crossing:,} groups have rows in more than one split, so test rows are "
+            "not independent of training"
         )
-        crossing = sum(count > 1 for count in homes.values())
-        if crossing:
-            lines.append(
-                f"warning: {crossing:,} groups have rows in more than one split, so test rows are "
-                "not independent of training"
-            )
     return lines
 
 
 def _describe_splits(
-    manifest: Manifest, names: Sequence[str], split: np.ndarray, loaders: dict[str, Loader]
+    manifest: Manifest, names: Sequence[str], split: np.ndarray, loaders: Iterable[str]
 ) -> str:
     """How many rows each split has, and who decided it."""
     counts = {name: int((split == name).sum()) for name in loaders}
@@ -101,12 +84,22 @@ def _drawn_from(manifest: Manifest) -> str:
     return f"drawn from each row's cells in {', '.join(c.column for c in manifest.split_columns)}"
 
 
-def _describe_modality(
-    fitted: Preprocessing, name: str, kind: str, store: Store, rows: np.ndarray
-) -> str:
-    if kind == "image":
-        return f"images at {fitted.sizes[name]} x {fitted.sizes[name]} pixels"
-    if kind == "text":
+def _describe_target(target: Target) -> list[str]:
+    if target.classes is None:
+        return [target.why]
+    more = ", ..." if len(target.classes) > 12 else ""
+    warnings = [
+        f"warning: the classes {names} differ only in how they are written; if they are one "
+        "class, write it in one way"
+        for names in alike(target.classes)
+    ]
+    return [f"{target.why} ({', '.join(target.classes[:12])}{more})", *warnings]
+
+
+def _describe_store(fitted: Preprocessing, name: str, store: Store, rows: np.ndarray) -> str:
+    if isinstance(store, Images):
+        return f"images at {store.size} x {store.size} pixels"
+    if isinstance(store, Texts):
         cut = f", {store.truncated:,} texts cut to {MAX_TOKENS} tokens" if store.truncated else ""
         return f"{len(fitted.vocabularies[name]):,} tokens in the vocabulary{cut}"
     lengths = store.row_lengths(rows)
@@ -117,4 +110,13 @@ def _describe_modality(
         if long
         else ""
     )
-    return f"sound at {RATE} Hz, longest {lengths.max(initial=0) / RATE:.1f} s{cut}"
+    return f"clips at {RATE} Hz, longest {lengths.max(initial=0) / RATE:.1f} s{cut}"
+
+
+def _crossing_groups(manifest: Manifest, split: np.ndarray) -> int:
+    """How many groups have rows in more than one split."""
+    if manifest.group is None:
+        return 0
+    pairs = set(zip(manifest.group, split.tolist(), strict=True))
+    homes = Counter(group for group, name in pairs if group and name)
+    return sum(count > 1 for count in homes.values())

@@ -1,5 +1,6 @@
-"""Counter-based random numbers: (seed, epoch, row, stream) -> the same numbers whatever the
-batch, the order or the process.
+"""Counter-based random numbers: a function of (seed, epoch, row, stream) and of nothing else.
+
+So they are the same whatever the batch, the order or the process.
 """
 
 import numpy as np
@@ -18,14 +19,14 @@ def keys(seed: int, epoch: int, rows: np.ndarray, stream: int) -> np.ndarray:
 
 
 def draws(seed: int, epoch: int, rows: np.ndarray, stream: int, count: int) -> Tensor:
-    """Uniform numbers in [0, 1): (B, count) float32, row i a function of (seed, epoch, rows[i],
-    stream) only.
+    """Uniform numbers in [0, 1): (B, count) float32.
+
+    Row i is a function of (seed, epoch, rows[i], stream) only.
     """
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)  # (count,)
     bits = _mix(keys(seed, epoch, rows, stream)[:, None] + steps)  # (B, count)
-    return torch.from_numpy(
-        (bits >> np.uint64(40)).astype(np.float32) * 2.0**-24
-    )  # 24 bits: exact in float32
+    # 24 bits: exact in float32
+    return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) * 2.0**-24)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -1,18 +1,17 @@
-"""A manifest (CSV or DataFrame, one row a sample) -> its cells as text, checked: which
-modalities, which files, which target.
-"""
+"""A manifest (CSV or DataFrame, one row a sample) -> its modalities, files, target and splits."""
 
-import csv
-import difflib
-import io
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
-LONGEST = 10_000_000  # characters of a cell; an honest text may exceed csv's own limit of 131,072
+from mmlib.data.problems import ManifestErrors as ManifestErrors
+from mmlib.data.problems import Problem as Problem
+from mmlib.data.table import Table, missing_column, read_table
+from mmlib.renamed import renamed
+
 KINDS = ("image", "text", "audio")
 SPLIT_NAMES = {
     "training": "train",
@@ -24,36 +23,6 @@ SPLIT_NAMES = {
 }
 
 
-class Problem(NamedTuple):
-    """One thing wrong with one row."""
-
-    row: str  # where: 'line 7' of a CSV file, 'row 5' of a DataFrame
-    column: str
-    path: str  # the cell as it stands there
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.row}, column {self.column!r}, {self.path!r}: {self.reason}"
-
-
-class ManifestErrors(ValueError):
-    """All that is wrong with a manifest's rows, together; ``problems`` is the whole list, the
-    message shows twenty.
-    """
-
-    def __init__(self, name: str, problems: Sequence[Problem], advice: str = ""):
-        self.problems = list(problems)
-        shown = [f"  {problem}" for problem in self.problems[:20]]
-        more = len(self.problems) - len(shown)
-        lines = [
-            f"{name}: {len(self.problems)} bad cell(s) or line(s)",
-            *shown,
-            *([f"  ... and {more} more"] if more else []),
-            advice,
-        ]
-        super().__init__("\n".join(line for line in lines if line))
-
-
 class Modality(NamedTuple):
     """Where a modality comes from."""
 
@@ -61,11 +30,21 @@ class Modality(NamedTuple):
     column: str
 
 
+@renamed(senses="modalities")
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest read as text.
+    """A manifest read as text, by ``read_manifest``.
 
-    Lists hold one string a row, '' where the cell is empty (= that modality is missing).
+    Lists hold one string a row, '' where the cell is empty: then that modality is missing. Raises
+    ValueError where a list has not one cell for each row.
+
+    >>> import pandas as pd
+    >>> table = {"text": ["it purrs", "it barks"], "label": ["cat", "dog"], "age": [3, 7]}
+    >>> manifest = read_manifest(pd.DataFrame(table))
+    >>> len(manifest), manifest.cells, manifest.target
+    (2, {'text': ['it purrs', 'it barks']}, ['cat', 'dog'])
+    >>> manifest.select([1]).column("age")
+    ['7']
     """
 
     name: str  # the file, for messages
@@ -78,13 +57,11 @@ class Manifest:
     split: list[str] | None  # train, val, test or other names; None without a split column
     group: list[str] | None
     allow_outside: bool = False
-    extra: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # the other columns, which no model reads; the leak check does
+    # the other columns: no model reads them, the leak check does
+    extra: dict[str, list[str]] = field(default_factory=dict)
     group_name: str | None = None  # the group's column
-    split_columns: list[Modality] = field(
-        default_factory=list
-    )  # of all modalities, used or not: see keys
+    # of all modalities, used or not: see ``keys``
+    split_columns: list[Modality] = field(default_factory=list)
     chosen: bool = False  # ``use`` named the modalities: the other columns are left out on purpose
 
     def __post_init__(self) -> None:
@@ -100,24 +77,24 @@ class Manifest:
 
     def _lists(self) -> dict[str, list[str] | None]:
         """Every list that has a cell for each row, by a name for messages."""
-        cells = {f"modality {name!r}": found for name, found in self.cells.items()}
-        extra = {f"column {name!r}": found for name, found in self.extra.items()}
-        return {"target": self.target, "split": self.split, "group": self.group} | cells | extra
+        lists = {"target": self.target, "split": self.split, "group": self.group}
+        lists |= {f"modality {name!r}": cells for name, cells in self.cells.items()}
+        return lists | {f"column {name!r}": cells for name, cells in self.extra.items()}
 
     def select(self, rows: Sequence[int]) -> "Manifest":
         """The manifest of these rows alone, in this order."""
 
-        def chosen(cells: list[str] | None) -> list[str] | None:
-            return None if cells is None else [cells[row] for row in rows]
+        def pick(cells: list[str]) -> list[str]:
+            return [cells[row] for row in rows]
 
         return replace(
             self,
-            rows=chosen(self.rows),
-            target=chosen(self.target),
-            split=chosen(self.split),
-            group=chosen(self.group),
-            cells={name: chosen(cells) for name, cells in self.cells.items()},
-            extra={name: chosen(cells) for name, cells in self.extra.items()},
+            rows=pick(self.rows),
+            target=None if self.target is None else pick(self.target),
+            split=None if self.split is None else pick(self.split),
+            group=None if self.group is None else pick(self.group),
+            cells={name: pick(cells) for name, cells in self.cells.items()},
+            extra={name: pick(cells) for name, cells in self.extra.items()},
         )
 
     def column(self, name: str) -> list[str]:
@@ -125,15 +102,16 @@ class Manifest:
 
         Raises ValueError where there is no such column.
         """
-        columns = {
-            modality.column: self.cells[key] for key, modality in self.modalities.items()
-        } | self.extra
-        columns |= {} if self.group is None else {self.group_name: self.group}
-        _find(self.name, list(columns), name)
+        columns = {modality.column: self.cells[key] for key, modality in self.modalities.items()}
+        columns |= self.extra
+        if self.group is not None and self.group_name is not None:
+            columns[self.group_name] = self.group
+        if name not in columns:
+            raise ValueError(missing_column(self.name, list(columns), name))
         return columns[name]
 
     def cells_of(self, name: str, modality: Modality) -> list[str]:
-        """The cells of a model's modality, found by its name, else by its column.
+        """The cells of a model's modality, found by its name, or else by its column.
 
         All are empty where the manifest does not have it.
         """
@@ -148,8 +126,8 @@ class Manifest:
 
         That is the name of its group, or without a group its cells in ``split_columns``. A file
         counts by its path as written: splits are known before any file is opened, and a file that
-        is encoded again keeps its split. Whether a row was trained on is told by the bytes
-        (``trained.py``).
+        is encoded again keeps its split. ``trained.py`` compares the bytes of files: they say
+        whether a row was trained on.
         """
         columns = [
             (modality.kind, self.column(modality.column)) for modality in sorted(self.split_columns)
@@ -158,19 +136,24 @@ class Manifest:
             "\0".join(f"{kind}={cells[row]}" for kind, cells in columns if cells[row])
             for row in range(len(self))
         ]
-        groups = self.group or [""] * len(self)
-        return [f"group={group}" if group else key for group, key in zip(groups, keys)]
+        if self.group is None:
+            return keys
+        pairs = zip(self.group, keys, strict=True)
+        return [f"group={group}" if group else key for group, key in pairs]
 
     def problem(self, row: int, column: str, cell: str, reason: str) -> Problem:
-        """A Problem that names the row as its author would look it up."""
+        """A Problem that names the row as its author can find it."""
         return Problem(self.rows[row], column, cell, reason)
 
     def checksums(self, rows: Iterable[int]) -> dict[str, str]:
-        """By column, in words, a checksum of the cells that these rows have in it: they tell
-        whether, and where, one was edited since.
+        """By column, in words, a checksum of the cells of these rows.
+
+        Compared with those of an earlier day, they say in which column a cell was edited.
         """
         columns = {modality.column: self.cells[name] for name, modality in self.modalities.items()}
-        columns |= {} if self.target is None else {self.target_name: self.target}
+        if self.target is not None and self.target_name is not None:
+            columns[self.target_name] = self.target
+        rows = list(rows)
         chosen = {name: [cells[row] for row in rows] for name, cells in columns.items()}
         return {
             f"column {name!r}": f"{len(cells):,} cells with checksum "
@@ -182,248 +165,145 @@ class Manifest:
 def read_manifest(
     source: Any,
     target: str | None = "label",
-    columns: dict[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
     group: str | None = None,
     use: Iterable[str] | None = None,
     allow_outside: bool = False,
     root: str | Path | None = None,
     partial: bool = False,
 ) -> Manifest:
-    """Read a CSV file (UTF-8, with a header) or a pandas DataFrame; every cell is text, so ``007``
-    and ``NA`` are words.
+    """Read a CSV file (UTF-8, with a header) or a pandas DataFrame.
 
-    ``columns`` maps a kind to its column, {"image": "photo"}; with commas to several modalities
-    named by their columns, {"image": "xray,ct"}. Kinds not mapped are read from the columns image,
-    text and audio, where there are such. ``use`` keeps some of the modalities. ``group`` names a
-    column whose rows must stay in one split (a patient, a speaker). ``target=None``: no target, as
-    for prediction. ``partial``: a column of ``columns`` that is not there is no error; that
-    modality is missing in every row. But "Text" where "text" is expected is an error, since it is
-    surely meant. Paths are relative to ``root``: the file's folder, or for a DataFrame the current
-    one; ``allow_outside`` lets them leave it. Raises ValueError (ManifestErrors where rows are at
-    fault) that says what was found and what to do.
+    Every cell is text, so ``007`` and ``NA`` are words. ``target`` is the column of the answers;
+    None: there is none, as for prediction. ``columns`` maps a kind of modality to its column,
+    {"image": "photo"}; with commas, to several modalities that are named by their columns,
+    {"image": "xray,ct"}. Kinds that it leaves out are read from the columns image, text and audio,
+    where these exist. ``group`` names a column whose rows must stay in one split (a patient, a
+    speaker). ``use`` keeps some of the modalities.
+
+    Paths are relative to ``root``: the file's folder by default, or for a DataFrame the current
+    one. ``allow_outside`` lets them lead out of it. With ``partial``, a column of ``columns`` may
+    be missing: then that modality is missing in every row. A column "Text" where "text" is
+    expected is still an error, since it is surely meant.
+
+    Raises ValueError (ManifestErrors where rows are at fault) that says what was found and what to
+    do.
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"photo": ["1.png", ""], "text": ["NA", "007"], "label": ["a", "b"]})
+    >>> manifest = read_manifest(table, columns={"image": "photo"})
+    >>> manifest.modalities["image"]
+    Modality(kind='image', column='photo')
+    >>> manifest.cells
+    {'image': ['1.png', ''], 'text': ['NA', '007']}
+    >>> read_manifest(table, target="lable")
+    Traceback (most recent call last):
+    ValueError: DataFrame has no column 'lable'; it has [...]; did you mean 'label'?
     """
-    if hasattr(source, "iloc") and hasattr(source, "columns"):
-        name, folder = "DataFrame", Path.cwd()
-        header, table, rows = _from_frame(source)
-    else:
-        name, folder = str(source), Path(source).parent
-        header, table, rows = _from_csv(Path(source))
-    if not table:
-        raise ValueError(f"{name}: no rows below the header, expected one row a sample")
-    columns = columns or {}
-    if partial:
-        _check_letters(name, header, ",".join(columns.values()).split(","))
-        columns = {
-            kind: ",".join(c for c in names.split(",") if c.strip() in header)
-            for kind, names in columns.items()
-        }
-    found, modalities = _choose_modalities(name, header, columns, use)
-    for modality_name, modality in modalities.items():
-        if target is not None and modality.column == target:
+    table = read_table(source)
+    found = _find_modalities(table, _present(table, columns or {}) if partial else columns or {})
+    modalities = _keep(table.name, found, use)
+    for name, modality in modalities.items():
+        if modality.column == target:
             raise ValueError(
-                f"{name}: column {target!r} is the target and also the modality {modality_name!r}: "
+                f"{table.name}: column {target!r} is the target and also the modality {name!r}: "
                 "the answer would be in the question"
             )
-
-    def cells(column: str) -> list[str]:
-        index = _find(name, header, column)
-        return [row[index].strip() for row in table]
-
     taken = {target, group, "split", *(modality.column for modality in modalities.values())}
-    split = (
-        [SPLIT_NAMES.get(cell.lower(), cell.lower()) for cell in cells("split")]
-        if "split" in header
-        else None
-    )
     return Manifest(
-        name,
-        folder if root is None else Path(root),
-        rows,
-        modalities,
-        {n: cells(modality.column) for n, modality in modalities.items()},
-        target,
-        None if target is None else cells(target),
-        split if split and any(split) else None,
-        None if group is None else cells(group),
-        allow_outside,
-        {column: cells(column) for column in header if column and column not in taken},
-        group,
-        [modality for modality in found.values() if modality.column != target],
-        use is not None,
+        name=table.name,
+        root=table.folder if root is None else Path(root),
+        rows=table.places,
+        modalities=modalities,
+        cells={name: table.cells(modality.column) for name, modality in modalities.items()},
+        target_name=target,
+        target=None if target is None else table.cells(target),
+        split=_splits(table),
+        group=None if group is None else table.cells(group),
+        allow_outside=allow_outside,
+        extra={name: table.cells(name) for name in table.header if name and name not in taken},
+        group_name=group,
+        split_columns=[modality for modality in found.values() if modality.column != target],
+        chosen=use is not None,
     )
 
 
-def _from_csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
-    """-> header, rows of cells, and where each row begins."""
-    limit = csv.field_size_limit(LONGEST)
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True)
-    try:
-        first = next(reader, [])
-        if len(first) == 1:  # a European spreadsheet: semicolons or tabs
-            mark = max(";\t", key=first[0].count)
-            if mark in first[0]:
-                reader = csv.reader(
-                    io.StringIO(_decode(path), newline=""), strict=True, delimiter=mark
+def _splits(table: Table) -> list[str] | None:
+    """The split column under the names train, val and test; None where it is missing or empty."""
+    if "split" not in table.header:
+        return None
+    split = [SPLIT_NAMES.get(cell.lower(), cell.lower()) for cell in table.cells("split")]
+    return split if any(split) else None
+
+
+def _present(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
+    """Those of the named columns that the table has.
+
+    Raises ValueError where it has one that differs only in upper and lower case.
+    """
+    present = {}
+    for kind, names in columns.items():
+        wanted = [name.strip() for name in names.split(",")]
+        for column in wanted:
+            alike = [found for found in table.header if found.casefold() == column.casefold()]
+            if alike and column not in table.header:
+                raise ValueError(
+                    f"{table.name} has no column {column!r}, but it has {alike[0]!r}: rename it "
+                    f"to {column!r}, or to another name if it is something else"
                 )
-                first = next(reader)
-        header = _check_header(path, first)
-        table, rows, ragged, start = [], [], [], reader.line_num + 1
-        for row in reader:
-            if row and len(row) != len(header):
-                reason = (
-                    f"{len(row)} cells, expected {len(header)} as in the header; put quotes "
-                    "around text with commas"
-                )
-                ragged.append(Problem(f"line {start}", "", ",".join(row)[:60], reason))
-            elif row:  # a blank line is no row
-                table.append(row)
-                rows.append(f"line {start}")
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {reader.line_num}: {error}; check the quotes and commas there"
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
-    if ragged:
-        raise ManifestErrors(str(path), ragged)
-    return header, table, rows
+        present[kind] = ",".join(column for column in wanted if column in table.header)
+    return present
 
 
-def _decode(path: Path) -> str:
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: no such manifest file"
-            + (" (it is a folder; name the CSV inside)" if path.is_dir() else "")
-        )
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}: byte {error.start} (line {line}) is not UTF-8; save the file as 'CSV UTF-8' "
-            "and try again"
-        ) from error
-
-
-def _check_header(path: Path | str, cells: Sequence[Any]) -> list[str]:
-    header = [str(cell).strip() for cell in cells]
-    if not any(header):
-        raise ValueError(
-            f"{path}: the first line is empty; expected a header such as image,text,audio,label"
-        )
-    twice = sorted({column for column in header if column and header.count(column) > 1})
-    if twice:
-        raise ValueError(
-            f"{path}: the header has {twice} more than once; give each column its own name"
-        )
-    return header
-
-
-def _from_frame(frame: Any) -> tuple[list[str], list[list[str]], list[str]]:
-    missing = frame.isna().to_numpy()
-    values = frame.to_numpy(dtype=object)
-    table = [
-        ["" if gone else str(value) for value, gone in zip(*pair)] for pair in zip(values, missing)
-    ]
-    return (
-        _check_header("DataFrame", list(frame.columns)),
-        table,
-        [f"row {i}" for i in range(len(table))],
-    )
-
-
-def _find(name: str, header: list[str], column: str) -> int:
-    if column not in header:
-        close = difflib.get_close_matches(column, header, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"{name} has no column {column!r}; it has {[c for c in header if c]}{hint}"
-        )
-    return header.index(column)
-
-
-def _check_letters(name: str, header: list[str], columns: list[str]) -> None:
-    """Raise ValueError where a column is not there, but one of another upper and lower case is."""
-    for column in map(str.strip, columns):
-        alike = [found for found in header if found.casefold() == column.casefold()]
-        if alike and column not in header:
-            raise ValueError(
-                f"{name} has no column {column!r}, but it has {alike[0]!r}: rename it "
-                f"to {column!r}, or to another name if it is something else"
-            )
-
-
-def _choose_modalities(
-    name: str, header: list[str], columns: dict[str, str], use: Iterable[str] | None
-) -> tuple[dict[str, Modality], dict[str, Modality]]:
-    """All modalities that the table has, and those of ``use``."""
-    if set(columns) - set(KINDS):
-        raise ValueError(
-            f"columns has {sorted(set(columns) - set(KINDS))}; the kinds of modality are "
-            f"{list(KINDS)}"
-        )
+def _find_modalities(table: Table, columns: Mapping[str, str]) -> dict[str, Modality]:
+    """All modalities that the table has, by name."""
+    unknown = sorted(set(columns) - set(KINDS))
+    if unknown:
+        raise ValueError(f"columns has {unknown}; the kinds of modality are {list(KINDS)}")
     found: list[tuple[str, Modality]] = []
     for kind in KINDS:
-        chosen = [
-            column.strip()
-            for column in columns.get(kind, kind if kind in header else "").split(",")
-            if column.strip()
-        ]
+        named = columns.get(kind, kind if kind in table.header else "").split(",")
+        chosen = [column.strip() for column in named if column.strip()]
         found += [
             (kind if len(chosen) == 1 else column, Modality(kind, column)) for column in chosen
         ]
-    modalities = dict(found)
-    if not modalities:
+    if not found:
         raise ValueError(
-            f"{name} has no column image, text or audio; it has {[c for c in header if c]}: "
-            "say which to read, as in --image COLUMN"
+            f"{table.name} has no column {', '.join(KINDS[:-1])} or {KINDS[-1]}; it has "
+            f"{[c for c in table.header if c]}: say which to read, as in --image COLUMN"
         )
-    for modality_name, modality in found:
-        _find(name, header, modality.column)
-        if (
-            [n for n, _ in found].count(modality_name) > 1
-            or modality_name in ("target", "row")
-            or modality_name.endswith("_mask")
-        ):
+    names = [name for name, _ in found]
+    for name, modality in found:
+        table.find(modality.column)
+        if names.count(name) > 1 or name in ("target", "row") or name.endswith("_mask"):
             raise ValueError(
-                f"{name}: a modality cannot be named {modality_name!r} (taken); rename its column"
+                f"{table.name}: a modality cannot be named {name!r} (taken); rename its column"
             )
-    wanted = list(modalities) if use is None else [n.strip() for n in use]
-    for modality_name in wanted:
-        if modality_name not in modalities:
-            raise ValueError(
-                f"use asks for {modality_name!r}; {name} has the modalities {sorted(modalities)}"
-            )
+    return dict(found)
+
+
+def _keep(table: str, found: dict[str, Modality], use: Iterable[str] | None) -> dict[str, Modality]:
+    """Those of the modalities that ``use`` names; None: all."""
+    wanted = list(found) if use is None else [name.strip() for name in use]
+    for name in wanted:
+        if name not in found:
+            raise ValueError(f"use asks for {name!r}; {table} has the modalities {sorted(found)}")
     if not wanted:
-        raise ValueError(f"use is empty; {name} has the modalities {sorted(modalities)}")
-    return modalities, {n: modalities[n] for n in modalities if n in wanted}
+        raise ValueError(f"use is empty; {table} has the modalities {sorted(found)}")
+    return {name: modality for name, modality in found.items() if name in wanted}
 
 
 def resolve(manifest: Manifest, cell: str) -> Path:
-    """The file that a cell names, or ValueError with the reason: outside the manifest's folder,
-    or not there.
+    """The file that a cell names.
+
+    Raises ValueError with the reason: it lies outside the manifest's folder, or does not exist.
     """
-    options = (
-        [cell] if "\\" not in cell or os.name == "nt" else [cell, cell.replace("\\", "/")]
-    )  # a manifest from Windows
-    root = os.path.realpath(manifest.root)
-    for option in options:
-        path = os.path.realpath(
-            os.path.join(root, option)
-        )  # follows links: they must not lead out either
+    root, path = os.path.realpath(manifest.root), ""
+    for option in _spellings(cell):
+        # realpath follows links: they must not lead out either
+        path = os.path.realpath(os.path.join(root, option))
         if not manifest.allow_outside:
-            if os.path.isabs(option) or PureWindowsPath(option).drive:
-                raise ValueError(
-                    "absolute path; paths must be relative to the manifest's folder unless "
-                    "--allow-outside is given"
-                )
-            if os.path.commonpath([root, path]) != root:
-                raise ValueError(
-                    "leads out of the manifest's folder; move the file in, or allow it with "
-                    "--allow-outside"
-                )
+            _check_inside(root, option, path)
         if os.path.isfile(path):
             return Path(path)
     raise ValueError(
@@ -431,3 +311,20 @@ def resolve(manifest: Manifest, cell: str) -> Path:
         if os.path.isdir(path)
         else f"no such file under {manifest.root}"
     )
+
+
+def _spellings(cell: str) -> list[str]:
+    """The path as written; and for a manifest from Windows, with the slashes of this system."""
+    return [cell] if "\\" not in cell or os.name == "nt" else [cell, cell.replace("\\", "/")]
+
+
+def _check_inside(root: str, cell: str, path: str) -> None:
+    if os.path.isabs(cell) or PureWindowsPath(cell).drive:
+        raise ValueError(
+            "absolute path; paths must be relative to the manifest's folder unless "
+            "--allow-outside is given"
+        )
+    if os.path.commonpath([root, path]) != root:
+        raise ValueError(
+            "leads out of the manifest's folder; move the file in, or allow it with --allow-outside"
+        )

@@ -1,4 +1,4 @@
-"""Where a modality's samples lie: decoded in memory, or on disk and decoded when asked for.
+"""Where the samples of a modality lie: decoded in memory, or on disk and decoded when needed.
 
 Both give the same numbers.
 """
@@ -7,7 +7,6 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,11 +17,6 @@ from mmlib.data.image import read_image
 from mmlib.data.text import Vocabulary
 
 MAX_TOKENS = 256  # a longer text is cut
-
-
-def read_clip(path: str | Path) -> Tensor:
-    """A sound file as kept in memory: (L,) int16 at 16 kHz."""
-    return to_int16(read_audio(path))
 
 
 def to_int16(clip: Tensor) -> Tensor:
@@ -46,14 +40,17 @@ class Images:
     where: np.ndarray  # (rows,) index of the row's file, -1 = missing
     paths: Sequence[str]
     size: int
-    data: Tensor | None = None  # None: read from disk when asked for
-    origin: "Origin | None" = None
-    checksums: np.ndarray | None = (
-        None  # (files,) of what was decoded; None: not read by ``decode``
-    )
+    data: Tensor | None = None  # None: read from disk when needed
+    origin: Origin | None = None
+    # (files,) of what was decoded; None: not read by ``decode``
+    checksums: np.ndarray | None = None
+
+    def reserve(self) -> None:
+        """Make room in memory for all files."""
+        self.data = torch.zeros(len(self.paths), 3, self.size, self.size, dtype=torch.uint8)
 
     def fetch(self, rows: np.ndarray) -> Tensor:
-        """(B, 3, S, S) uint8; where missing, anything."""
+        """(B, 3, S, S) uint8; a row that is missing may hold anything."""
         index = torch.from_numpy(self.where[rows])
         if self.data is not None and len(self.data):
             return self.data[index.clamp(min=0)]
@@ -79,8 +76,12 @@ class Clips:
     paths: Sequence[str]
     lengths: np.ndarray  # (files,) samples
     data: list[Tensor] | None = None
-    origin: "Origin | None" = None
+    origin: Origin | None = None
     checksums: np.ndarray | None = None  # as in Images
+
+    def reserve(self) -> None:
+        """Make room in memory for all files."""
+        self.data = [torch.zeros(0, dtype=torch.int16)] * len(self.paths)
 
     def fetch(self, rows: np.ndarray) -> list[Tensor]:
         """B clips (L,) int16, empty where missing."""
@@ -101,7 +102,7 @@ class Clips:
 
     def load(self, index: int) -> Tensor:
         """One file's clip (L,) int16 from disk."""
-        return _load(self, index, read_clip)
+        return _load(self, index, lambda path: to_int16(read_audio(path)))
 
 
 @dataclass
@@ -115,16 +116,14 @@ class Texts:
     @classmethod
     def encode(cls, texts: Sequence[str], vocabulary: Vocabulary) -> "Texts":
         """Ids of every text, at most MAX_TOKENS each."""
-        flat, lengths, truncated = [], [], 0
-        for start in range(
-            0, len(texts), 4096
-        ):  # blocks: a list of Python numbers is ten times the size of the array
+        flat, lengths, truncated = [np.zeros(0, np.int32)], [0], 0
+        # in blocks: a list of Python numbers takes ten times the memory of an array
+        for start in range(0, len(texts), 4096):
             ids = [vocabulary.encode(text) for text in texts[start : start + 4096]]
             truncated += sum(len(row) > MAX_TOKENS for row in ids)
             lengths += [min(len(row), MAX_TOKENS) for row in ids]
             flat.append(np.fromiter((i for row in ids for i in row[:MAX_TOKENS]), dtype=np.int32))
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return cls(np.concatenate([np.zeros(0, np.int32), *flat]), offsets, truncated)
+        return cls(np.concatenate(flat), np.cumsum(lengths, dtype=np.int64), truncated)
 
     def fetch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """ids (B, T) int64 padded with 0 to the longest text, T >= 1, and mask (B, T)."""
@@ -144,13 +143,17 @@ class Texts:
         return self.offsets[rows + 1] - self.offsets[rows]
 
 
-Store = Images | Clips | Texts
+Files = Images | Clips
+Store = Files | Texts
 
 
-def _load(store: Images | Clips, index: int, read: Callable[[str], Tensor]) -> Tensor:
-    """One file from disk; ValueError naming row and column where it is not as it was first read."""
+def _load(store: Files, index: int, read: Callable[[str], Tensor]) -> Tensor:
+    """One file from disk.
+
+    Raises ValueError, naming row and column, where it is not as it was when it was first read.
+    """
     path, origin = store.paths[index], store.origin
-    if origin is None or origin.stamps is None:  # the first time, all bad files are listed together
+    if origin is None or origin.stamps is None:  # the first time: ``decode`` lists all bad files
         return read(path)
     try:
         if file_stamp(path) != tuple(origin.stamps[index]):
@@ -166,24 +169,27 @@ def _load(store: Images | Clips, index: int, read: Callable[[str], Tensor]) -> T
 
 
 def file_stamp(path: str) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
 
 
 def checksum(store: Store, rows: np.ndarray) -> int:
-    """A number that changes with the content of these rows, as it was decoded: the same from
-    memory and from disk.
+    """A number that changes with the content of these rows, as it was decoded.
+
+    It is the same for data in memory and on disk.
     """
     if isinstance(store, Texts):
-        spans = zip(store.offsets[rows].tolist(), store.offsets[rows + 1].tolist())
-        ids = np.concatenate(
-            [np.zeros(0, np.int32), *(store.flat[start:stop] for start, stop in spans)]
-        )
-        return zlib.crc32(ids, zlib.crc32(store.row_lengths(rows)))
+        spans = zip(store.offsets[rows].tolist(), store.offsets[rows + 1].tolist(), strict=True)
+        parts = [np.zeros(0, np.int32), *(store.flat[start:stop] for start, stop in spans)]
+        return zlib.crc32(np.concatenate(parts).data, zlib.crc32(store.row_lengths(rows).data))
     sums = store.checksums
     if sums is None:  # not from files, but given
-        sums = np.array(
-            [zlib.crc32(item.numpy()) for item in ([] if store.data is None else store.data)],
-            dtype=np.uint32,
-        )
-    return zlib.crc32(np.append(sums, np.uint32(0))[store.where[rows]])  # -1, missing, reads the 0
+        items = [] if store.data is None else store.data
+        sums = np.array([checksum_of(item) for item in items], dtype=np.uint32)
+    return zlib.crc32(np.append(sums, np.uint32(0))[store.where[rows]].data)  # -1 reads the 0
+
+
+def checksum_of(item: Tensor) -> int:
+    """A checksum of one decoded file."""
+    return zlib.crc32(item.numpy().data)

@@ -1,4 +1,4 @@
-"""The target column -> classes or numbers."""
+"""The target column -> classification or regression: classes, or numbers."""
 
 import re
 import unicodedata
@@ -10,24 +10,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmlib.renamed import warn
+
+TASKS = ("classification", "regression")
+_OLD_TASKS = {"classes": "classification", "numbers": "regression"}  # of version 0.1
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 LARGEST = 1e37  # of numbers: beyond, they and their differences are infinite in float32
-STEPS = 1000  # so many units of the last digit a deviation must have, for numbers to differ
+STEPS = 1000  # the least deviation of different numbers, in units of their last digit
 
 
 @dataclass(frozen=True)
 class Target:
-    """One of ``classes``, or a number (``classes`` None) with this training mean and deviation.
+    """What a model predicts: one of ``classes``, or a number (``classes`` is None).
 
     float32 has seven digits. Where numbers differ only beyond them (times: 1,700,000,000 and a few
     seconds), ``centre`` is their mean: it is subtracted in float64, the model predicts what is
     left, and ``centre`` is added to its answer. Elsewhere it is 0.
+
+    >>> Target(["cat", "dog"]).encode(["dog", "cat"])
+    tensor([1, 0])
     """
 
     classes: list[str] | None
-    mean: float = 0.0
+    mean: float = 0.0  # of the training rows, where the target is a number
     std: float = 1.0
-    why: str = ""  # how classes and numbers were told apart, in words
+    why: str = ""  # what was found, and for numbers why it is a regression, in words
     centre: float = 0.0
 
     def encode(self, values: Sequence[str]) -> Tensor:
@@ -40,46 +47,57 @@ class Target:
 
 
 def read_target(values: Sequence[str], task: str | None = None, column: str = "target") -> Target:
-    """Classes or numbers, from the training rows' cells: ``task`` "classes" or "numbers" says
-    which, None lets the rule decide.
+    """Classes or numbers, from the cells of the training rows.
 
-    The rule: numbers when every cell is a number, and some are not whole or there are over 20
-    different ones that make over 5% of the rows; classes otherwise. Classes are sorted, by value
-    when all are whole numbers.
+    ``task`` is "classification" or "regression"; None lets a rule decide: regression when every
+    cell is a number, and some are not whole or there are over 20 different ones that make over 5%
+    of the rows; else classification. Classes are sorted, by value when all are whole numbers.
+    Raises ValueError, naming ``column``, where there is nothing to learn, or no number to predict.
+
+    >>> read_target(["dog", "cat", "dog"]).classes
+    ['cat', 'dog']
+    >>> read_target(["0.5", "1.5", "4"]).mean
+    2.0
+    >>> read_target(["0.5", "1.5", "4"], task="classification").classes
+    ['0.5', '1.5', '4']
     """
-    if task not in (None, "classes", "numbers"):
-        raise ValueError(f"task is {task!r}, expected 'classes', 'numbers' or None")
+    task = check_task(task)
     if not values:
         raise ValueError(f"target column {column!r}: no training rows with a target")
     distinct = set(values)
     strange = sorted(value for value in distinct if not is_number(value))
-    if task == "numbers" and strange:
+    if task == "regression" and strange:
         raise ValueError(
             f"target column {column!r} has {strange[0]!r}, expected numbers only, below "
-            f"{LARGEST:g}; "
-            "correct it, or predict classes"
+            f"{LARGEST:g}; correct it, or choose classification"
         )
     whole = not strange and all(float(value).is_integer() for value in distinct)
     many = len(distinct) > max(20, 0.05 * len(values))
-    if task == "numbers" or (task is None and not strange and (not whole or many)):
-        return _numbers(
-            values,
-            column,
-            "some are not whole"
-            if not whole
-            else f"{len(distinct)} different ones in {len(values)} rows",
-        )
-    classes = sorted(distinct, key=(lambda v: (float(v), v)) if whole else None)
+    if task == "regression" or (task is None and not strange and (not whole or many)):
+        several = f"there are {len(distinct)} different ones in {len(values)} rows"
+        return _numbers(values, column, several if whole else "some are not whole")
+    classes = sorted(distinct, key=lambda v: (float(v), v)) if whole else sorted(distinct)
     if len(classes) == 1:
         raise ValueError(
             f"target column {column!r} has one class in the training rows: {classes[0]!r}; there "
-            "is nothing to tell apart. "
-            "Name another column with --target, or add rows of another class"
+            "is nothing to tell apart. Name another column with --target, or add rows of another "
+            "class"
         )
     return Target(classes, why=f"{column}: {len(classes)} classes")
 
 
+def check_task(task: str | None) -> str | None:
+    """The task, under its present name. Raises ValueError for an unknown one."""
+    if task in _OLD_TASKS:
+        warn(f"task={task!r}", f"task={_OLD_TASKS[task]!r}", depth=3)
+        return _OLD_TASKS[task]
+    if task is not None and task not in TASKS:
+        raise ValueError(f"task is {task!r}, expected 'classification', 'regression' or None")
+    return task
+
+
 def is_number(text: str) -> bool:
+    """Whether a cell is a number that float32 can hold: 7, -0.5 or 1e3, but not 1_000 or NaN."""
     return _NUMBER.fullmatch(text) is not None and abs(float(text)) < LARGEST
 
 
@@ -97,15 +115,15 @@ def _numbers(values: Sequence[str], column: str, why: str) -> Target:
             f"only {std:.2g}, beyond the digits of float64: subtract what they have in common"
         )
     fine = std >= STEPS * np.finfo(np.float32).eps * largest
-    why = f"{column}: numbers, since all are numbers and {why}"
+    why = f"{column}: regression, since all cells are numbers and {why}"
     return Target(None, mean, std, why, 0.0 if fine else mean)
 
 
 def alike(classes: Sequence[str]) -> list[str]:
-    """Classes that may be one, in words: they differ in case, spaces, Unicode form, or as 1 and
-    1.0.
+    """Classes that may be one, in words.
 
-    Classes that look the same (an accent as a sign of its own, or not) are shown by their codes.
+    They differ only in case, spaces or Unicode form, or as 1 and 1.0 do. Classes that look the same
+    (an accent as a character of its own, or not) are shown by their codes.
     """
     groups: dict[str, list[str]] = {}
     for name in classes:
@@ -115,13 +133,14 @@ def alike(classes: Sequence[str]) -> list[str]:
     looks = [{unicodedata.normalize("NFKC", name) for name in names} for names in several]
     return [
         " and ".join(map(repr if len(look) == len(names) else ascii, names))
-        for names, look in zip(several, looks)
+        for names, look in zip(several, looks, strict=True)
     ]
 
 
 def check_target(target: Target, values: Sequence[str], splits: Sequence[str], column: str) -> None:
-    """Raise ValueError where rows have a class that no training row has (naming class, split and
-    count), or no number.
+    """Raise ValueError where rows have a class that no training row has, or no number.
+
+    The message names class, split and count.
     """
     if target.classes is None:
         bad = [value for value in values if not is_number(value)]
@@ -130,9 +149,9 @@ def check_target(target: Target, values: Sequence[str], splits: Sequence[str], c
                 f"target column {column!r} has {bad[0]!r}, expected a number as in training"
             )
         return
-    unseen = Counter(
-        (value, split) for value, split in zip(values, splits) if value not in set(target.classes)
-    )
+    known = set(target.classes)
+    pairs = zip(values, splits, strict=True)
+    unseen = Counter((value, split) for value, split in pairs if value not in known)
     if unseen:
         shown = ", ".join(
             f"{value!r} ({count} rows in {split})"

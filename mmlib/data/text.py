@@ -1,5 +1,6 @@
-"""Text -> tokens -> ids: words of any script that has spaces, and each Chinese, Japanese or
-Korean character.
+"""Text -> tokens -> ids.
+
+A token is a word of any script that has spaces, or one Chinese, Japanese or Korean character.
 """
 
 import re
@@ -8,7 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 # one token each
-_CHARACTERS = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+_CHARACTERS = (
+    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
 # accents, vowel signs
 _MARKS = (
     "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff\u0e30-\u0e4e"
@@ -24,11 +28,14 @@ SPECIAL = ["<pad>", "<unknown>", "<bos>", "<eos>"]
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-cased tokens: a word (letters and digits, with apostrophes inside), one CJK character,
-    or one visible symbol.
+    """Text -> its tokens in lower case.
 
-    Text is brought to Unicode form NFKC first, so that wide letters and composed accents have one
-    spelling.
+    A token is a word (letters and digits, with apostrophes inside), one Chinese, Japanese or Korean
+    character, or one visible symbol. Text is brought to Unicode form NFKC first, so that wide
+    letters and composed accents have one spelling.
+
+    >>> tokenize("It doesn't bark! 一只猫")
+    ['it', "doesn't", 'bark', '!', '一', '只', '猫']
     """
     if text.isascii():  # most text, three times as fast
         return _PLAIN.findall(text.lower())
@@ -36,7 +43,18 @@ def tokenize(text: str) -> list[str]:
 
 
 class Vocabulary:
-    """Tokens and their ids: 0 padding, 1 unknown, 2 begin, 3 end, then ``words``."""
+    """Tokens and their ids: 0 padding, 1 unknown, 2 begin, 3 end, then ``words``.
+
+    Raises ValueError where a word comes twice, or is one of the four special tokens.
+
+    >>> vocabulary = Vocabulary.fit(["it purrs", "it barks"])
+    >>> vocabulary.to_list()
+    ['it', 'barks', 'purrs']
+    >>> vocabulary.encode("It purrs loudly")
+    [4, 6, 1]
+    >>> vocabulary.decode([2, 4, 6, 1, 3, 0])
+    ['it', 'purrs', '<unknown>']
+    """
 
     def __init__(self, words: Sequence[str]):
         self.words = SPECIAL + list(words)
@@ -48,15 +66,15 @@ class Vocabulary:
 
     @classmethod
     def fit(cls, texts: Iterable[str], max_size: int = 20_000) -> "Vocabulary":
-        """The tokens of ``texts`` (training rows only), most frequent first, ties by alphabet;
-        at most ``max_size`` ids in all.
+        """The tokens of ``texts``, which should be those of training rows only.
+
+        The most frequent come first, ties by alphabet; at most ``max_size`` ids in all.
         """
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(tokenize(text))
-        return cls(
-            sorted(counts, key=lambda word: (-counts[word], word))[: max_size - len(SPECIAL)]
-        )
+        words = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls(words[: max_size - len(SPECIAL)])
 
     def __len__(self) -> int:
         return len(self.words)
@@ -77,7 +95,8 @@ class Vocabulary:
         return tokens
 
     def to_list(self) -> list[str]:
-        """The words without the four special tokens: ``Vocabulary(v.to_list())`` is the same
-        vocabulary.
+        """The words without the four special tokens.
+
+        ``Vocabulary(vocabulary.to_list())`` is the same vocabulary.
         """
         return self.words[len(SPECIAL) :]

@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -21,8 +21,8 @@ _hash = partial(hashlib.blake2b, digest_size=8)
 class Marks(NamedTuple):
     """Checksums of one row."""
 
-    own: set[int]  # they tell that it is this row: its files and its group; else its texts
-    every: set[int]  # all of these
+    own: set[int]  # by these a row is recognised: its files and its group; else its texts
+    every: set[int]  # files, group and texts
 
 
 def remember(
@@ -51,10 +51,10 @@ def check_untrained(
     trained: Mapping[str, str],
     split: str,
 ) -> None:
-    """Raise ValueError where the score on ``split`` would not be that of rows left out of training.
+    """Raise ValueError where ``split`` does not consist of rows that were left out of training.
 
-    So it is where the model was trained on some of them. And where the split is drawn, but most
-    rows that it leaves out are new to the model: then the file is not that of training.
+    There are two cases. The model was trained on some of its rows. Or the split is drawn, but most
+    of the rows that it leaves out are new to the model: then this is not the file of training.
     """
     train, val, shared = (_unpack(trained.get(name, "")) for name in (*USED, "shared"))
     seen = train | val
@@ -72,8 +72,8 @@ def check_untrained(
         )
     if not is_drawn(manifest, split):
         return
-    rest = [row for row, name in enumerate(names) if name in USED and name != split]
-    rest = [marks.own for marks in _marks(manifest, modalities, rest).values() if marks.own]
+    others = [row for row, name in enumerate(names) if name in USED and name != split]
+    rest = [marks.own for marks in _marks(manifest, modalities, others).values() if marks.own]
     new = sum(not own & seen for own in rest)
     if new > len(rest) / 2:
         raise ValueError(
@@ -85,6 +85,7 @@ def check_untrained(
 
 
 def _every(manifest: Manifest, modalities: Mapping[str, Modality], rows: Sequence[int]) -> set[int]:
+    """All checksums of these rows together."""
     return set().union(*(marks.every for marks in _marks(manifest, modalities, rows).values()))
 
 
@@ -111,8 +112,8 @@ def _marks(
     return marks
 
 
-def _contents(manifest: Manifest, cells: Iterable[str]) -> dict[str, int]:
-    """By cell, the checksum of its file's bytes."""
+def _contents(manifest: Manifest, cells: Collection[str]) -> dict[str, int]:
+    """By cell, the checksum of its file's bytes; cells whose file cannot be read are left out."""
 
     def read(cell: str) -> int | None:
         try:
@@ -122,8 +123,8 @@ def _contents(manifest: Manifest, cells: Iterable[str]) -> dict[str, int]:
             return None
 
     with ThreadPoolExecutor(cores()) as pool:
-        pairs = list(zip(cells, pool.map(read, cells)))
-    return {cell: mark for cell, mark in pairs if mark is not None}
+        marks = list(pool.map(read, cells))
+    return {cell: mark for cell, mark in zip(cells, marks, strict=True) if mark is not None}
 
 
 def _number(text: str) -> int:

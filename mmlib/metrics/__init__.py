@@ -1,4 +1,4 @@
-"""Scores: f(logits, target) -> float, over a whole set; thin over scikit-learn.
+"""Scores over a whole set: f(logits, target) -> float, by scikit-learn where it has them.
 
 Classification: logits (N, K), target (N,) int64. Regression: logits (N,), target (N,), in the units
 of the target.

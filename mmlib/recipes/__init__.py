@@ -3,8 +3,9 @@
 """
 
 from mmlib.recipes.plan import DIM, DROPOUT, FUSIONS, LR, build, plan
-from mmlib.recipes.predictor import Predictor, load
+from mmlib.recipes.predictor import Predictor
 from mmlib.recipes.recipe import Recipe
+from mmlib.recipes.saved import load
 from mmlib.recipes.train import Run, classify, regress, settings, train
 
 __all__ = [

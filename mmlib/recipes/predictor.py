@@ -3,7 +3,6 @@ answers and scores.
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,28 +16,39 @@ from mmlib.data.splits import choose_splits, is_drawn
 from mmlib.data.trained import check_untrained
 from mmlib.models import Model
 from mmlib.recipes.baseline import error_and_baseline
-from mmlib.recipes.plan import build
-from mmlib.train import checkpoint, distributed
-from mmlib.train.content import finite, misfit, whole
+from mmlib.train import distributed
 from mmlib.train.evaluate import collect, evaluate
 
 BATCH = 32
 SCORES = {
-    "classes": {
+    "classification": {
         "accuracy": metrics.accuracy,
         "balanced_accuracy": metrics.balanced_accuracy,
         "macro_f1": metrics.macro_f1,
         "log_loss": metrics.log_loss,
     },
-    "numbers": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2},
+    "regression": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2},
 }
 
 
 class Predictor:
     """A trained model together with the preprocessing it was trained with.
 
-    ``trained`` are checksums of the rows it was trained on, from ``mmlib.data.trained.remember``:
-    with them ``evaluate`` refuses to score these rows. None: they are not known.
+    ``load`` and ``train`` make one. ``trained`` are checksums of the rows it was trained on, from
+    ``mmlib.data.trained.remember``: with them ``evaluate`` refuses to score these rows. None: they
+    are not known.
+
+    >>> import pandas
+    >>> from mmlib import Recipe, classify
+    >>> texts = [f"{word} {i}" for i in range(24) for word in ("good", "bad")]
+    >>> rows = pandas.DataFrame({"text": texts, "label": [text.split()[0] for text in texts]})
+    >>> quiet = {"log": lambda line: None, "progress": False, "device": "cpu"}
+    >>> predictor = classify(Recipe(rows, epochs=5, **quiet)).predictor
+    >>> answer = predictor.predict(text="a good one")
+    >>> answer["class"], answer["modalities"]
+    ('good', ['text'])
+    >>> [answer["class"] for answer in predictor.predict(text=["bad 7", "good 7"])]
+    ['bad', 'good']
     """
 
     def __init__(
@@ -63,25 +73,12 @@ class Predictor:
         name, or "value"; "modalities" that were there. Without any modality, the shares of the
         training rows answer. Raises ValueError naming sample and modality.
         """
-        lengths = {len(value) for value in modalities.values() if isinstance(value, list)}
-        if not lengths:
-            return self._answer([modalities])[0]
-        if len(lengths) > 1 or not all(
-            isinstance(value, list) or value is None for value in modalities.values()
-        ):
-            given = {
-                name: f"list of {len(v)}" if isinstance(v, list) else type(v).__name__
-                for name, v in modalities.items()
-            }
-            raise ValueError(
-                f"got {given}: give either one sample, or for every modality a list, all of one "
-                "length, with None where it "
-                "is missing"
-            )
-        samples = [
-            {name: value[i] for name, value in modalities.items() if value is not None}
-            for i in range(lengths.pop())
-        ]
+        if not any(isinstance(value, list) for value in modalities.values()):
+            return self.answers([modalities])[0]
+        return self.answers(_samples(modalities))
+
+    def answers(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A dict per sample, see ``predict``; each sample has its modalities by name."""
         return [
             answer
             for start in range(0, len(samples), BATCH)
@@ -195,36 +192,33 @@ class Predictor:
 
     def judge(self, loader: Loader) -> tuple[dict[str, Any], Tensor | None]:
         """``score``, and for classes the counts (K, K), true by predicted, from one pass."""
-        task, tables = "numbers" if self.classes is None else "classes", []
+        answers: list[tuple[Tensor, Tensor]] = []
 
-        beside = {}
-
-        def count(logits: Tensor, target: Tensor) -> float:
-            tables.append(None if task == "numbers" else metrics.confusion(logits, target))
-            beside.update(error_and_baseline(logits, target, self._blind()))
+        def keep(logits: Tensor, target: Tensor) -> float:
+            answers.append((logits, target))
             return 0.0
 
-        scores = evaluate(
-            self.model, loader, SCORES[task] | {"table": count}, self.device, self.precision
-        )
-        del scores["table"]
-        rows = np.unique(loader.batches.rows)
+        own = SCORES["regression" if self.classes is None else "classification"]
+        scores = evaluate(self.model, loader, own | {"kept": keep}, self.device, self.precision)
+        del scores["kept"]
+        (logits, target), rows = answers[0], np.unique(loader.batches.rows)
         absent = int((~has_modality(loader.batches.stores, rows)).sum())
+        beside = error_and_baseline(logits, target, self._blind())
         counts = {"rows": len(rows), "without_modalities": absent}
-        return scores | beside | counts, tables[0]
+        table = None if self.classes is None else metrics.confusion(logits, target)
+        return scores | beside | counts, table
 
     def _blind(self) -> float:
         """The answer without any modality: the place of the most frequent class, or the mean."""
-        [answer] = self._answer([{}])
+        (answer,) = self.answers([{}])
         if self.classes is None:
             return float(answer["value"]) - self.preprocessing.target.centre
         return self.classes.index(answer["class"])
 
     def _answer(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         batch = self.preprocessing.batch(samples)
-        first = torch.cat(
-            [torch.tensor([True]), batch["row"].diff() > 0]
-        )  # of the windows of each row
+        # True for the first window of each row
+        first = torch.cat([torch.tensor([True]), batch["row"].diff() > 0])
         there = {
             name: batch[f"{name}_mask"].any(dim=1)[first].numpy()
             for name in self.preprocessing.modalities
@@ -242,93 +236,29 @@ class Predictor:
             else:
                 answer = {
                     "class": self.classes[int(row.argmax())],
-                    "probabilities": dict(zip(self.classes, row.softmax(dim=-1).tolist())),
+                    "probabilities": dict(
+                        zip(self.classes, row.softmax(dim=-1).tolist(), strict=True)
+                    ),
                 }
             found.append(answer | {"modalities": [name for name in there if there[name][i]]})
         return found
 
 
-def load(folder: str | Path, device: str = "auto") -> Predictor:
-    """The model that ``train`` saved in ``folder``, with its best weights and its preprocessing,
-    ready to predict.
-
-    Raises ValueError when the folder has no checkpoint, or one that is damaged or of another kind.
-    """
-    state = checkpoint.load(folder, needed=("best", "extra"))
-    extra = state["extra"]
-    broken = [name for name, value in state["best"].items() if not value.isfinite().all()]
-    if broken:
-        raise ValueError(
-            f"{folder}: weight {broken[0]!r} is not finite, so the answers mean nothing: "
-            "train again"
-        )
-    if not {"spec", "preprocessing"} <= set(extra):
-        raise ValueError(
-            f"{folder} was made by fit(..., out=), which keeps the weights, not what the model is "
-            "built of: build the model "
-            "as it was, and use mmlib.load_weights(model, folder)"
-        )
-    try:
-        _check_fit(extra["spec"], fitted := Preprocessing.from_state(extra["preprocessing"]))
-        checkpoint.set_weights(model := build(extra["spec"]), state["best"])
-        precision = state["config"].get("precision", "auto")
-        predictor = Predictor(model.eval(), fitted, device, precision, extra.get("trained"))
-        _try_out(predictor)
-    except Exception as error:  # what something else wrote may fail in any way
-        reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(
-            f"{folder}: the model cannot be built from its checkpoint ({reason}): train again"
-        ) from error
-    return predictor
-
-
-def _few(value: Any) -> bool:
-    """a whole number up to 10,000"""
-    return whole(value) and value <= 10_000
-
-
-SPEC = {
-    "encoders": {str: {"kind": str, str: _few}},
-    "fusion": str,
-    "dim": _few,
-    "task": str,
-    "dropout": finite,
-    str: object,
-}
-
-
-def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
-    """Raise ValueError where model and preprocessing do not fit; before the model takes memory."""
-    if found := misfit(spec, SPEC, "spec"):
-        raise ValueError(found)
-    kinds = {name: part["kind"] for name, part in spec["encoders"].items()}
-    sizes = {
-        name: part.get("vocab_size")
-        for name, part in spec["encoders"].items()
-        if part["kind"] == "text"
-    }
-    classes = len(spec["prior"]) if spec["task"] == "classes" else None
-    names, words = fitted.target.classes, fitted.vocabularies
-    for what, of_model, of_data in (
-        (
-            "modalities",
-            kinds,
-            {name: modality.kind for name, modality in fitted.modalities.items()},
-        ),
-        ("vocabulary sizes", sizes, {name: len(vocabulary) for name, vocabulary in words.items()}),
-        ("number of classes", classes, None if names is None else len(set(names))),
+def _samples(modalities: dict[str, Any]) -> list[dict[str, Any]]:
+    """Lists by modality -> a dict per sample, without what is None."""
+    lengths = {len(value) for value in modalities.values() if isinstance(value, list)}
+    if len(lengths) > 1 or not all(
+        isinstance(value, list) or value is None for value in modalities.values()
     ):
-        if of_model != of_data:
-            raise ValueError(f"the model has the {what} {of_model}, its preprocessing {of_data}")
-
-
-def _try_out(predictor: Predictor) -> None:
-    """Ask about a sample that has every modality: what is wrong shows now, not at the first use."""
-    values = {"image": np.zeros((2, 2), np.uint8), "text": "a", "audio": np.zeros(160)}
-    modalities = predictor.preprocessing.modalities
-    answer = predictor.predict(
-        **{name: values[modality.kind] for name, modality in modalities.items()}
-    )
-    numbers = [answer["value"]] if predictor.classes is None else answer["probabilities"].values()
-    if not all(map(finite, numbers)):
-        raise ValueError("its answers are not finite")
+        given = {
+            name: f"list of {len(v)}" if isinstance(v, list) else type(v).__name__
+            for name, v in modalities.items()
+        }
+        raise ValueError(
+            f"got {given}: give either one sample, or for every modality a list, all of one "
+            "length, with None where it is missing"
+        )
+    return [
+        {name: value[i] for name, value in modalities.items() if value is not None}
+        for i in range(lengths.pop())
+    ]

@@ -5,9 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmlib.data import Augment
-from mmlib.recipes.plan import DIM, DROPOUT, LR
+from mmlib.data import Augment, Data, Manifest, load_data, read_manifest
+from mmlib.recipes.plan import DIM, DROPOUT, LR, plan
 from mmlib.recipes.predictor import BATCH
+from mmlib.renamed import warn
+
+# the words of version 0.1, which are still read
+OLD_TASKS = {"classes": "classification", "numbers": "regression"}
 
 
 @dataclass(frozen=True)
@@ -19,18 +23,23 @@ class Recipe:
     (None: nothing is written). ``columns`` maps a kind of modality to its column, {"image":
     "photo"}; ``use`` keeps some modalities; ``group`` names the column whose rows stay in one
     split. ``fusion`` is a key of ``FUSIONS``. See ``TrainConfig`` for device, precision and
-    distributed.
+    distributed. Raises ValueError for an unknown task.
 
-    Why "sum", and modalities hidden that often: a modality that is easy to learn by heart (few
-    voices, say) is otherwise trusted also where it is wrong, and the whole does worse than its best
-    part. Each must learn to answer alone; their evidence then adds up. Where the answer lies in the
-    modalities' interplay (a question about an image), choose another fusion.
+    Why "sum", and so much modality dropout: a modality that is easy to learn by heart (few voices,
+    say) is otherwise trusted also where it is wrong, and the whole does worse than its best part.
+    Each must learn to answer alone; their evidence then adds up. Where the answer lies in the
+    interplay of the modalities (a question about an image), choose another fusion.
+
+    >>> recipe = Recipe("photos.csv", target="species", columns={"image": "photo"}, epochs=20)
+    >>> recipe.fusion, recipe.batch_size
+    ('sum', 32)
     """
 
     manifest: Any
     out: str | Path | None = None
     target: str = "label"
-    task: str | None = None  # "classes", "numbers"; None: told from the target column
+    # "classification" or "regression"; None: as the target column says
+    task: str | None = None
     use: Sequence[str] | None = None
     columns: dict[str, str] = field(default_factory=dict)
     group: str | None = None
@@ -39,9 +48,8 @@ class Recipe:
     lr: float = LR
     dropout: float = DROPOUT
     batch_size: int = BATCH  # rows a step, of all processes together
-    budget: float = (
-        1.0  # length of the training where ``epochs`` is None: 1 is about three minutes of one core
-    )
+    # length of the training where ``epochs`` is None: 1 is about three minutes of one core
+    budget: float = 1.0
     epochs: int | None = None
     seed: int = 0
     resume: bool = False
@@ -54,3 +62,34 @@ class Recipe:
     tensorboard: bool = False
     progress: bool = True  # a bar, or in a log file a line an epoch
     log: Callable[[str], None] = print
+
+    def __post_init__(self) -> None:
+        if self.task in OLD_TASKS:
+            warn(f"Recipe(task={self.task!r})", f"Recipe(task={OLD_TASKS[self.task]!r})", 3)
+            object.__setattr__(self, "task", OLD_TASKS[self.task])
+        if self.task not in (None, *OLD_TASKS.values()):
+            raise ValueError(
+                f"task is {self.task!r}, expected 'classification', 'regression' or None"
+            )
+
+    def read(self) -> Manifest:
+        """The rows to train on, checked. Raises ValueError, see ``read_manifest``."""
+        return read_manifest(
+            self.manifest, self.target, self.columns, self.group, self.use, self.allow_outside
+        )
+
+    def plan(self, data: Data) -> dict[str, Any]:
+        """The model and the number of epochs for these data, see ``mmlib.recipes.plan.plan``."""
+        return plan(data, self.fusion, self.dim, self.lr, self.dropout, self.budget)
+
+    def load(self, manifest: Manifest, splits: Sequence[str] | None = None) -> Data:
+        """The data of these rows, as the recipe wants it; ``splits``: of these alone."""
+        return load_data(
+            manifest,
+            splits=splits,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            augment=self.augment,
+            task=self.task,
+            on_error=self.on_error,
+        )

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmlib.data import Data, load_data, read_manifest
+from mmlib.data import Data, Manifest
 from mmlib.data.splits import choose_splits
 from mmlib.data.trained import remember
-from mmlib.recipes.plan import FUSIONS, build, plan
+from mmlib.recipes.plan import FUSIONS, build, decided
 from mmlib.recipes.predictor import SCORES, Predictor
 from mmlib.recipes.recipe import Recipe
 from mmlib.train import checkpoint, distributed
@@ -21,9 +21,14 @@ from mmlib.train.loop import fit
 
 @dataclass(frozen=True)
 class Run:
-    """What training returns. ``metrics``: scores by split, epochs and the best, seconds, parameters.
+    """What training returns.
 
-    ``confusion``: (K, K) counts, true by predicted.
+    ``metrics`` has the scores by split, the number of epochs and of the best one, seconds and
+    parameters. ``confusion`` is (K, K) counts, true by predicted, of the test rows (of the val rows
+    where there are none); None for a regression. ``classify`` has an example.
+
+    >>> [field for field in Run.__dataclass_fields__]
+    ['predictor', 'data', 'history', 'metrics', 'confusion']
     """
 
     predictor: Predictor
@@ -34,13 +39,34 @@ class Run:
 
 
 def classify(recipe: Recipe) -> Run:
-    """Train a classifier; the target is one of a few classes, whatever its values look like."""
-    return train(replace(recipe, task="classes"))
+    """Train a classifier; the target is one of a few classes, whatever its values look like.
+
+    >>> import pandas
+    >>> texts = [f"{word} {i}" for i in range(24) for word in ("good", "bad")]
+    >>> rows = pandas.DataFrame({"text": texts, "label": [text.split()[0] for text in texts]})
+    >>> quiet = {"log": lambda line: None, "progress": False, "device": "cpu"}
+    >>> run = classify(Recipe(rows, epochs=5, **quiet))
+    >>> run.metrics["test"]["accuracy"]
+    1.0
+    >>> run.predictor.predict(text="a good one")["class"]
+    'good'
+    """
+    return train(replace(recipe, task="classification"))
 
 
 def regress(recipe: Recipe) -> Run:
-    """Train a model that predicts a number."""
-    return train(replace(recipe, task="numbers"))
+    """Train a model that predicts a number.
+
+    >>> import pandas
+    >>> texts = [f"{word} {i}" for i in range(24) for word in ("good", "bad")]
+    >>> price = [30.5 if text.startswith("good") else 10.5 for text in texts]
+    >>> quiet = {"log": lambda line: None, "progress": False, "device": "cpu"}
+    >>> rows = pandas.DataFrame({"text": texts, "price": price})
+    >>> run = regress(Recipe(rows, target="price", epochs=5, **quiet))
+    >>> 25 < run.predictor.predict(text="good 3")["value"] < 35
+    True
+    """
+    return train(replace(recipe, task="regression"))
 
 
 def train(recipe: Recipe) -> Run:
@@ -64,75 +90,51 @@ def train(recipe: Recipe) -> Run:
 
 def _train(recipe: Recipe) -> Run:
     log = recipe.log if distributed.rank() == 0 else lambda line: None
-    manifest = read_manifest(
-        recipe.manifest,
-        recipe.target,
-        recipe.columns,
-        recipe.group,
-        recipe.use,
-        recipe.allow_outside,
-    )
+    manifest = recipe.read()
     log(f"reading {manifest.name}: {len(manifest):,} rows")
-    data = load_data(
-        manifest,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        augment=recipe.augment,
-        task=recipe.task,
-        on_error=recipe.on_error,
-    )
+    data = recipe.load(manifest)
     for line in data.summary + [f"skipped: {problem}" for problem in data.skipped]:
         log(line)
-    spec = plan(data, recipe.fusion, recipe.dim, recipe.lr, recipe.dropout, recipe.budget)
+    spec = recipe.plan(data)
     epochs = recipe.epochs or spec["epochs"]
-    log(f"plan: {spec['why']}" if recipe.epochs is None else f"plan: {epochs} epochs, as asked")
     torch.manual_seed(recipe.seed)
-    model = build(spec)
-    config = settings(recipe, epochs)
-    rows = {
-        name: np.unique(data.loaders[name].batches.rows).tolist()
-        for name in ("train", "val")
-        if name in data.loaders
-    }
-    extra = {
-        "spec": spec,
-        # what a resumed run must find as it was; test rows may change
-        "preprocessing": data.preprocessing.state(),
-        "manifest": {f"{name} rows": manifest.checksums(places) for name, places in rows.items()},
-        "trained": remember(manifest, manifest.modalities, choose_splits(manifest), rows),
-    }
-    task = "numbers" if data.counts is None else "classes"
-    history = fit(
-        model,
-        data.loaders["train"],
-        data.loaders.get("val"),
-        config,
-        SCORES[task],
-        recipe.out,
-        recipe.resume,
-        extra,
-    )
+    model, config = build(spec), settings(recipe, epochs)
+    log(f"plan: {decided(model, data, spec, epochs, distributed.join(recipe.device))}")
+    extra = _to_remember(spec, data, manifest)
+    train, val = data.loaders["train"], data.loaders.get("val")
+    scores = SCORES[spec["task"]]
+    history = fit(model, train, val, config, scores, recipe.out, recipe.resume, extra)
     predictor = Predictor(
         model, data.preprocessing, recipe.device, recipe.precision, extra["trained"]
     )
     judged = {name: predictor.judge(part) for name, part in data.loaders.items() if name != "train"}
-    scores = {name: score for name, (score, _) in judged.items()}
-    seconds = sum(row["seconds"] for row in history)
-    parameters = sum(p.numel() for p in model.parameters())
+    numbers = {
+        "best_epoch": history.best_epoch(config.monitor) or len(history),
+        "epochs": len(history),
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
     table = (judged.get("test") or judged.get("val") or (None, None))[1]
-    return Run(
-        predictor,
-        data,
-        history,
-        scores
-        | {
-            "best_epoch": history.best_epoch(config.monitor) or len(history),
-            "epochs": len(history),
-            "seconds": round(seconds, 1),
-            "parameters": parameters,
-        },
-        table,
-    )
+    by_split = {name: score for name, (score, _) in judged.items()}
+    return Run(predictor, data, history, by_split | numbers, table)
+
+
+def _to_remember(spec: dict[str, Any], data: Data, manifest: Manifest) -> dict[str, Any]:
+    """What the checkpoint holds beside the weights.
+
+    A resumed run must find it as it was; test rows may change.
+    """
+    rows: dict[str, list[int]] = {
+        name: np.unique(data.loaders[name].batches.rows).tolist()
+        for name in ("train", "val")
+        if name in data.loaders
+    }
+    return {
+        "spec": spec,
+        "preprocessing": data.preprocessing.state(),
+        "manifest": {f"{name} rows": manifest.checksums(places) for name, places in rows.items()},
+        "trained": remember(manifest, manifest.modalities, choose_splits(manifest), rows),
+    }
 
 
 def settings(recipe: Recipe, epochs: int) -> TrainConfig:

@@ -2,10 +2,11 @@
 processes.
 """
 
+from mmlib.train.checkpoint import load_weights
 from mmlib.train.config import TrainConfig
 from mmlib.train.evaluate import collect, evaluate
 from mmlib.train.history import History
 from mmlib.train.loop import fit
 from mmlib.train.optimizer import lr_at
 
-__all__ = ["History", "TrainConfig", "collect", "evaluate", "fit", "lr_at"]
+__all__ = ["History", "TrainConfig", "collect", "evaluate", "fit", "load_weights", "lr_at"]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmlib.files import write_atomically
 from mmlib.train import distributed
 from mmlib.train.content import FORM, misfit, plain, tensor, whole
+from mmlib.train.older import renewed
 
 FORMAT = 1
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -200,7 +201,7 @@ def _read(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     found = misfit(state, {key: form for key, form in FORM.items() if key in wanted}, "it")
     if found:
         raise ValueError(f"{path} does not hold what a run writes: {found.removeprefix('it, ')}")
-    return state
+    return renewed(state)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -237,6 +238,10 @@ def load_weights(model: nn.Module, folder: str | Path, best: bool = True) -> Non
     ``best``: those of the best epoch, else the last ones, where training would go on. Raises
     ValueError where ``folder`` holds no readable run, and where a weight of the model or of the run
     has no counterpart of its name and shape.
+
+    >>> load_weights(nn.Linear(2, 2), "no/such/folder")
+    Traceback (most recent call last):
+    ValueError: no/such/folder/checkpoint.pt does not exist: give the folder that a training run ...
     """
     state = load(folder)
     try:
@@ -258,7 +263,10 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """The other way round. Raises ValueError where it is of another optimizer, or other weights."""
+    """Give an optimizer the state that ``optimizer_state`` returned.
+
+    Raises ValueError where it is the state of another optimizer, or of other weights.
+    """
     _check_optimizer(optimizer, saved)
     optimizer.load_state_dict(saved)
     for parameter, one in optimizer.state.items():
@@ -268,7 +276,7 @@ def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any])
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """``load_state_dict`` takes almost anything; the first step then fails, or does not."""
+    """Raise ValueError for a state that ``load_state_dict`` would take, though it does not fit."""
     groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
     if list(map(_settings, groups)) != list(map(_settings, own)):
         raise ValueError(
@@ -291,9 +299,13 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) ->
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same in a group of weights. Floats may differ: the learning rate changes."""
+    """What must be the same in a group of weights.
+
+    The learning rate changes with each step, so numbers may differ. One that was given as a tensor
+    is a plain number after the first step.
+    """
     return {
-        name: type(value) if isinstance(value, float) or not plain(value) else value
+        name: float if isinstance(value, float | Tensor) else value if plain(value) else type(value)
         for name, value in group.items()
     }
 
@@ -309,12 +321,16 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(device: torch.device, saved: dict[str, Tensor]) -> None:
-    """The other way round; a kind of device that is not in ``saved`` goes on as it is."""
+    """Set torch's generators to what ``random_state`` returned.
+
+    A kind of device that is not in ``saved`` goes on as it is.
+    """
     try:
         torch.set_rng_state(saved["cpu"])
         if device.type in saved and device.type != "cpu":
             torch.get_device_module(device).set_rng_state(saved[device.type])
     except (RuntimeError, TypeError, KeyError) as error:
         raise ValueError(
-            f"the checkpoint's state of torch's random generator is none ({error}): start a new run"
+            f"the checkpoint has no usable state of torch's random generator ({error}): start a "
+            "new run"
         ) from error

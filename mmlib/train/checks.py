@@ -1,4 +1,4 @@
-"""What ``fit`` looks at before it trains: its arguments, and the target of each batch."""
+"""What ``fit`` checks before it trains: its arguments, and the target of each batch."""
 
 from typing import Any
 
@@ -20,13 +20,12 @@ def check_arguments(
         if not _has_length(loader):
             raise ValueError(
                 f"the train loader, a {type(loader).__name__}, has no length, but the learning "
-                "rate's schedule needs the number "
-                "of batches (an IterableDataset? give it a method __len__: how many samples one "
-                "epoch has)"
+                "rate's schedule needs the number of batches (an IterableDataset? give it a "
+                "method __len__: how many samples one epoch has)"
             )
         if len(loader) == 0:
             raise ValueError(
-                f"the {name} loader is empty: no rows, or all of them were left out; look at the "
+                f"the {name} loader is empty: no rows, or all of them were left out; check the "
                 "split column and the files"
             )
     if not any(p.requires_grad for p in model.parameters()):
@@ -48,10 +47,9 @@ def check_arguments(
     if config.accumulate > 1 and getattr(model, "kind", None) == "contrast":
         raise ValueError(
             f"TrainConfig: accumulate is {config.accumulate}, but this model compares samples "
-            "with one "
-            "another, and the parts of a step would not see each other: the loss would be another "
-            "one. "
-            "Give larger batches, or more processes (torchrun), which do compare the whole step"
+            "with one another, and the parts of a step would not see each other: the loss would "
+            "be another one. Give larger batches, or more processes (torchrun), which do "
+            "compare the whole step"
         )
     if config.tensorboard and out is None:
         raise ValueError(
@@ -71,7 +69,7 @@ def check_target(model: nn.Module, batch: Batch, device: torch.device, checked: 
     """Raise ValueError, naming the sample, for a target that the model's ``kind`` does not take.
 
     The first time (``checked`` is False) it also asks the model about one sample: is there a loss?
-    Later targets are looked at where that is free: on the CPU. Returns True: checked.
+    Later targets are checked where that is free: on the CPU. Returns True: checked.
     """
     if not checked:
         _ask_for_one(model, batch, device)
@@ -94,6 +92,7 @@ def check_target(model: nn.Module, batch: Batch, device: torch.device, checked: 
 
 
 def check_classes(model: nn.Module, kind: str, target: Tensor, mask: Tensor | None) -> None:
+    """Raise ValueError, naming the sample, for a target that is not one of the model's classes."""
     classes = getattr(model, "classes", None)
     if target.is_floating_point():
         raise ValueError(
@@ -132,11 +131,11 @@ def _refuse(target: Tensor, bad: Tensor, expected: str) -> None:
 
 @torch.no_grad()
 def _ask_for_one(model: nn.Module, batch: Batch, device: torch.device) -> None:
+    """Raise ValueError where the model gives no loss for the first sample."""
     one = {key: value[:1] for key, value in batch.items()}
     if "target" in batch:
-        one["target"] = torch.zeros_like(
-            one["target"]
-        )  # class 0 is there, whatever the real one is
+        # class 0 is there, whatever the real one is
+        one["target"] = torch.zeros_like(one["target"])
     output = _answer(model.eval(), to_device(one, device))
     model.train()
     if output.loss is None:

@@ -7,38 +7,38 @@ from dataclasses import dataclass
 class TrainConfig:
     """How to train.
 
-    The defaults are meant to work; ``replace(config, lr=...)`` makes a changed copy.
+    The defaults are meant to work; ``replace(config, lr=...)`` makes a changed copy. Raises
+    ValueError, naming the setting, for one that is out of range.
+
+    >>> TrainConfig(epochs=0)
+    Traceback (most recent call last):
+    ValueError: TrainConfig: epochs is 0, expected 1 or more
     """
 
     epochs: int = 10
     # the highest learning rate, at the end of the warm-up (an optimizer of your own has its own)
     lr: float = 1e-3
-    weight_decay: float = (
-        0.01  # of weights with two axes or more; biases and norms have none (likewise)
-    )
-    warmup: float = (
-        0.05  # share of all steps in which the rate rises; then it falls along a cosine to zero
-    )
-    clip: float = 1.0  # longest gradient; math.inf = as long as it likes
+    # of weights with two axes or more; biases and norms have none (likewise)
+    weight_decay: float = 0.01
+    # share of all steps in which the rate rises; then it falls along a cosine to zero
+    warmup: float = 0.05
+    clip: float = 1.0  # the largest norm of the gradient; math.inf: no limit
     accumulate: int = 1  # batches per step
     precision: str = "auto"  # "fp32", "bf16"; "auto": bf16 on GPUs that have it, fp32 elsewhere
     compile: bool = False  # torch.compile: worth its minute on GPUs only
     channels_last: bool = True  # images and convolutions pixel by pixel: same result, faster
     patience: int = 0  # stop after so many epochs without a better score; 0 = never
-    monitor: str = (
-        "min val_loss"  # which score is better: "min" or "max" and its name in the history
-    )
+    # which score is better: "min" or "max" and its name in the history
+    monitor: str = "min val_loss"
     seed: int = 0  # of dropout; the order of the data has its own, in the loader
     device: str = "auto"  # "cuda", "mps", "cpu", "cuda:1"; "auto": the first there is
-    distributed: str = (
-        "ddp"  # under torchrun: "ddp", or "fsdp" for weights that do not fit on one GPU
-    )
+    # under torchrun: "ddp", or "fsdp" for weights that do not fit on one GPU
+    distributed: str = "ddp"
     checkpoint_every: int = 0  # steps; besides the one after each epoch
     tensorboard: bool = False  # also write events to out/tensorboard
     progress: bool = True  # a bar, in notebooks and terminals
-    keep_freed_memory: bool = (
-        True  # while fit runs on a CPU under Linux: see mmlib.memory; faster, and takes more memory
-    )
+    # while fit runs on a CPU under Linux: see mmlib.keep_freed_memory; faster, takes more memory
+    keep_freed_memory: bool = True
 
     def __post_init__(self) -> None:
         direction, _, score = self.monitor.partition(" ")
@@ -56,7 +56,7 @@ class TrainConfig:
             (
                 "monitor",
                 direction in ("min", "max") and score.startswith("val_"),
-                "'min val_loss', 'max val_accuracy' or the like",
+                "'min val_loss', 'max val_accuracy' or another score of val",
             ),
         ]
         for name, fine, expected in rules:

@@ -6,7 +6,7 @@ import atexit
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -72,8 +72,9 @@ def seed(loader: Any, number: int) -> None:
         batches,
         getattr(batches, "sampler", None),
     ):
-        if isinstance(getattr(owner, "generator", None), torch.Generator):
-            owner.generator.manual_seed(number)
+        own = getattr(owner, "generator", None)
+        if isinstance(own, torch.Generator):
+            own.manual_seed(number)
 
 
 def wrap(model: nn.Module, kind: str, device: torch.device) -> nn.Module:
@@ -100,7 +101,8 @@ def wrap(model: nn.Module, kind: str, device: torch.device) -> nn.Module:
     for units in [m for m in model.modules() if isinstance(m, nn.ModuleList)]:
         for unit in units:
             fully_shard(unit, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -114,9 +116,13 @@ def synced(network: nn.Module, last: bool) -> AbstractContextManager:
     """
     if world() == 1:
         return nullcontext()
-    if hasattr(network, "set_requires_gradient_sync"):
+    if isinstance(network, nn.parallel.DistributedDataParallel):
+        return nullcontext() if last else network.no_sync()
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(last)
-    return network.no_sync() if not last and hasattr(network, "no_sync") else nullcontext()
+    return nullcontext()
 
 
 def total(sums: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -149,6 +155,7 @@ def like(value: Tensor, other: Tensor) -> Tensor:
     """A whole tensor cut as ``other`` is, and on its device."""
     if not hasattr(other, "full_tensor"):
         return value.to(other.device)
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-    return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)
+    cut = cast(DTensor, other)
+    return distribute_tensor(value.to(cut.device), cut.device_mesh, cut.placements)

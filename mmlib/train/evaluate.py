@@ -1,8 +1,8 @@
 """A model over a whole loader: its scores, or its logits."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,20 +11,48 @@ from torch import Tensor, nn
 from mmlib.core import Batch, Output, check_batch
 from mmlib.machine import enough_for
 from mmlib.train import distributed
+from mmlib.train.share import is_shared
 from mmlib.train.windows import first_windows, one_per_row
 
 Metric = Callable[[Tensor, Tensor], float]
-Part = tuple[
-    Tensor, Tensor, Tensor | None, Tensor | None
-]  # places in the whole set, logits, target, rows
 Whole = tuple[Tensor, Tensor | None, Tensor | None]  # logits, target, rows
+Pairs = tuple[Tensor, Tensor, Tensor, Tensor | None]  # query, key, present, item
+Answer = TypeVar("Answer")
 LEFT_OUT = ("classes", "ordinal", "contrast")  # kinds in which a target of -100 is left out
 CHUNK = 2048  # queries that are compared with all keys at a time
+EMPTY = "the loader is empty: no batch to evaluate"
+
+
+class Part(NamedTuple):
+    """The answer to one batch, on the CPU."""
+
+    place: Tensor  # (N,) the place of each line in the whole set
+    logits: Tensor  # (N, K) or (N,)
+    target: Tensor | None
+    row: Tensor | None
+
+
+class Vectors(NamedTuple):
+    """What a model that compares samples makes of one batch, on the CPU."""
+
+    place: Tensor  # (B,)
+    pairs: Pairs
+    row: Tensor | None
+
+
+class Comparing(Protocol):
+    """A model of kind "contrast", such as ``TwoTower``."""
+
+    def embed(self, batch: Batch) -> Pairs:
+        """The vectors of each sample."""
+
+    def compare(self, pairs: Pairs, own: slice) -> Output:
+        """The queries ``own`` by all keys."""
 
 
 def evaluate(
     model: nn.Module,
-    loader: Iterable[Batch],
+    loader: Iterable[Batch | None],
     metrics: Mapping[str, Metric] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -38,6 +66,16 @@ def evaluate(
     (train or eval) they were in, also after an error. Under torchrun a loader with ``shard`` is
     shared out, and every process gets the same numbers; anything else is read whole by each. Raises
     ValueError when the loader is empty or has no target.
+
+    >>> from mmlib import Backbone, ClassifyHead, Model, RecurrentEncoder, SumFusion
+    >>> _ = torch.manual_seed(0)
+    >>> backbone = Backbone({"text": RecurrentEncoder(8, 20)}, SumFusion(8, ["text"]))
+    >>> model = Model(backbone, ClassifyHead(8, 2))
+    >>> words = torch.tensor([[3, 4], [5, 6]])
+    >>> batch = {"text": words, "text_mask": words > 0, "target": torch.tensor([0, 1])}
+    >>> from mmlib.metrics import accuracy
+    >>> sorted(evaluate(model, [batch], {"accuracy": accuracy}, "cpu"))
+    ['accuracy', 'loss']
     """
     loss, whole = _pass_over(model, loader, device, precision, keep=bool(metrics))
     if loss is None:
@@ -58,7 +96,7 @@ def evaluate(
 
 
 def collect(
-    model: nn.Module, loader: Iterable[Batch], device: str = "auto", precision: str = "auto"
+    model: nn.Module, loader: Iterable[Batch | None], device: str = "auto", precision: str = "auto"
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Logits, target and rows of the whole set, on the CPU in float32: (N, K) or (N,), (N,), (N,).
 
@@ -68,6 +106,16 @@ def collect(
     line per real target position, in order. A ``TwoTower`` gives all queries by all keys, (N, N),
     and as target the place of each query's own key (-100 where one of the two is absent). For
     device and mode see ``evaluate``.
+
+    >>> from mmlib import Backbone, ClassifyHead, Model, RecurrentEncoder, SumFusion
+    >>> _ = torch.manual_seed(0)
+    >>> backbone = Backbone({"text": RecurrentEncoder(8, 20)}, SumFusion(8, ["text"]))
+    >>> model = Model(backbone, ClassifyHead(8, 2))
+    >>> words = torch.tensor([[3, 4], [5, 6]])
+    >>> batch = {"text": words, "text_mask": words > 0, "target": torch.tensor([0, 1])}
+    >>> logits, target, row = collect(model, [batch], "cpu")
+    >>> logits.shape, target, row
+    (torch.Size([2, 2]), tensor([0, 1]), None)
     """
     return _pass_over(model, loader, device, precision, keep=True)[1]
 
@@ -88,7 +136,7 @@ def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -
     return moved
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """bf16 where asked, or with "auto" on GPUs whose hardware has it; may be entered again and
     again. Weights stay float32.
     """
@@ -105,7 +153,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 def _kind(model: nn.Module) -> str | None:
-    return getattr(model, "kind", None)
+    kind = getattr(model, "kind", None)
+    return kind if isinstance(kind, str) else None
 
 
 def _device(model: nn.Module, device: str) -> torch.device:
@@ -127,56 +176,40 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def _pass_over(
-    model: nn.Module, loader: Iterable[Batch], device: str, precision: str, keep: bool
-) -> tuple[float | None, Whole | None]:
-    """Mean loss, and with ``keep`` the whole answer."""
-    kind, chosen, sums, parts, seen = _kind(model), _device(model, device), [], [], False
-    shared = distributed.world() > 1 and hasattr(loader, "shard")
+    model: nn.Module, loader: Iterable[Batch | None], device: str, precision: str, keep: bool
+) -> tuple[float | None, Whole]:
+    """Mean loss, and the whole answer; without ``keep`` the latter is empty."""
+    chosen, shared = _device(model, device), is_shared(loader)
     with _in_eval_mode(model.to(chosen)):
-        for number, batch, output in _answers(model, loader, chosen, precision, shared):
-            seen, place = True, _places(batch, number, shared)
-            if kind == "contrast":
-                columns = (*output, batch.get("row"))
-                parts.append((place, *(None if x is None else x.cpu() for x in columns)))
-                continue
-            if output.loss is not None:
-                sums.append(torch.stack([output.loss.float() * output.count, output.count]))
-            if keep:
-                parts.append(_part(kind, output, batch, place))
-    sums = torch.stack(sums).tolist() if sums else []
-    if shared:
-        sums, parts = (sum(distributed.gather(mine), []) for mine in (sums, parts))
-    if not seen and not sums and not parts:
-        raise ValueError("the loader is empty: no batch to evaluate")
-    if kind == "contrast":
-        return _compared(model, _joined(parts), keep, chosen)
-    total = sum(count for _, count in sums)
-    if sums and not total:
-        raise ValueError(
-            "every target is left out (-100, or a target_mask of False): there is nothing to "
-            "evaluate"
-        )
-    loss = sum(loss for loss, _ in sums) / total if sums else None
-    return loss, _whole(parts, kind) if keep else None
+        if _kind(model) == "contrast":
+            comparing = cast(Comparing, model)
+            vectors = _answers(comparing.embed, model, loader, chosen, precision)
+            return _compared(comparing, vectors, shared, keep, chosen)
+        answers = _answers(model, model, loader, chosen, precision)
+        return _averaged(_kind(model), answers, shared, keep)
 
 
 def _answers(
-    model: nn.Module, loader: Iterable[Batch], device: torch.device, precision: str, shared: bool
-) -> Iterator[tuple[int, Batch, Any]]:
-    """Number, batch and the model's Output, or its ``Pairs`` where it compares samples."""
-    ask, last = model.embed if _kind(model) == "contrast" else model, None
+    ask: Callable[[Batch], Answer],
+    model: nn.Module,
+    loader: Iterable[Batch | None],
+    device: torch.device,
+    precision: str,
+) -> Iterator[tuple[Tensor, Batch, Answer]]:
+    """The places of a batch's samples in the whole set, the batch, and what ``ask`` makes of it."""
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(0)
-    casting = autocast(device, precision)
-    batches = loader.shard(distributed.rank(), distributed.world()) if shared else loader
-    for number, batch in enumerate(batches):
+    shared, casting, last = is_shared(loader), autocast(device, precision), None
+    if is_shared(loader):
+        loader = loader.shard(distributed.rank(), distributed.world())
+    for number, batch in enumerate(loader):
         if batch is not None:
             if last is None:
                 check_batch(batch, ())
             with enough_for(batch), casting:
                 last = to_device(batch, device)
-                output = ask(last)
-            yield number, batch, output
+                answer = ask(last)
+            yield _places(batch, number, shared), batch, answer
         elif distributed.is_sharded(model):  # no share of a short batch; the others still need it
             if last is None:
                 raise ValueError(
@@ -191,72 +224,141 @@ def _places(batch: Batch, number: int, shared: bool) -> Tensor:
     return torch.arange(len(next(iter(batch.values())))) * step + first + (number << 32)
 
 
+def _averaged(
+    kind: str | None,
+    answers: Iterable[tuple[Tensor, Batch, Output]],
+    shared: bool,
+    keep: bool,
+) -> tuple[float | None, Whole]:
+    """The mean of the losses, weighed by their counts, and the answers put together."""
+    weighed, parts, seen = [], [], False
+    for place, batch, output in answers:
+        seen = True
+        if output.loss is not None and output.count is not None:
+            weighed.append(torch.stack([output.loss.float() * output.count, output.count]))
+        if keep:
+            parts.append(_part(kind, output, batch, place))
+    sums: list[list[float]] = torch.stack(weighed).tolist() if weighed else []
+    if shared:
+        sums, parts = _of_all(sums), _of_all(parts)
+    if not seen and not sums and not parts:
+        raise ValueError(EMPTY)
+    total = sum(count for _, count in sums)
+    if sums and not total:
+        raise ValueError(
+            "every target is left out (-100, or a target_mask of False): there is nothing to "
+            "evaluate"
+        )
+    loss = sum(loss for loss, _ in sums) / total if sums else None
+    return loss, _whole(parts, kind) if keep else (torch.empty(0), None, None)
+
+
+def _of_all(mine: list[Answer]) -> list[Answer]:
+    """The lists of all processes, one after the other."""
+    return [one for theirs in distributed.gather(mine) for one in theirs]
+
+
 def _part(kind: str | None, output: Output, batch: Batch, place: Tensor) -> Part:
     """One batch's share of the answer."""
     logits, target, row = output.logits.float().cpu(), batch.get("target"), batch.get("row")
     target, row = (None if x is None else x.cpu() for x in (target, row))
     if kind != "sequence" and (kind is not None or "target_mask" not in batch):
-        return place, logits, target, row
+        return Part(place, logits, target, row)
     if target is None:
         raise ValueError(
-            f"logits are {tuple(logits.shape)}, a sequence: to tell its real positions, "
-            "batch['target'] is needed"
+            f"logits are {tuple(logits.shape)}, a sequence: batch['target'] and its mask are "
+            "needed to know which positions are real"
         )
     mask = batch["target_mask"].cpu()
     if logits.shape[1] == target.shape[1] - 1:  # each position predicts the next one
         target, mask = target[:, 1:], mask[:, 1:]
     if logits.shape[1] != target.shape[1]:
         raise ValueError(
-            f"logits {tuple(logits.shape)} do not stand beside target {tuple(target.shape)} "
-            "position by position; "
-            "decode them first, metrics of such a model need their own loop"
+            f"logits {tuple(logits.shape)} and target {tuple(target.shape)} do not have the same "
+            "positions; decode the logits first: the metrics of such a model need a loop of "
+            "their own"
         )
     place = place[:, None].expand(mask.shape)[mask]
-    return place, logits[mask], target[mask], None
+    return Part(place, logits[mask], target[mask], None)
 
 
 def _whole(parts: list[Part], kind: str | None) -> Whole:
-    shapes = sorted({tuple(logits.shape[1:]) for _, logits, _, _ in parts})
+    shapes = sorted({tuple(part.logits.shape[1:]) for part in parts})
     if len(shapes) > 1:
         raise ValueError(
             f"the logits of a sample are {shapes[0]} in one batch and {shapes[1]} in another, so "
-            "they "
-            "cannot be put together; score such a model in a loop of your own"
+            "they cannot be put together; score such a model in a loop of your own"
         )
-    logits, target, row = _joined(parts)
+    order = torch.cat([part.place for part in parts]).argsort(stable=True)
+    logits = torch.cat([part.logits for part in parts])[order]
+    target = _optional("target", [part.target for part in parts], order)
+    row = _optional("row", [part.row for part in parts], order)
     return (logits, target, None) if row is None else one_per_row(logits, target, row, kind)
 
 
-def _joined(parts: list[tuple]) -> list[Tensor | None]:
-    """The parts' columns, put together, in the order of the first one (the places), which is left
-    out."""
-    place, *columns = (None if column[0] is None else torch.cat(column) for column in zip(*parts))
-    order = place.argsort(stable=True)
-    return [None if x is None else x[order] for x in columns]
+def _optional(name: str, parts: Sequence[Tensor | None], order: Tensor) -> Tensor | None:
+    """The parts of a key put together and in ``order``; None where no batch has it."""
+    there = [part for part in parts if part is not None]
+    if there and len(there) < len(parts):
+        raise ValueError(
+            f"{len(there)} of {len(parts)} batches have a {name!r}: give it in all, or in none"
+        )
+    return torch.cat(there)[order] if there else None
 
 
 def _compared(
-    model: nn.Module, columns: list[Tensor | None], keep: bool, device: torch.device
-) -> tuple[float, Whole | None]:
-    """All queries by all keys, in chunks. A row's vector is the mean of its windows', of length 1
-    again."""
-    *pairs, row = columns
-    if row is not None:
-        row, place = row.unique(return_inverse=True)
-        query, key, present, item = pairs
-        query, key = (
-            F.normalize(x.new_zeros(len(row), x.shape[1]).index_add(0, place, x), dim=-1)
-            for x in (query, key)
-        )
-        present = torch.zeros_like(row).index_add(0, place, present.long()) > 0
-        pairs = query, key, present, None if item is None else item[first_windows(place, row)]
-    present = pairs[2]
+    model: Comparing,
+    answers: Iterable[tuple[Tensor, Batch, Pairs]],
+    shared: bool,
+    keep: bool,
+    device: torch.device,
+) -> tuple[float, Whole]:
+    """All queries by all keys, in chunks."""
+    parts = []
+    for place, batch, (query, key, present, item) in answers:
+        item, row = (None if x is None else x.cpu() for x in (item, batch.get("row")))
+        parts.append(Vectors(place, (query.cpu(), key.cpu(), present.cpu(), item), row))
+    parts = _of_all(parts) if shared else parts
+    if not parts:
+        raise ValueError(EMPTY)
+    (query, key, present, item), row = _all_pairs(parts)
     if not present.any():
         raise ValueError("no row has both query and key: there is nothing to evaluate")
-    pairs, loss, logits = tuple(None if x is None else x.to(device) for x in pairs), 0.0, []
+    loss, logits = 0.0, []
+    pairs = (
+        query.to(device),
+        key.to(device),
+        present.to(device),
+        None if item is None else item.to(device),
+    )
     for start in range(0, len(present), CHUNK):
         output = model.compare(pairs, slice(start, start + CHUNK))
-        loss += float(output.loss * output.count)
+        if output.loss is not None and output.count is not None:
+            loss += float(output.loss * output.count)
         logits += [output.logits.cpu()] if keep else []
     target = torch.arange(len(present)).masked_fill(~present, -100)
-    return loss / int(present.sum()), (torch.cat(logits), target, row) if keep else None
+    whole = torch.cat(logits) if keep else torch.empty(0)
+    return loss / int(present.sum()), (whole, target, row)
+
+
+def _all_pairs(parts: list[Vectors]) -> tuple[Pairs, Tensor | None]:
+    """The vectors of the whole set, and its rows.
+
+    A row's vector is the mean of its windows' vectors, of length 1 again.
+    """
+    order = torch.cat([part.place for part in parts]).argsort(stable=True)
+    query = torch.cat([part.pairs[0] for part in parts])[order]
+    key = torch.cat([part.pairs[1] for part in parts])[order]
+    present = torch.cat([part.pairs[2] for part in parts])[order]
+    item = _optional("item_id", [part.pairs[3] for part in parts], order)
+    row = _optional("row", [part.row for part in parts], order)
+    if row is None:
+        return (query, key, present, item), None
+    rows, place = row.unique(return_inverse=True)
+    query, key = (
+        F.normalize(x.new_zeros(len(rows), x.shape[1]).index_add(0, place, x), dim=-1)
+        for x in (query, key)
+    )
+    present = torch.zeros_like(rows).index_add(0, place, present.long()) > 0
+    item = None if item is None else item[first_windows(place, rows)]
+    return (query, key, present, item), rows

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmlib.train import distributed
 from mmlib.train.config import TrainConfig
-from mmlib.train.run import Run
+from mmlib.train.run import Progress
 
 
 class Log:
@@ -33,7 +33,7 @@ class Log:
     EVERY = 0.5  # seconds
 
     def __init__(
-        self, run: Run, steps: int, config: TrainConfig, diagnose: Callable[[int, str], str]
+        self, run: Progress, steps: int, config: TrainConfig, diagnose: Callable[[int, str], str]
     ):
         from tqdm.auto import tqdm
 

@@ -27,17 +27,18 @@ from mmlib.train.optimizer import (
     lr_factor,
     make_optimizer,
 )
-from mmlib.train.run import Run
-from mmlib.train.share import share, stand_in
+from mmlib.train.run import Progress
+from mmlib.train.share import Sized, share, stand_in
 
 AfterEpoch = Callable[[dict[str, Any], nn.Module], bool | None]
+USUAL = TrainConfig()
 
 
 def fit(
     model: nn.Module,
-    train: Iterable[Batch],
-    val: Iterable[Batch] | None = None,
-    config: TrainConfig = TrainConfig(),
+    train: Sized,
+    val: Iterable[Batch | None] | None = None,
+    config: TrainConfig = USUAL,
     metrics: Mapping[str, Metric] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -75,6 +76,17 @@ def fit(
     in ``out``; OSError where ``out`` cannot be written; torch.OutOfMemoryError with the batch's
     shapes. Whatever ends it, the model can be used: eval mode, the best weights so far, or where
     none are known the last ones that were finite. A KeyboardInterrupt carries the ``history``.
+
+    >>> from mmlib import Backbone, ClassifyHead, Model, RecurrentEncoder, SumFusion
+    >>> _ = torch.manual_seed(0)
+    >>> backbone = Backbone({"text": RecurrentEncoder(8, 20)}, SumFusion(8, ["text"]))
+    >>> model = Model(backbone, ClassifyHead(8, 2))
+    >>> words = torch.tensor([[3, 4], [5, 6]])
+    >>> batch = {"text": words, "text_mask": words > 0, "target": torch.tensor([0, 1])}
+    >>> config = TrainConfig(epochs=20, lr=0.03, device="cpu", progress=False)
+    >>> history = fit(model, [batch], config=config)
+    >>> history[-1]["loss"] < 0.1 < history[0]["loss"]
+    True
     """
     c, device = config, distributed.join(config.device)
     check_arguments(model, train, val, c, metrics, out)
@@ -82,26 +94,25 @@ def fit(
     with (
         checkpoint.locked(out if distributed.rank() == 0 else None),
         keeping_freed_memory(c.keep_freed_memory and device.type == "cpu"),
-        Run.begin(out, resume, c, extra, train, val) as run,
+        Progress.begin(out, resume, c, extra, train, val) as run,
         Log(run, steps, c, lambda step, what: _diagnose(step, what, run, train, c)) as log,
     ):
-        by_pixel = c.channels_last and any(
-            p.ndim == 4 for p in model.parameters()
-        )  # only convolutions gain from it
+        # only convolutions gain from it
+        by_pixel = c.channels_last and any(p.ndim == 4 for p in model.parameters())
         run.restore_weights(_placed(model, device, by_pixel))
         train, network = share(train), distributed.wrap(model, c.distributed, device)
         forward = torch.compile(network) if c.compile else network
         stepper = make_optimizer(optimizer or adamw, model, c)
         run.restore_optimizer(stepper, device)
         trainable = [p for p in model.parameters() if p.requires_grad]
-        checked = False  # the first batch is looked at more closely
-        casting = autocast(device, c.precision)
+        checked = False  # the first batch is checked more closely
+        casting, zero = autocast(device, c.precision), torch.zeros((), device=device)
         while run.goes_on(c.epochs, c.patience):
             network.train()
             for window in _windows(train, run, c):
-                for group, rate in zip(stepper.param_groups, run.rates):
+                for group, rate in zip(stepper.param_groups, run.rates, strict=True):
                     group["lr"] = rate * lr_factor(run.step, steps, c)
-                step_loss = step_count = 0.0
+                step_loss = step_count = zero
                 for number, (batch, weight) in enumerate(window, 1):
                     if not checked:
                         check_batch(batch, modalities(batch))
@@ -112,28 +123,23 @@ def fit(
                         with casting:
                             output = forward(batch)
                         loss, count = output.loss.float(), output.count * weight
-                        loss.backward(
-                            count
-                            # of the sum over targets; once they are all counted, it becomes that of
-                            # the
-                            # mean
-                        )
+                        # the gradient of the sum over targets: once all of them are counted, it
+                        # is divided, and is that of the mean
+                        loss.backward(count)
                     step_loss = step_loss + loss.detach() * count
                     step_count = step_count + count
                 step_loss, step_count = distributed.total((step_loss, step_count))
-                norm = divide_and_clip(
-                    trainable, step_count.clamp(min=1e-8) / distributed.world(), c.clip
-                )
+                divisor = step_count.clamp(min=1e-8) / distributed.world()
+                norm = divide_and_clip(trainable, divisor, c.clip)
                 stepper.step()
+                # same as optimizer.zero_grad(), without its profiler record (measured: 4% of a
+                # tiny step)
                 for p in trainable:
-                    p.grad = None  # optimizer.zero_grad() does this too, and books it
+                    p.grad = None
                 run.step, run.batch = run.step + 1, run.batch + len(window)
                 log.add(step_loss, step_count, norm)
-                if (
-                    c.checkpoint_every
-                    and run.step % c.checkpoint_every == 0
-                    and run.batch < len(train)
-                ):
+                due = c.checkpoint_every and run.step % c.checkpoint_every == 0
+                if due and run.batch < len(train):  # after the last batch the epoch saves it
                     log.settle()
                     run.save()
             log.settle()
@@ -144,10 +150,8 @@ def fit(
                 "loss": run.loss / max(run.count, 1e-8),
             }
             if val is not None:
-                row |= {
-                    f"val_{name}": value
-                    for name, value in evaluate(model, val, metrics, c.device, c.precision).items()
-                }
+                scores = evaluate(model, val, metrics, c.device, c.precision)
+                row |= {f"val_{name}": value for name, value in scores.items()}
             run.end_epoch(row, c.monitor)
             log.show(row)
             run.ask(after_epoch, row)
@@ -158,9 +162,8 @@ def fit(
 def _placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
     model.to(device)
     for parameter in model.parameters():
-        if (
-            channels_last and parameter.ndim == 4
-        ):  # as a module's .to does it, which also wants to change 5-D weights, and fails
+        # as a module's .to does it, which also wants to change 5-D weights, and fails
+        if channels_last and parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return model
 
@@ -171,7 +174,7 @@ def _seed(seed: int, epoch: int, rank: int) -> int:
 
 
 def _windows(
-    train: Iterable[Batch | None], run: Run, config: TrainConfig
+    train: Sized, run: Progress, config: TrainConfig
 ) -> Iterator[list[tuple[Batch, float]]]:
     """What is left of the epoch, in lists of ``config.accumulate`` batches (the last may be
     shorter), one a step; a batch has weight 1.
@@ -206,7 +209,7 @@ def _windows(
         yield pairs
 
 
-def _first_batch(train: Iterable[Batch | None], epoch: int) -> Batch:
+def _first_batch(train: Sized, epoch: int) -> Batch:
     if hasattr(train, "set_epoch"):
         train.set_epoch(epoch)
     with torch.random.fork_rng(devices=()):  # to look draws nothing
@@ -219,11 +222,10 @@ def _first_batch(train: Iterable[Batch | None], epoch: int) -> Batch:
     return first
 
 
-def _diagnose(
-    step: int, what: str, run: Run, train: Iterable[Batch | None], config: TrainConfig
-) -> str:
-    """What to say about ``what``, a loss or a gradient, that was not finite: its batch is read
-    again and looked at.
+def _diagnose(step: int, what: str, run: Progress, train: Sized, config: TrainConfig) -> str:
+    """What to say about ``what``, a loss or a gradient, that was not finite.
+
+    Its batch is read again and checked.
     """
     per_epoch = math.ceil(len(train) / config.accumulate)
     first = (step - 1) % per_epoch * config.accumulate
@@ -239,7 +241,7 @@ def _diagnose(
             "division under torch.where): torch.autograd.set_detect_anomaly(True) names it; or "
             "lower lr"
         )
-    for batch, _ in next(_windows(train, Run(epoch=run.epoch, batch=first), config)):
+    for batch, _ in next(_windows(train, Progress(epoch=run.epoch, batch=first), config)):
         try:
             check_batch(batch, modalities(batch))
         except ValueError as error:

@@ -1,5 +1,5 @@
-"""Where a run stands: position, best weights; how it is saved, resumed, and told from another
-one.
+"""How far a run has come: position, best weights; how it is saved, resumed, and distinguished
+from another run.
 """
 
 import json
@@ -56,17 +56,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(eq=False)
-class Run:
-    """A run of ``fit``: where it stands, and the folder it lives in.
+class Progress:
+    """How far a call of ``fit`` has come, and the folder where that is kept.
 
-    ``Run.begin`` starts one, or takes one up again. Under torchrun all processes read ``out``, the
-    first one writes. ``with Run.begin(...) as run`` leaves a usable model, whatever ends it.
+    ``Progress.begin`` starts a run, or takes one up again. Under torchrun all processes read
+    ``out``, and the first one writes. ``with Progress.begin(...) as run`` leaves a model that can
+    be used, whatever ends it.
     """
 
     out: str | Path | None = None  # the folder; None: nowhere
-    identity: dict[str, Any] = field(
-        default_factory=dict
-    )  # what must be as it was where the run is resumed
+    # what must be as it was where the run is resumed
+    identity: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0  # epochs that are done
     batch: int = 0  # batches of the next epoch that are done, of all processes together
     step: int = 0  # optimizer steps that are done: from them follows the learning rate
@@ -76,22 +76,23 @@ class Run:
     best_epoch: int = 0  # the epoch that had it; 0: there is no score yet
     stopped: bool = False  # ``after_epoch`` has said so
     history: History = field(default_factory=History)
-    best: dict[str, Tensor] | None = None  # weights of the best epoch, on the CPU
-    kept: dict[str, Tensor] | None = (
-        None  # the last weights that were looked at, all of them finite, on the CPU
-    )
+    # weights on the CPU, empty as long as there are none: those of the best epoch, and the last
+    # ones that were checked, all of them finite
+    best: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0  # of this epoch, before the run was stopped
     began: float = field(default_factory=time.perf_counter)  # when this epoch began, or went on
-    random: dict[str, Tensor] | None = (
-        None  # states of torch's generators, where a checkpoint was made within an epoch
-    )
-    saved: dict[str, Any] | None = None  # the checkpoint, until all of it is restored
-    model: nn.Module | None = None
-    optimizer: torch.optim.Optimizer | None = None
-    rates: list[float] = field(
-        default_factory=list
-    )  # the highest learning rate of each parameter group
-    device: torch.device | None = None
+    # states of torch's generators, where a checkpoint was made within an epoch
+    random: dict[str, Tensor] | None = None
+    # the checkpoint, until all of it is restored; empty where there is none
+    saved: dict[str, Any] = field(default_factory=dict)
+    # the highest learning rate of each parameter group
+    rates: list[float] = field(default_factory=list)
+    model: nn.Module = field(init=False, repr=False)  # from ``restore_weights`` on
+    optimizer: torch.optim.Optimizer = field(
+        init=False, repr=False
+    )  # from ``restore_optimizer`` on
+    device: torch.device = field(init=False, repr=False)  # likewise
 
     @classmethod
     def begin(
@@ -102,7 +103,7 @@ class Run:
         extra: dict[str, Any] | None,
         train: Any,
         val: Any,
-    ) -> "Run":
+    ) -> "Progress":
         """A new run, or with ``resume`` that of the checkpoint in ``out``, if there is one.
 
         Raises ValueError where it is another.
@@ -112,16 +113,14 @@ class Run:
         if out is None:
             return cls()
         settings = {name: value for name, value in asdict(config).items() if name not in FREE}
-        run = cls(
-            out,
-            {
-                "extra": _plain(extra),
-                "config": settings,
-                "batches": len(train),
-                "processes": distributed.world(),
-                "data": {"train": _content(train), "val": _content(val)},
-            },
-        )
+        identity = {
+            "extra": _plain(extra),
+            "config": settings,
+            "batches": len(train),
+            "processes": distributed.world(),
+            "data": {"train": _content(train), "val": _content(val)},
+        }
+        run = cls(out, identity)
         if resume and checkpoint.exists(out):
             run.saved = checkpoint.load(out, NEEDED)
             run._check_same(run.identity)
@@ -130,7 +129,7 @@ class Run:
             checkpoint.clear(out)
         return run
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(
@@ -140,16 +139,15 @@ class Run:
 
         An interrupt (Ctrl-C) goes on its way with ``history``, and a line on where it was.
         """
-        if self.model is not None and (
-            kind is None or not distributed.is_sharded(self.model)
-        ):  # after an error others do not take part
+        # after an error the other processes do not take part; before the weights were restored,
+        # there is no model here
+        if hasattr(self, "model") and (kind is None or not distributed.is_sharded(self.model)):
             self.restore_best()
             self.model.eval()
         if kind is KeyboardInterrupt:
             raise Interrupted(self._stopped(), self.history) from None
-        if isinstance(error, RuntimeError) and "DataLoader worker" in str(
-            error
-        ):  # torch raises it wherever the program stands
+        # torch raises it wherever the program stands
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
             error.args = (
                 f"{str(error).strip()} It read the files; often memory has run out: try fewer of "
                 "them, load_data(workers=...)",
@@ -188,11 +186,8 @@ class Run:
         for name in POSITION:
             setattr(self, name, saved[name])
         self.stopped = saved.get("stopped", False)  # a checkpoint of an older mmlib does not say
-        self.history, self.best, self.seconds = (
-            History(saved["history"]),
-            saved["best"],
-            saved["seconds"],
-        )
+        self.history, self.best = History(saved["history"]), saved["best"]
+        self.seconds = saved["seconds"]
         if len(saved["random"]) != saved["processes"]:
             raise ValueError(
                 f"cannot resume the run in {self.out}: it has {len(saved['random'])} "
@@ -203,7 +198,7 @@ class Run:
 
     def restore_weights(self, model: nn.Module) -> None:
         """The weights of the checkpoint, before the processes share the model out."""
-        if self.saved is not None:
+        if self.saved:
             checkpoint.set_weights(model, self.saved["model"])
         self.model = model
         self.keep()
@@ -214,26 +209,23 @@ class Run:
         """
         self.optimizer, self.device = optimizer, device
         self.model.zero_grad()  # what a backward pass left that was interrupted
-        self.rates = [
-            float(group["lr"]) for group in optimizer.param_groups
-        ]  # before the checkpoint's, which are those of its step
+        # before the checkpoint's, which are those of its step
+        self.rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.identity["optimizer settings"] = _settings(optimizer)
-        if self.saved is not None:
+        if self.out is not None and self.saved:
             self._check_same({"optimizer settings": self.identity["optimizer settings"]})
             checkpoint.set_optimizer_state(optimizer, self.saved["optimizer"])
             if distributed.rank() == 0:
                 self.history.write(self.out)
-        self.saved = None
+        self.saved = {}
 
     def keep(self) -> None:
         """Keep a copy of the weights, to go back to.
 
         Raises ValueError, naming the first, where one is not finite; then it keeps none.
         """
-        weights, trained = (
-            checkpoint.weights(self.model),
-            [name for name, p in self.model.named_parameters() if p.requires_grad],
-        )
+        weights = checkpoint.weights(self.model)
+        trained = [name for name, p in self.model.named_parameters() if p.requires_grad]
         for name in trained:
             if name in weights and not weights[name].isfinite().all():
                 when = (
@@ -255,11 +247,11 @@ class Run:
     def restore_best(self) -> None:
         """The weights of the best epoch.
 
-        Where no score tells it: those kept last, if the present ones are not finite.
+        Where there is no score yet: those kept last, if the present ones are not finite.
         """
         if self.best_epoch:
             checkpoint.set_weights(self.model, self.best)
-        elif self.kept is not None and not all(
+        elif self.kept and not all(
             bool(p.isfinite().all()) for p in self.model.parameters() if p.requires_grad
         ):
             checkpoint.set_weights(self.model, self.kept)
@@ -282,7 +274,7 @@ class Run:
             if not math.isfinite(value):
                 raise ValueError(
                     f"{name} is {row[name]} after epoch {self.epoch}, so no epoch can be the best: "
-                    "look at the val rows, or monitor another score"
+                    "check the val rows, or monitor another score"
                 )
             if self.best_value is None or value > self.best_value:
                 self.best_value, self.best_epoch, self.best = value, self.epoch, self.kept
@@ -340,7 +332,7 @@ def _plain(extra: dict[str, Any] | None) -> dict[str, Any]:
 
 def _content(loader: Any) -> Any:
     """What a loader's batches are made of, as plain data, as far as it can be known: a loader
-    says it, a list is looked at.
+    says it, a list is read.
     """
     if hasattr(loader, "identity"):
         return _plain(loader.identity())
@@ -352,7 +344,7 @@ def _content(loader: Any) -> Any:
             checksum = zlib.crc32(f"{name} {getattr(value, 'shape', '')}".encode(), checksum)
             if isinstance(value, Tensor):
                 checksum = zlib.crc32(
-                    value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(),
+                    value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data,
                     checksum,
                 )
     return {"batches": len(loader), "checksum": checksum}

@@ -1,99 +1,107 @@
-"""A training loader -> the part of it that this process works on: every row exactly once."""
+"""A training loader -> the part of it that this process trains on: every row exactly once."""
 
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmlib.core import Batch
-from mmlib.train.distributed import gather, rank, seed, world
+from mmlib.train import distributed
 
 
-class Shardable(Protocol):
-    """A loader of your own that several processes can share.
-
-    All parts draw the same batches in the same order; the part of process ``rank`` gives rows
-    ``rank::world`` of each, and None where a batch has too few. So all parts give equally many
-    batches, and together each row once. The order may hang on torch's generator (``fit`` gives it
-    the same seed in all processes until the first batch is there) or on the epoch:
-    ``set_epoch(epoch, skip)``, where it exists, is called before each pass. A generator of another
-    kind (random, numpy) needs the same seed in all processes: else some rows come twice and some
-    never.
-    """
+class Sized(Protocol):
+    """Batches that can be counted: a list, a DataLoader, a loader of mmlib.data."""
 
     def __len__(self) -> int:
         """Batches of one pass."""
 
     def __iter__(self) -> Iterator[Batch | None]:
-        """One pass."""
+        """One pass; None where this process has no share of a batch."""
 
-    def shard(self, rank: int, world: int) -> "Shardable":
+
+class Shardable(Sized, Protocol):
+    """A loader of your own that several processes can share.
+
+    All parts draw the same batches in the same order; the part of process ``rank`` gives rows
+    ``rank::world`` of each, and None where a batch has too few. So all parts give equally many
+    batches, and together each row once. The order may depend on torch's generator (``fit`` gives it
+    the same seed in all processes until the first batch is there) or on the epoch:
+    ``set_epoch(epoch, skip)``, where it exists, is called before each pass. A generator of another
+    kind (random, numpy) needs the same seed in all processes: otherwise some rows come twice and
+    some never.
+    """
+
+    def shard(self, rank: int, world: int) -> Sized:
         """The part of process ``rank`` of ``world``."""
 
 
-def share(loader: Iterable[Batch]) -> Iterable[Batch | None]:
+def is_shared(loader: Iterable[Batch | None]) -> TypeGuard[Shardable]:
+    """There are several processes, and the loader can give each its part."""
+    return distributed.world() > 1 and hasattr(loader, "shard")
+
+
+def share(loader: Sized) -> Sized:
     """This process's part of a training loader: rows rank::world of each batch, None where that is
     empty.
 
-    A loader shares itself out through ``shard(rank, world)``, see ``Shardable``; a list of batches
-    is cut here; of a DataLoader each process reads its own part of every batch only. Raises
+    A loader gives its part through ``shard(rank, world)``, see ``Shardable``; a list of batches is
+    cut here; of a DataLoader each process reads only its own part of every batch. Raises
     ValueError for a loader that cannot be shared.
     """
-    if world() == 1:
+    rank, world = distributed.rank(), distributed.world()
+    if world == 1:
         return loader
-    if hasattr(loader, "shard"):
-        return loader.shard(rank(), world())
+    if is_shared(loader):
+        return loader.shard(rank, world)
     if isinstance(loader, list):
         return [
-            {key: value[rank() :: world()] for key, value in batch.items()}
-            if rank() < _rows(batch)
+            {key: value[rank::world] for key, value in batch.items()}
+            if rank < len(next(iter(batch.values())))
             else None
             for batch in loader
         ]
     if (
-        type(loader).__iter__ is DataLoader.__iter__
+        isinstance(loader, DataLoader)
+        and type(loader).__iter__ is DataLoader.__iter__
         and loader.batch_sampler is not None
         and not isinstance(loader.dataset, IterableDataset)
     ):
-        return _share_dataloader(loader)
+        return _share_dataloader(loader, loader.batch_sampler)
     raise ValueError(
-        f"{type(loader).__name__} cannot be shared out among {world()} processes: give a list of "
-        "batches, a torch DataLoader "
-        "with a batch_size over a dataset with __getitem__ (not an IterableDataset), or a loader "
-        "with a method "
-        "shard(rank, world): help(mmlib.distributed.Shardable) says what that returns"
+        f"{type(loader).__name__} cannot be shared among {world} processes: give a list of "
+        "batches, a torch DataLoader with a batch_size over a dataset with __getitem__ (not an "
+        "IterableDataset), or a loader with a method shard(rank, world): "
+        "help(mmlib.train.share.Shardable) says what that returns"
     )
 
 
-def _share_dataloader(given: DataLoader) -> DataLoader:
+def _share_dataloader(given: DataLoader, batches: Iterable[list[Any]]) -> DataLoader:
     """The same DataLoader over this process's part of each batch.
 
     Raises ValueError where the processes draw different batches.
     """
     with torch.random.fork_rng(devices=()):
-        seed(given, 0)
-        orders = gather(zlib.crc32(repr(list(given.batch_sampler)).encode()))
+        distributed.seed(given, 0)
+        orders = distributed.gather(zlib.crc32(repr(list(batches)).encode()))
     if len(set(orders)) > 1:
         raise ValueError(
             "the processes draw different batches from the DataLoader, so that some rows would "
-            "come twice and some never: "
-            "give it shuffle=True, or a sampler that draws from torch's generators only; no "
-            "DistributedSampler, as fit "
-            "itself shares each batch out"
+            "come twice and some never: give it shuffle=True, or a sampler that draws from "
+            "torch's generators only; no DistributedSampler, as fit itself shares each batch"
         )
     return DataLoader(
         given.dataset,
-        batch_sampler=Share(given.batch_sampler, rank(), world()),
+        batch_sampler=Share(batches, distributed.rank(), distributed.world()),
         num_workers=given.num_workers,
         collate_fn=partial(_collate, given.collate_fn),
         pin_memory=given.pin_memory,
         timeout=given.timeout,
-        worker_init_fn=partial(_start_worker, rank(), given.worker_init_fn),
+        worker_init_fn=partial(_start_worker, distributed.rank(), given.worker_init_fn),
         generator=given.generator,
         multiprocessing_context=given.multiprocessing_context,
         prefetch_factor=given.prefetch_factor,
@@ -109,18 +117,15 @@ class Share:
 
     def __init__(self, batches: Any, rank: int, world: int):
         self.batches, self.rank, self.world = batches, rank, world
-        self.sampler, self.generator = (
-            getattr(batches, "sampler", None),
-            getattr(batches, "generator", None),
-        )
+        self.sampler = getattr(batches, "sampler", None)
+        self.generator = getattr(batches, "generator", None)
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list]:
-        yield from [
-            batch[self.rank :: self.world] for batch in self.batches
-        ]  # drawn at the first next(), as without this class
+    def __iter__(self) -> Iterator[list[Any]]:
+        # drawn at the first next(), as without this class
+        yield from [batch[self.rank :: self.world] for batch in self.batches]
 
 
 def _collate(given: Callable[[list], Batch], samples: list) -> Batch | None:
@@ -141,7 +146,3 @@ def stand_in(batch: Batch) -> Batch:
     """The batch with every modality missing: keeps a process in step, and counts for nothing."""
     masks = [key for key in batch if key.endswith("_mask") and key != "target_mask"]
     return batch | {key: torch.zeros_like(batch[key]) for key in masks}
-
-
-def _rows(batch: Batch) -> int:
-    return len(next(iter(batch.values())))

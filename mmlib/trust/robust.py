@@ -1,5 +1,10 @@
-"""How accuracy falls when a modality is noisy, covered or gone; and what every subset of the
-modalities is good for.
+"""How accuracy falls when a modality is noisy, covered or missing; and what each subset of the
+modalities is worth.
+
+>>> import torch
+>>> batch = {"text": torch.tensor([[3, 4, 5]]), "text_mask": torch.ones(1, 3, dtype=torch.bool)}
+>>> corrupt(batch, "text", "occlusion", 1.0)["text_mask"]
+tensor([[False, False, False]])
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +23,9 @@ from mmlib.models import Model
 from mmlib.train.evaluate import collect
 
 FAULTS = ("noise", "occlusion", "missing")
-LEVELS = {  # by fault and kind of modality; see ``corrupt`` for the units
+LEVELS: dict[
+    str, dict[str, Sequence[float]]
+] = {  # by fault and kind of modality; see ``corrupt`` for the units
     "noise": {
         "image": (0, 0.5, 1, 2, 4),
         "audio": (0, 0.1, 0.3, 1, 3),
@@ -76,7 +83,7 @@ def subsets(
     model: Model, batches: Iterable[Batch], device: str = "auto"
 ) -> dict[tuple[str, ...], float]:
     """The accuracy of one model with each of the 2^M - 1 subsets of its M modalities, the others
-    hidden; smaller subsets first.
+    missing; smaller subsets first.
 
     All rows count: one that has none of the subset's modalities is answered by the training prior.
     """
@@ -96,12 +103,15 @@ def corrupt(batch: Batch, modality: str, fault: str, level: float, seed: int = 0
     """The batch with one modality changed; what is missing or padding stays so, and the input is
     left as it is.
 
-    - "noise": an image gets Gaussian noise of ``level`` deviations of the training pixels; a sound, white noise of ``level`` times
-      the clip's own root mean square (1 is 0 dB, 0.1 is 20 dB); of a text, a share ``level`` of the words is read as unknown.
-    - "occlusion": a rectangle of the image's proportions and ``level`` of its area takes the mean colour; ``level`` of the clip
-      is silent; ``level`` of the words, one after the other, are cut out (all of them: the text is missing).
-    - "missing": the modality is hidden with probability ``level``. Only this modality, and also where it is the row's last one: such a row
-      is then answered by the training prior, as any row without modalities.
+    - "noise": an image gets Gaussian noise of ``level`` standard deviations of the training
+      pixels; audio gets white noise of ``level`` times the clip's own root mean square (1 is 0 dB,
+      0.1 is 20 dB); of a text, a share ``level`` of the words is read as unknown.
+    - "occlusion": a rectangle of the image's proportions and ``level`` of its area takes the mean
+      colour; ``level`` of the clip is silent; ``level`` of the words, one after the other, are cut
+      out (all of them: the text is missing).
+    - "missing": the modality is missing with probability ``level``. Only this modality, and also
+      where it is the row's last one: such a row is then answered by the training prior, as any row
+      without modalities.
 
     A row's changes depend on the seed, the modality's kind and the row's number (``batch["row"]``;
     without it, its place in the batch).
@@ -212,7 +222,7 @@ def _hidden(x: Tensor, mask: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _only(batch: Batch, modalities: Sequence[str], subset: Sequence[str]) -> Batch:
-    """The batch with all modalities but those of ``subset`` hidden."""
+    """The batch with all modalities but those of ``subset`` missing."""
     out = dict(batch)
     for modality in set(modalities) - set(subset):
         every = torch.ones(len(batch[modality]), dtype=torch.bool, device=batch[modality].device)

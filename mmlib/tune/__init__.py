@@ -1,4 +1,7 @@
-"""Which settings are best? Successive halving, which never reads the test rows."""
+"""Which settings are best? Successive halving, which never reads the test rows.
+
+``search(recipe, trials=20, out="runs/search")`` returns a ``Search``; its ``best`` is a recipe.
+"""
 
 from mmlib.tune.board import Search, Trial
 from mmlib.tune.halving import search

@@ -26,6 +26,7 @@ OPTIONS = (
     "precision",
     "distributed",
     "tensorboard",
+    "batch_size",
 )  # of train
 
 
@@ -108,9 +109,10 @@ class Search:
         """The leaderboard as aligned text."""
         rows = self.rows
         cells = [list(rows[0]), *[[_short(row.get(name)) for name in rows[0]] for row in rows]]
-        widths = [max(map(len, column)) for column in zip(*cells)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         return "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+            for line in cells
         )
 
 

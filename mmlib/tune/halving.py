@@ -1,13 +1,14 @@
 """Which settings?
 
-A search over fusion, size, learning rate, dropout and hidden modalities, judged on the val rows,
+A search over fusion, size, learning rate, dropout and modality dropout, judged on the val rows,
 never on test. Successive halving (Jamieson & Talwalkar, 2016), in the form that needs no rounds
 (ASHA: Li et al., 2020, arXiv:1810.05934), by optuna: after a quarter and after half of its epochs a
 trial goes on only where it is in the better half of all that came as far, so that a search takes
 about half the time of all its trials. A trial has the schedule of a whole training from the start:
-one that is not stopped is just what ``train`` makes of its settings. The price is that unfinished
-models are compared, and settings that start slowly may be stopped unjustly; to train every round
-anew on a short schedule would be fairer there, and longer. What is tried next is left to TPE.
+one that is not stopped is exactly what ``train`` makes of its settings. The price is that
+unfinished models are compared, and settings that start slowly may be stopped unjustly; a short
+schedule of its own for every round would be fairer there, and take longer. What is tried next is
+chosen by TPE.
 """
 
 import importlib
@@ -23,9 +24,9 @@ import torch
 from torch import nn
 
 from mmlib import recipes
-from mmlib.data import Augment, Data, Loader, Manifest, load_data, read_manifest
+from mmlib.data import Augment, Data, Loader, Manifest
 from mmlib.data.splits import choose_splits
-from mmlib.recipes.plan import build, minutes, multiplications, plan
+from mmlib.recipes.plan import build, minutes, work_of
 from mmlib.recipes.predictor import SCORES
 from mmlib.recipes.recipe import Recipe
 from mmlib.recipes.train import settings
@@ -44,14 +45,9 @@ from mmlib.tune.board import (
     write,
 )
 
-FUSIONS = (
-    "sum",
-    "concat",
-    "gated",
-    "lowrank",
-    "join",
-)  # that add up, that mix, that choose, that multiply, that read tokens
-DIMS, LR, DROPOUT, HIDE = (32, 64, 128), (5e-4, 1e-2), (0.0, 0.5), (0.0, 0.25, 0.5)
+# that add up, that mix, that choose, that multiply, that read tokens
+TRIED = ("sum", "concat", "gated", "lowrank", "join")
+DIMS, LR, DROPOUT, MODALITY_DROPOUT = (32, 64, 128), (5e-4, 1e-2), (0.0, 0.5), (0.0, 0.25, 0.5)
 HALF = 2  # one in so many goes on
 BEST = "best"  # the folder in ``out`` that the line to train with names
 
@@ -61,12 +57,12 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
     loss, by which ``train`` chooses its epoch.
 
     Each trial is trained as ``recipe`` says (``budget`` 0.3 is enough to compare with), apart from
-    fusion, dim, lr, dropout and ``augment.modality_dropout``; its ``out`` and ``resume`` are not used. Test
-    rows are dropped before anything is read: neither their cells nor their files can matter. Where
-    there are no val rows, a part of train is taken, the same as in ``train``.
+    fusion, dim, lr, dropout and ``augment.modality_dropout``; its ``out`` and ``resume`` are not
+    used. Test rows are dropped before anything is read: neither their cells nor their files can
+    matter. Where there are no val rows, a part of train is taken, the same as in ``train``.
 
     ``out`` then holds trials.jsonl and leaderboard.csv, replaced atomically after every trial.
-    ``resume`` goes on with the search there: the trial that was interrupted begins anew, and as
+    ``resume`` goes on with the search there: the trial that was interrupted begins again, and as
     every choice is drawn from ``recipe.seed`` and the trials before it, the result is that of a
     search never stopped, on the same machine, apart from the seconds. More ``trials`` than before
     go on from there. Needs optuna. Raises ImportError without it, and ValueError for wrong
@@ -87,42 +83,19 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
     with _quiet_optuna() as optuna, checkpoint.locked(out):
         if not (Path(out) / TRIALS).exists():
             checkpoint.check_free(out)
-        manifest = read_manifest(
-            recipe.manifest,
-            recipe.target,
-            recipe.columns,
-            recipe.group,
-            recipe.use,
-            recipe.allow_outside,
-        )
-        manifest = without_test(manifest)
-        data = load_data(
-            manifest,
-            splits=["train", "val"],
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            augment=recipe.augment,
-            task=recipe.task,
-            on_error=recipe.on_error,
-        )
-        epochs = (
-            recipe.epochs
-            or plan(data, recipe.fusion, recipe.dim, recipe.lr, recipe.dropout, recipe.budget)[
-                "epochs"
-            ]
-        )
+        manifest = without_test(recipe.read())
+        data = recipe.load(manifest, ["train", "val"])
+        epochs = recipe.epochs or recipe.plan(data)["epochs"]
         space = _space(optuna, recipe, len(manifest.modalities))
         identity = _identity(recipe, manifest, space, epochs)
-        asked = replace(
-            recipe, epochs=epochs, out=Path(out) / BEST, resume=False
-        )  # what a finished trial was trained as
+        # what a finished trial was trained as
+        asked = replace(recipe, epochs=epochs, out=Path(out) / BEST, resume=False)
         done = read(Path(out), identity)
         for line in data.summary + [_plan(recipe, trials, epochs, len(done), data)]:
             recipe.log(line)
         while len(done) < trials:
-            trial = _run(
-                optuna, _study(optuna, space, recipe, epochs, done), space, recipe, data, epochs
-            )
+            study = _study(optuna, space, recipe, epochs, done)
+            trial = _run(optuna, study, space, recipe, data, epochs)
             done.append(trial)
             found = rank(asked, done)
             write(Path(out), identity, done, found)
@@ -159,12 +132,12 @@ def _own(recipe: Recipe) -> dict[str, Any]:
 def _space(optuna: Any, recipe: Recipe, modalities: int) -> dict[str, Any]:
     """What is searched, wide enough to hold the recipe's own settings.
 
-    With one modality there is nothing to fuse, nor to hide.
+    With one modality there is nothing to fuse, and nothing to drop.
     """
     own, some = _own(recipe), optuna.distributions
     return {
         "fusion": some.CategoricalDistribution(
-            sorted({*FUSIONS, own["fusion"]} if modalities > 1 else {own["fusion"]})
+            sorted({*TRIED, own["fusion"]} if modalities > 1 else {own["fusion"]})
         ),
         "dim": some.CategoricalDistribution(sorted({*DIMS, own["dim"]})),
         "lr": some.FloatDistribution(min(LR[0], own["lr"]), max(LR[1], own["lr"]), log=True),
@@ -173,7 +146,9 @@ def _space(optuna: Any, recipe: Recipe, modalities: int) -> dict[str, Any]:
         ),
         "modality_dropout": some.CategoricalDistribution(
             sorted(
-                {*HIDE, own["modality_dropout"]} if modalities > 1 else {own["modality_dropout"]}
+                {*MODALITY_DROPOUT, own["modality_dropout"]}
+                if modalities > 1
+                else {own["modality_dropout"]}
             )
         ),
     }
@@ -219,16 +194,16 @@ def _states(optuna: Any) -> dict[str, Any]:
 def _run(
     optuna: Any, study: Any, space: dict[str, Any], recipe: Recipe, data: Data, epochs: int
 ) -> Trial:
-    """Ask for settings, train with them, and tell how it went."""
+    """Ask for settings, train with them, and report how it went."""
     asked, began, state, reason = study.ask(space), time.perf_counter(), DONE, ""
-    chosen = (
-        {name: _rounded(asked.params[name], part) for name, part in space.items()}
-        if asked.number
-        else _own(recipe)
-    )
+    chosen = _own(recipe)
+    if asked.number:
+        chosen = {name: _rounded(asked.params[name], part) for name, part in space.items()}
     tried = with_settings(recipe, chosen)
-    spec = plan(data, tried.fusion, tried.dim, tried.lr, tried.dropout, tried.budget)
-    config, rows = replace(settings(tried, epochs), progress=False, tensorboard=False), []
+    spec, rows = tried.plan(data), []
+    config = replace(settings(tried, epochs), progress=False, tensorboard=False)
+    train, val = _changed(data.loaders["train"], tried.augment), data.loaders["val"]
+    metrics = SCORES[spec["task"]]
 
     def give_up(row: dict[str, Any], model: nn.Module) -> bool:
         """After each epoch: does successive halving end this trial?"""
@@ -241,23 +216,15 @@ def _run(
 
     try:
         torch.manual_seed(recipe.seed)
-        fit(
-            build(spec),
-            _changed(data.loaders["train"], tried.augment),
-            data.loaders["val"],
-            config,
-            SCORES[spec["task"]],
-            after_epoch=give_up,
-        )
+        fit(build(spec), train, val, config, metrics, after_epoch=give_up)
     except (ValueError, torch.OutOfMemoryError) as error:
         if not asked.number:  # the recipe's own settings: it, or the data, is at fault
             raise
         state, reason = FAILED, str(error)
-    best = min(rows, key=lambda row: row["val_loss"], default={"val_loss": None})
-    loss, scores = (
-        best["val_loss"],
-        {name: best[f"val_{name}"] for name in SCORES[spec["task"]] if f"val_{name}" in best},
-    )
+    best = min(rows, key=lambda row: row["val_loss"], default=None)
+    loss = None if best is None else best["val_loss"]
+    own = {} if best is None else best
+    scores = {name: own[f"val_{name}"] for name in metrics if f"val_{name}" in own}
     study.tell(asked, loss if state == DONE else None, _states(optuna)[state])
     return Trial(
         asked.number,
@@ -300,7 +267,7 @@ def _identity(
 ) -> dict[str, Any]:
     """What must be the same where a search goes on."""
     rows = {
-        name: [row for row, split in enumerate(manifest.split) if split == name]
+        name: [row for row, split in enumerate(manifest.split or ()) if split == name]
         for name in ("train", "val")
     }
     return {
@@ -317,8 +284,8 @@ def _identity(
 
 def _plan(recipe: Recipe, trials: int, epochs: int, done: int, data: Data) -> str:
     before = f" ({done} of them done before)" if done else ""
-    rows, names = data.loaders["train"].samples, data.preprocessing.modalities
-    each = minutes(epochs * rows * sum(multiplications(data, name, recipe.dim) for name in names))
+    rows = data.loaders["train"].samples
+    each = minutes(epochs * work_of(data, recipe.dim))
     return (
         f"plan: {trials} trials{before} of up to {epochs} epochs over {rows:,} rows (about "
         f"{each:.2g} minutes of one core with the recipe's own settings, beside the reading of "

@@ -213,13 +213,13 @@ def test_broken_files_say_what_is_wrong(tmp_path):
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan, 0.1]), RATE, subtype="FLOAT")
     for name, word in {
         "empty": "0 bytes",
-        "text": "not a sound",
+        "text": "not an audio file",
         "none": "no samples",
         "nan": "NaN",
     }.items():
         with pytest.raises(ValueError, match=word):
             read_audio(tmp_path / f"{name}.wav")
-    with pytest.raises(ValueError, match="not a sound"):
+    with pytest.raises(ValueError, match="not an audio file"):
         seconds(tmp_path / "text.wav")
     with pytest.raises(ValueError, match="rate"):
         read_audio(tone(RATE), 0)

@@ -111,7 +111,7 @@ def test_columns_are_mapped_and_two_views_get_their_own_names(tmp_path):
     ]
     for wrong, word in [
         ({"columns": {"image": "xry"}}, "did you mean 'xray'"),
-        ({"columns": {"image": "xray"}}, "kinds"),
+        ({"columns": {"picture": "xray"}}, "kinds"),
         ({"use": ["sound"]}, "'sound'"),
         ({"use": []}, "empty"),
         ({"group": "hospital"}, "'hospital'"),

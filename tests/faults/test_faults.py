@@ -588,7 +588,7 @@ def test_test_rows_may_be_edited_since_training_never_sees_them(interrupted):
     assert len(classify(edited(interrupted, "train", lambda rows: rows)).history) == 1
 
 
-def test_a_row_taken_out_before_training_rows_is_refused_as_their_places_decide_about_order_and_augmentation(
+def test_a_row_taken_out_before_training_rows_is_refused_as_their_places_decide_the_order(
     interrupted,
 ):
     with pytest.raises(ValueError, match="train, checksum of the rows' places in the manifest was"):

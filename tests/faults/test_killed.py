@@ -75,9 +75,9 @@ def test_killed_at_random_moments_nothing_is_lost_and_the_history_is_that_of_a_r
             saved.value + 1,
             started(str(tmp_path), epochs, saving, saved, target=train),
         )
-        wait_for(lambda: saved.value >= first, process)
+        wait_for(lambda first=first: saved.value >= first, process)
         began = time.monotonic()
-        wait_for(lambda: saved.value >= first + 2, process)
+        wait_for(lambda first=first: saved.value >= first + 2, process)
         time.sleep(
             chance.uniform(0, time.monotonic() - began)
         )  # about two steps: any moment of one, computing or writing
@@ -347,7 +347,7 @@ def test_a_killed_loader_process_is_an_error_not_a_hang_and_the_loader_works_aga
         loader.set_epoch(0)
         again = list(loader)
         assert len(again) == len(memory) and all(
-            torch.equal(a["audio"], b["audio"]) for a, b in zip(again, memory)
+            torch.equal(a["audio"], b["audio"]) for a, b in zip(again, memory, strict=True)
         )
 
 

@@ -5,6 +5,8 @@ errors on the way.
 import csv
 import json
 import shutil
+import sys
+import zlib
 from dataclasses import replace
 from unittest import mock
 
@@ -14,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlib import ClassifyHead, Recipe, classify, load, recipes, regress
+from mmlib import Augment, ClassifyHead, Recipe, classify, load, recipes, regress
 from mmlib.data import Loader
 from mmlib.recipes.plan import MOST_EPOCHS, WIDTHS
 from mmlib.train import checkpoint
@@ -147,7 +149,7 @@ def test_a_manifest_to_predict_needs_no_target_and_not_every_modality(small, tmp
     answers = run.predictor.predict_manifest(folder / "new.csv")
     expected = run.predictor.predict(text=texts)
     assert [answer["modalities"] for answer in answers] == [["text"]] * 5
-    for answer, wanted in zip(answers, expected):
+    for answer, wanted in zip(answers, expected, strict=True):
         assert answer["probabilities"] == pytest.approx(wanted["probabilities"], abs=1e-6)
 
 
@@ -238,8 +240,9 @@ def test_a_run_saved_with_class_weights_loads_and_its_prior_is_put_back(rare, tm
             "preprocessing": rare.predictor.preprocessing.state(),
         },
         "best": old.state_dict(),
+        "config": {},
     }
-    with mock.patch.object(checkpoint, "load", lambda folder: state):
+    with mock.patch.object(checkpoint, "load", lambda folder, needed: state):
         found = load(tmp_path, "cpu").predict(text="red green blue")["probabilities"]
     assert found == pytest.approx({"no": 0.9, "yes": 0.1}, abs=1e-5)
 
@@ -389,10 +392,65 @@ def test_training_passes_over_its_test_rows_once(small, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_scores_and_answers_have_the_precision_of_training(small, tmp_path, monkeypatch, precision):
-    asked, where = [], "mmlib.train.evaluate.autocast"
+    asked = []
     run = classify(replace(small[1], out=tmp_path / "run", precision=precision))
-    monkeypatch.setattr(where, lambda device, given: asked.append(given) or autocast(device, given))
+    monkeypatch.setattr(
+        sys.modules["mmlib.train.evaluate"],
+        "autocast",
+        lambda device, given: asked.append(given) or autocast(device, given),
+    )
     for predictor in (run.predictor, load(tmp_path / "run", "cpu")):
         predictor.predict(text="It purrs.")
         predictor.score(run.data.loaders["test"])
-    assert asked == [precision] * 4
+    assert len(asked) >= 4 and set(asked) == {precision}
+
+
+def test_a_run_of_version_0_1_loads_and_is_resumed(small, tmp_path):
+    """Its checkpoint has the old words: senses, hide, classes, and the plan's reason."""
+    folder, recipe, run = small
+    shutil.copytree(folder / "run", tmp_path / "run")
+    state = torch.load(tmp_path / "run" / checkpoint.NAME, weights_only=True)
+    fitted, spec = state["extra"]["preprocessing"], state["extra"]["spec"]
+    assert spec["task"] == "classification" and fitted["modalities"]
+    spec |= {"task": "classes", "why": "5 epochs"}
+    fitted["senses"] = fitted.pop("modalities")
+    checksum = zlib.crc32(json.dumps(fitted, sort_keys=True).encode())
+    for identity in state["data"].values():
+        identity["checksum of the preprocessing"] = checksum
+        if identity["augment"]:
+            identity["augment"]["hide"] = identity["augment"].pop("modality_dropout")
+    checkpoint.save(tmp_path / "run", state)
+    text = "It purrs."
+    assert load(tmp_path / "run", "cpu").predict(text=text) == run.predictor.predict(text=text)
+    again = classify(replace(recipe, out=tmp_path / "run", resume=True))
+    assert again.history == run.history
+    with pytest.raises(ValueError, match="augment, modality_dropout was 0.5 and is now 0.0"):
+        classify(
+            replace(
+                recipe, out=tmp_path / "run", resume=True, augment=Augment(modality_dropout=0.0)
+            )
+        )
+
+
+@pytest.mark.parametrize("old, new", [("classes", "classification"), ("numbers", "regression")])
+def test_the_old_words_for_a_task_are_taken_with_a_warning(old, new):
+    with pytest.warns(DeprecationWarning, match=f"{old}.*is now.*{new}") as found:
+        recipe = Recipe("m.csv", task=old)
+    assert recipe.task == new and found[0].filename == __file__
+    with pytest.raises(ValueError, match="task is 'ranking', expected 'classification'"):
+        Recipe("m.csv", task="ranking")
+
+
+def test_the_plan_says_what_was_decided(small):
+    _, recipe, run = small
+    lines = []
+    classify(replace(recipe, out=None, use=("image", "text"), batch_size=16, log=lines.append))
+    plan = next(line for line in lines if line.startswith("plan: "))
+    rows = run.data.loaders["train"].samples
+    for words in (
+        "image ConvEncoder + text RecurrentEncoder, fusion sum, ClassifyHead: ",
+        " parameters on cpu; 1 epoch",
+        f" over {rows} rows in batches of 16 ",
+        " minutes of one core",
+    ):
+        assert words in plan

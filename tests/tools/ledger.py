@@ -187,9 +187,7 @@ def losses() -> list[Parity]:
             "classification loss",
             "torch.nn.functional.cross_entropy",
             lambda x: classify(from_pooled(x, everyone), {"target": target}).loss,
-            lambda x: F.cross_entropy(
-                classify(from_pooled(x, everyone), {}).logits, target, weight
-            ),
+            lambda x: F.cross_entropy(classify.linear(x), target, weight),
             random(B, D),
         ),
         parity(

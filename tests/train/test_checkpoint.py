@@ -140,7 +140,7 @@ def test_killed_at_any_moment_and_resumed_is_never_stopped_bit_for_bit(tmp_path,
         process, before = started(str(folder), 0.02), stamp(folder)
         if moment != "at once":
             wait_for(
-                lambda: stamp(folder) != before, process
+                lambda before=before: stamp(folder) != before, process
             )  # it has come further than the one before
         if moment == "later":
             time.sleep(chance.uniform(0, 0.1))
@@ -508,7 +508,10 @@ def copied(begun, tmp_path):
 @pytest.mark.parametrize(
     "changed, expected",
     [
-        ({"augment": Augment(modality_dropout=0.0)}, "train, augment, hide was 0.3 and is now 0.0"),
+        (
+            {"augment": Augment(modality_dropout=0.0)},
+            "train, augment, modality_dropout was 0.3 and is now 0.0",
+        ),
         (
             {"augment": Augment(modality_dropout=0.3, speed=0.0)},
             "train, augment, speed was 0.1 and is now 0.0",

@@ -22,7 +22,7 @@ from mmlib.models import Backbone, TwoTower
 from mmlib.train import checkpoint, distributed
 from mmlib.train.evaluate import collect, evaluate
 from mmlib.train.loop import _seed, _windows, fit
-from mmlib.train.run import Run
+from mmlib.train.run import Progress
 from mmlib.train.share import share
 from tests.train.test_loop import CPU, Tiny, cut, sample_batch, without_seconds
 
@@ -358,7 +358,7 @@ def pair(tmp_path_factory) -> list[dict]:
 
 def alike(a: dict, b: dict) -> None:
     assert [list(row) for row in a["history"]] == [list(row) for row in b["history"]]
-    for mine, theirs in zip(a["history"], b["history"]):
+    for mine, theirs in zip(a["history"], b["history"], strict=True):
         torch.testing.assert_close(mine, theirs, **CLOSE)
     torch.testing.assert_close(a["weights"], b["weights"], **CLOSE)
 
@@ -449,7 +449,7 @@ def test_random_numbers_of_worker_processes_differ_between_the_processes(monkeyp
     monkeypatch.setattr(distributed, "gather", lambda value: [value])
     drawn = []
     for rank in range(2):
-        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         loader = share(torch.utils.data.DataLoader(Drawn(), batch_size=4, num_workers=1))
         distributed.seed(loader, 5)
         drawn.append(torch.cat([batch["drawn"] for batch in loader]).tolist())
@@ -480,8 +480,8 @@ def test_an_optimizer_of_ones_own_and_a_stop_by_one_process_are_those_of_all(pai
 
 def test_dropout_differs_between_the_processes_from_the_first_batch_on(monkeypatch):
     for rank, own in ((0, False), (1, True)):
-        monkeypatch.setattr(distributed, "rank", lambda: rank)
-        next(_windows([sample_batch(4)], Run(), CONFIG))
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        next(_windows([sample_batch(4)], Progress(), CONFIG))
         drawn = torch.rand(3)
         torch.manual_seed(_seed(CONFIG.seed, 0, 0))
         assert torch.equal(drawn, torch.rand(3)) != own

@@ -9,7 +9,7 @@ import torch
 from mmlib.metrics import accuracy
 from mmlib.train.history import History
 from mmlib.train.loop import fit
-from mmlib.train.run import Run
+from mmlib.train.run import Progress
 from tests.train.test_loop import CPU, Tiny, sample_batch
 
 
@@ -26,8 +26,10 @@ def test_the_best_epoch_is_the_first_of_equals_and_none_without_the_score():
 @pytest.mark.parametrize("monitor", ["min val_loss", "max val_accuracy"])
 def test_the_best_epoch_is_that_of_the_weights_that_fit_leaves(monitor, monkeypatch):
     kept = []
-    leave = Run.restore_best
-    monkeypatch.setattr(Run, "restore_best", lambda run: (kept.append(run.best_epoch), leave(run)))
+    leave = Progress.restore_best
+    monkeypatch.setattr(
+        Progress, "restore_best", lambda run: (kept.append(run.best_epoch), leave(run))
+    )
     torch.manual_seed(0)
     config = replace(CPU, epochs=6, lr=0.3, monitor=monitor)
     found = fit(Tiny(), [sample_batch(8)], [sample_batch(9)], config, {"accuracy": accuracy})

@@ -99,7 +99,8 @@ def sample_batch(size: int, seed: int = 0, words: bool = False) -> Batch:
 
 def cut(batch: Batch, size: int) -> list[Batch]:
     return [
-        dict(zip(batch, parts)) for parts in zip(*(value.split(size) for value in batch.values()))
+        dict(zip(batch, parts, strict=True))
+        for parts in zip(*(value.split(size) for value in batch.values()), strict=True)
     ]
 
 
@@ -268,7 +269,7 @@ def test_bf16_on_cpu_is_finite_and_close():
 def test_channels_last_changes_nothing_but_the_layout():
     batches, seen = cut(sample_batch(12), 4), []
     models = [Tiny(), Tiny()]
-    for model, last in zip(models, [True, False]):
+    for model, last in zip(models, [True, False], strict=True):
         model.see.register_forward_hook(
             lambda m, x, y: seen.append(x[0].is_contiguous(memory_format=torch.channels_last))
         )
@@ -343,7 +344,7 @@ def test_a_wrong_setting_is_named_with_its_value(name, value):
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("once_a_day", [False, True])
 def test_a_loss_that_is_not_finite_is_named_by_step_batch_and_key(every, once_a_day, monkeypatch):
-    """Also when losses are looked at only at the end of the epoch."""
+    """Also when losses are read only at the end of the epoch."""
     monkeypatch.setattr(Log, "EVERY", 1e5 if once_a_day else 0.0)
     batches = cut(sample_batch(24), 4)
     batches[4]["image"][1, 0, 0, 0] = math.nan
@@ -430,7 +431,7 @@ def test_a_first_epoch_that_diverges_leaves_the_weights_of_the_start(clip):
         before = {name: value.clone() for name, value in model.state_dict().items()}
         message(
             ValueError,
-            lambda: fit(
+            lambda model=model, batches=batches: fit(
                 model,
                 batches,
                 config=replace(CPU, lr=1e30 if isinstance(model, Number) else 1e-2, clip=clip),
@@ -546,7 +547,8 @@ def test_what_is_no_optimizer_of_this_model_is_refused_with_an_example():
     ]
     for expected, optimizer in cases:
         assert expected in message(
-            ValueError, lambda: fit(model, batches, config=CPU, optimizer=optimizer)
+            ValueError,
+            lambda optimizer=optimizer: fit(model, batches, config=CPU, optimizer=optimizer),
         )
 
 
@@ -602,7 +604,7 @@ def test_a_list_or_a_single_number_in_a_batch_is_named(use):
         batches = [sample_batch(4) | {key: value}]
         text = message(
             ValueError,
-            lambda: (
+            lambda batches=batches: (
                 fit(Tiny(), batches, config=CPU)
                 if use == "fit"
                 else evaluate(Tiny(), batches, device="cpu")
@@ -1022,6 +1024,14 @@ def test_collect_predicts_without_targets():
 
 
 # ---- history
+
+
+@pytest.mark.parametrize("key", ["target", "row"])
+def test_a_key_that_only_some_batches_have_is_named(key):
+    batches = [batch | {"row": torch.arange(4)} for batch in cut(sample_batch(8), 4)]
+    some = [batches[0], {name: value for name, value in batches[1].items() if name != key}]
+    with pytest.raises(ValueError, match=f"1 of 2 batches have a '{key}'"):
+        collect(Tiny(), some, "cpu")
 
 
 def test_the_history_plots_every_score_and_prints_as_a_table():

@@ -32,10 +32,10 @@ def batch(rows=24, seed=0):
     words = torch.randint(4, 50, (rows, 10), generator=generator)
     masks = [
         (torch.arange(x.shape[-1]) < length[:, None]) & here[:, None]
-        for x, length, here in zip((photo, words, voice), lengths, there.T)
+        for x, length, here in zip((photo, words, voice), lengths, there.T, strict=True)
     ]
     out = {"row": torch.arange(rows) * 3, "target": torch.randint(2, (rows,), generator=generator)}
-    for name, x, mask in zip(MODALITIES, (photo, words, voice), masks):
+    for name, x, mask in zip(MODALITIES, (photo, words, voice), masks, strict=True):
         out |= {
             name: x.masked_fill(~mask.reshape(rows, *[1] * (x.ndim - 2), -1), 0),
             f"{name}_mask": mask,
@@ -261,9 +261,9 @@ def test_the_figure_has_a_panel_per_fault_and_modality_and_a_line_per_model():
         for row in rows
         if (row["model"], row["modality"], row["fault"]) == ("sees", "photo", "missing")
     ]
-    assert list(zip(*seen["sees"].get_data())) == wanted and list(seen["hears"].get_ydata()) == [
-        1.0
-    ] * len(wanted)
+    assert list(zip(*seen["sees"].get_data(), strict=True)) == wanted and list(
+        seen["hears"].get_ydata()
+    ) == [1.0] * len(wanted)
 
 
 def test_a_trained_model_and_its_loader_score_at_level_0_as_after_training(tmp_path):

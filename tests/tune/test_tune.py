@@ -18,6 +18,7 @@ from mmlib import Recipe, read_manifest, recipes
 from mmlib.cli import train as cli_train
 from mmlib.cli.main import parser
 from mmlib.data.splits import choose_splits
+from mmlib.recipes.plan import BUDGET, DIM
 from mmlib.tune import board as tune_board
 from mmlib.tune import halving
 from mmlib.worlds import pets
@@ -98,9 +99,9 @@ def test_the_first_trial_is_the_recipe_itself_and_every_trial_lies_in_the_space(
     for trial in trials:
         chosen = trial.settings
         assert (
-            chosen["fusion"] in halving.FUSIONS
+            chosen["fusion"] in halving.TRIED
             and chosen["dim"] in halving.DIMS
-            and chosen["modality_dropout"] in halving.HIDE
+            and chosen["modality_dropout"] in halving.MODALITY_DROPOUT
         )
         assert (
             halving.LR[0] <= chosen["lr"] <= halving.LR[1]
@@ -135,7 +136,7 @@ def test_the_leaderboard_ranks_finished_trials_by_val_loss_and_is_written_and_pr
         "seconds",
         "trial",
     ]
-    for row, trial in zip(rows, found.trials):
+    for row, trial in zip(rows, found.trials, strict=True):
         assert float(row["val_loss"]) == trial.loss == min(trial.losses) and int(
             row["epochs"]
         ) == trial.epochs == len(trial.losses)
@@ -220,8 +221,8 @@ def test_without_split_or_val_the_val_rows_are_those_of_train(folder, tmp_path):
         manifest = read_manifest(write(tmp_path / f"{name}.csv", changed), root=folder)
         names = choose_splits(manifest)
         kept = halving.without_test(manifest)
-        assert list(zip(kept.rows, kept.split)) == [
-            (row, split) for row, split in zip(manifest.rows, names) if split != "test"
+        assert list(zip(kept.rows, kept.split, strict=True)) == [
+            (row, split) for row, split in zip(manifest.rows, names, strict=True) if split != "test"
         ]
         assert {len(cells) for cells in kept.extra.values()} == {len(kept)}
         assert {"train", "val"} == set(kept.split) and choose_splits(kept) == kept.split
@@ -470,8 +471,8 @@ def plain(recipe):
         {"seed": 7, "columns": {"text": "text_zh"}, "fusion": "late", "group": "image"},
         {"allow_outside": True, "on_error": "skip"},
         {"precision": "fp32", "device": "cpu", "dim": 48, "lr": 0.0123456, "dropout": 0.25},
-        {"task": "classes", "use": ["text", "image"]},
-        {"tensorboard": True, "distributed": "fsdp"},
+        {"task": "classification", "use": ["text", "image"]},
+        {"batch_size": 16, "tensorboard": True, "distributed": "fsdp"},
         {"use": None},
     ],
     ids=lambda changes: ", ".join(changes) or "nothing",
@@ -538,8 +539,6 @@ def test_a_trial_has_the_same_number_on_the_screen_and_on_the_board(folder, tmp_
 def test_the_plan_says_how_long_the_trials_take_also_where_the_least_epochs_overrule_the_budget(
     folder, tmp_path, monkeypatch
 ):
-    from mmlib.recipes import plan as recipes_plan
-
     said = {}
     for budget in (1e-9, 1e-8):  # five epochs both
         lines = []
@@ -554,11 +553,7 @@ def test_the_plan_says_how_long_the_trials_take_also_where_the_least_epochs_over
         plan = next(line for line in lines if line.startswith("plan: "))
         said[budget] = float(plan.split("about ")[1].split()[0])
     rows = sum(row["split"] == "train" for row in read(folder / "manifest.csv"))
-    assert (
-        said[1e-9]
-        == said[1e-8]
-        == pytest.approx(3 * 5 * rows * 120 * recipes_plan.DIM**2 / recipes_plan.BUDGET, rel=0.05)
-    )
+    assert said[1e-9] == said[1e-8] == pytest.approx(3 * 5 * rows * 120 * DIM**2 / BUDGET, rel=0.05)
 
 
 def test_optuna_stays_quiet_and_as_it_was(folder, tmp_path, monkeypatch, capsys):

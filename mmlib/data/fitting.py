@@ -1,0 +1,123 @@
+"""What is fitted on the training rows: target, sizes and normalisation of images, vocabularies."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from mmlib.data.describe import brief, missing_classes
+from mmlib.data.image import choose_size, image_size
+from mmlib.data.manifest import Manifest, Modality
+from mmlib.data.preprocessing import Preprocessing
+from mmlib.data.splits import CURE
+from mmlib.data.store import Files, Images
+from mmlib.data.targets import Target, check_target, read_target
+from mmlib.data.text import Vocabulary
+
+MANY = 1000  # files whose sizes and pixels are measured, at most
+
+
+def fit_target(
+    manifest: Manifest, split: np.ndarray, task: str | None, given: Preprocessing | None
+) -> Target:
+    """The target of the training rows, or the given one; checked against the other rows.
+
+    A class that a drawn test split lacks is an error. In a split column it is its author's choice:
+    there it is a warning in the summary.
+    """
+    if manifest.target is None:
+        return Target(None) if given is None else given.target
+    column = manifest.target_name or "target"
+    pairs = zip(manifest.target, split.tolist(), strict=True)
+    kept = [(value, name) for value, name in pairs if value and name]
+    values, names = [value for value, _ in kept], [name for _, name in kept]
+    if given is None:
+        target = read_target([value for value, name in kept if name == "train"], task, column)
+    else:
+        target = given.target
+    check_target(target, values, names, column)
+    if given is None and manifest.split is None and "test" in names:
+        for classes in missing_classes(manifest, target, split, ["test"]).values():
+            raise ValueError(
+                f"{manifest.name} has no split column, and no row of {brief(classes)} was drawn "
+                f"into 'test', so no score there would say anything about it. {CURE}"
+            )
+    return target
+
+
+def choose_sizes(
+    files: Mapping[str, Files], split: np.ndarray, given: Mapping[str, int] | None
+) -> None:
+    """Set the size in pixels of each store of images: the given one, or one for the training rows.
+
+    That is chosen from the headers of training files.
+    """
+    for name, store in files.items():
+        if not isinstance(store, Images):
+            continue
+        if given is not None:
+            store.size = given[name]
+            continue
+        found = []
+        for i in _training_files(store, split):
+            try:
+                found.append(image_size(store.paths[i]))
+            except ValueError:
+                continue  # reported with all the others when the files are read
+        store.size = choose_size(found)
+
+
+def fit(
+    manifest: Manifest,
+    modalities: dict[str, Modality],
+    files: Mapping[str, Files],
+    split: np.ndarray,
+    target: Target,
+) -> Preprocessing:
+    """Normalisation and vocabularies, from the training rows only, beside what is known."""
+    sizes, mean, std, vocabularies = {}, {}, {}, {}
+    for name, store in files.items():
+        if isinstance(store, Images):
+            sizes[name] = store.size
+            mean[name], std[name] = _moments(store, split)
+    for name, modality in modalities.items():
+        if modality.kind == "text":
+            pairs = zip(manifest.cells[name], split, strict=True)
+            vocabularies[name] = Vocabulary.fit(cell for cell, part in pairs if part == "train")
+    return Preprocessing(
+        modalities,
+        manifest.target_name,
+        target,
+        sizes,
+        mean,
+        std,
+        vocabularies,
+        group=manifest.group_name,
+        split_columns=manifest.split_columns,
+    )
+
+
+def _training_files(store: Images, split: np.ndarray) -> list[int]:
+    """Up to ``MANY`` evenly spaced files of the training rows."""
+    files = np.unique(store.where[(split == "train") & (store.where >= 0)])
+    if not len(files):
+        return []
+    places = np.linspace(0, len(files) - 1, min(MANY, len(files))).astype(int)
+    return files[np.unique(places)].tolist()
+
+
+def _moments(store: Images, split: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and deviation per channel of 0..1, from exact integer sums.
+
+    A deviation is at least 0.02: images of one colour are not blown up.
+    """
+    files = _training_files(store, split)
+    total, square = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+    for i in files:
+        image = store.load(i) if store.data is None else store.data[i]
+        pixels = image.long().flatten(1)  # (3, S * S)
+        total, square = total + pixels.sum(dim=1), square + (pixels**2).sum(dim=1)
+    count = max(1, len(files)) * store.size**2 * 255
+    mean = total.double() / count
+    variance = square.double() / count / 255 - mean**2
+    return mean.tolist(), variance.clamp(min=0.02**2).sqrt().tolist()

@@ -1,0 +1,107 @@
+"""The folder of a finished run -> a Predictor, checked before it is used."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmlib.data import Preprocessing
+from mmlib.recipes.plan import build
+from mmlib.recipes.predictor import Predictor
+from mmlib.train import checkpoint
+from mmlib.train.content import finite, misfit, whole
+
+
+def load(folder: str | Path, device: str = "auto") -> Predictor:
+    """The model that ``train`` saved in ``folder``, ready to predict.
+
+    It has its best weights and its preprocessing. Raises ValueError when the folder has no
+    checkpoint, or one that is damaged or of another kind.
+
+    >>> import tempfile, pandas
+    >>> from mmlib import Recipe, classify
+    >>> texts = [f"{word} {i}" for i in range(24) for word in ("good", "bad")]
+    >>> rows = pandas.DataFrame({"text": texts, "label": [text.split()[0] for text in texts]})
+    >>> quiet = {"log": lambda line: None, "progress": False, "device": "cpu"}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = classify(Recipe(rows, out=folder + "/run", epochs=5, **quiet))
+    ...     load(folder + "/run", "cpu").predict(text="bad weather")["class"]
+    'bad'
+    """
+    state = checkpoint.load(folder, needed=("best", "extra", "config"))
+    extra = state["extra"]
+    broken = [name for name, value in state["best"].items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{folder}: weight {broken[0]!r} is not finite, so the answers mean nothing: "
+            "train again"
+        )
+    if not {"spec", "preprocessing"} <= set(extra):
+        raise ValueError(
+            f"{folder} was made by fit(..., out=), which keeps the weights, not what the model is "
+            "built of: build the model "
+            "as it was, and use mmlib.load_weights(model, folder)"
+        )
+    try:
+        _check_fit(extra["spec"], fitted := Preprocessing.from_state(extra["preprocessing"]))
+        checkpoint.set_weights(model := build(extra["spec"]), state["best"])
+        precision = state["config"].get("precision", "auto")
+        predictor = Predictor(model.eval(), fitted, device, precision, extra.get("trained"))
+        _try_out(predictor)
+    except Exception as error:  # what something else wrote may fail in any way
+        reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{folder}: the model cannot be built from its checkpoint ({reason}): train again"
+        ) from error
+    return predictor
+
+
+def _few(value: Any) -> bool:
+    """a whole number up to 10,000"""
+    return whole(value) and value <= 10_000
+
+
+SPEC = {
+    "encoders": {str: {"kind": str, str: _few}},
+    "fusion": str,
+    "dim": _few,
+    "task": str,
+    "dropout": finite,
+    str: object,
+}
+
+
+def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
+    """Raise ValueError where model and preprocessing do not fit; before the model takes memory."""
+    if found := misfit(spec, SPEC, "spec"):
+        raise ValueError(found)
+    kinds = {name: part["kind"] for name, part in spec["encoders"].items()}
+    sizes = {
+        name: part.get("vocab_size")
+        for name, part in spec["encoders"].items()
+        if part["kind"] == "text"
+    }
+    classes = len(spec["prior"]) if spec["task"] == "classification" else None
+    names, words = fitted.target.classes, fitted.vocabularies
+    for what, of_model, of_data in (
+        (
+            "modalities",
+            kinds,
+            {name: modality.kind for name, modality in fitted.modalities.items()},
+        ),
+        ("vocabulary sizes", sizes, {name: len(vocabulary) for name, vocabulary in words.items()}),
+        ("number of classes", classes, None if names is None else len(set(names))),
+    ):
+        if of_model != of_data:
+            raise ValueError(f"the model has the {what} {of_model}, its preprocessing {of_data}")
+
+
+def _try_out(predictor: Predictor) -> None:
+    """Ask about a sample that has every modality: what is wrong shows now, not at the first use."""
+    values = {"image": np.zeros((2, 2), np.uint8), "text": "a", "audio": np.zeros(160)}
+    modalities = predictor.preprocessing.modalities
+    sample = {name: values[modality.kind] for name, modality in modalities.items()}
+    (answer,) = predictor.answers([sample])
+    numbers = [answer["value"]] if predictor.classes is None else answer["probabilities"].values()
+    if not all(map(finite, numbers)):
+        raise ValueError("its answers are not finite")
