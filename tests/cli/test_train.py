@@ -54,7 +54,10 @@ def test_a_log_begins_with_what_was_found_and_ends_with_the_scores(log):
     lines = [line for line in text.splitlines() if not line.startswith("warning: ")]
     assert "m.csv: 24 rows" in lines[0]
     first = next(i for i, line in enumerate(lines) if EPOCH.fullmatch(line))
-    assert lines[first - 1].startswith("plan: ")
+    plan = lines[first - 1]
+    decided = ("RecurrentEncoder", "fusion sum", " parameters on ", "3 epochs", "batches of 32")
+    assert plan.startswith("plan: ") and [words for words in decided if words not in plan] == []
+    assert re.search(r"about \S+ minutes", plan)
     assert lines[first + 3].startswith("val   accuracy ")
     last = LINE.fullmatch(lines[-1])
     assert last and len(lines) == first + 5
