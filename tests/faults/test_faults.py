@@ -397,7 +397,7 @@ def test_infinity_in_a_buffer_of_a_model_of_ones_own_is_its_own_affair(tmp_path)
 def test_a_folder_that_fit_wrote_says_what_to_do_with_it(tmp_path, capsys):
     fit(model := Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
     with pytest.raises(
-        ValueError, match=r"was written by fit\(\.\.\., out=\).*Build the model.*set_weights"
+        ValueError, match=r"was made by fit\(\.\.\., out=\).*build the model.*load_weights"
     ):
         load(tmp_path)
     assert (
