@@ -126,7 +126,7 @@ class TwoTower(nn.Module):
 
     kind = "contrast"
 
-    def __init__(self, query: nn.Module, key: nn.Module, loss: str = "softmax"):
+    def __init__(self, query: Backbone, key: Backbone, loss: str = "softmax"):
         super().__init__()
         if loss not in ("softmax", "sigmoid"):
             raise ValueError(f"loss is {loss!r}, expected 'softmax' or 'sigmoid'")

@@ -149,18 +149,9 @@ def warn_of_leaks(recipe: "Recipe") -> None:
 
     What is wrong with the manifest or its files is left to those who come after.
     """
-    from mmlib.data import read_manifest
     from mmlib.leaks import find
 
-    manifest = read_manifest(
-        recipe.manifest,
-        recipe.target,
-        recipe.columns,
-        recipe.group,
-        recipe.use,
-        recipe.allow_outside,
-    )
-    for finding in find(manifest, quick=True, seed=recipe.seed):
+    for finding in find(recipe.read(), quick=True, seed=recipe.seed):
         warn(str(finding))
 
 

@@ -335,7 +335,7 @@ def test_an_error_that_may_be_a_bug_names_debug(capsys, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("something")
 
-    monkeypatch.setattr("mmlib.data.read_manifest", broken)
+    monkeypatch.setattr("mmlib.recipes.Recipe.read", broken)
     code, _, err = run(capsys, "train", "m.csv")
     assert code == 1 and err == "mmlib: something (--debug shows where)\n"
 

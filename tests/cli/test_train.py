@@ -1,5 +1,6 @@
 """What train prints: a log to read at the other end of a cluster, scores for people, JSON."""
 
+import io
 import json
 import os
 import re
@@ -7,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import tqdm
 
+from mmlib.data import load_data, read_manifest
 from tests.cli.test_main import manifest, run
 
 EPOCH = re.compile(
@@ -51,7 +54,10 @@ def test_a_log_begins_with_what_was_found_and_ends_with_the_scores(log):
     lines = [line for line in text.splitlines() if not line.startswith("warning: ")]
     assert "m.csv: 24 rows" in lines[0]
     first = next(i for i, line in enumerate(lines) if EPOCH.fullmatch(line))
-    assert lines[first - 1].startswith("plan: ")
+    plan = lines[first - 1]
+    decided = ("RecurrentEncoder", "fusion sum", " parameters on ", "3 epochs", "batches of 32")
+    assert plan.startswith("plan: ") and [words for words in decided if words not in plan] == []
+    assert re.search(r"about \S+ minutes", plan)
     assert lines[first + 3].startswith("val   accuracy ")
     last = LINE.fullmatch(lines[-1])
     assert last and len(lines) == first + 5
@@ -68,8 +74,34 @@ def test_lines_are_written_at_once(tmp_path):
         "r.train = lambda recipe: (recipe.log('plan: a'), os._exit(9))\n"
         f"main({[str(word) for word in manifest(tmp_path, ('cat', 'dog'))]})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=plain)
     assert done.returncode == 9 and done.stdout.endswith("plan: a\n")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_into_tee_the_epochs_go_with_the_other_lines(tmp_path, capsys, monkeypatch):
+    """stderr is then still the terminal: a bar there would cut through the lines of tee."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    code, out, _ = run(capsys, *manifest(tmp_path, ("cat", "dog")), "--out", tmp_path / "run")
+    assert code == 0 and out.index("plan: ") < out.index("epoch 1/1  loss") < out.index("test  ")
+    assert sys.stderr.getvalue() == ""
+
+
+def test_a_log_has_no_bar_of_reading_and_a_terminal_has_one(trained, monkeypatch):
+    class Eager(tqdm.tqdm):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options | {"delay": 0})
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Eager)
+    for stream in (io.StringIO(), Terminal()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        load_data(read_manifest(trained / "manifest.csv"))
+        assert ("reading images" in stream.getvalue()) == stream.isatty()
 
 
 def test_json_is_alone_on_stdout(tmp_path, capsys):

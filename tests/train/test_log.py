@@ -1,6 +1,7 @@
 """What fit shows: a line an epoch in a log, the true last scores on a bar."""
 
 import io
+import math
 import sys
 from dataclasses import replace
 
@@ -29,14 +30,20 @@ def trained(config, stream, monkeypatch, **options):
 
 
 def test_a_log_gets_a_line_an_epoch(monkeypatch):
-    history, text = trained(SHOWN, io.StringIO(), monkeypatch, metrics={"accuracy": accuracy})
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    batch = sample_batch(4)
+    other = {**batch, "target": (batch["target"] + 1) % 3}  # what is learned is wrong there
+    config = replace(SHOWN, epochs=6, lr=0.05)
+    history = fit(Tiny(), [batch], [batch, other, other], config, {"accuracy": accuracy})
+    text = stream.getvalue()
     lines = text.splitlines()
-    assert "\r" not in text and len(lines) == len(history) == 3
+    assert "\r" not in text and len(lines) == len(history) == 6
     for line, row in zip(lines, history):
-        assert line.startswith(scores_line(row, 3, "min val_loss"))
+        assert line.startswith(scores_line(row, 6, "min val_loss"))
         assert f"  {row['seconds']:.1f} s" in line
-    best = [line.endswith("  best") for line in lines]
-    assert best[history.best_epoch() - 1] and not any(best[history.best_epoch() :])
+    losses = [row["val_loss"] for row in history]
+    best = [loss < min(losses[:i], default=math.inf) for i, loss in enumerate(losses)]
+    assert [line.endswith("  best") for line in lines] == best and not all(best)
 
 
 def test_a_bar_ends_on_the_last_scores(monkeypatch):
