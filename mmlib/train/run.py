@@ -363,7 +363,7 @@ def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def _differences(name: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
     """Where two settings differ, at the depth where they do: ('spec, lr', 0.1, 0.2)."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
-        if then != now:
+        if isinstance(then, torch.Tensor) or then != now:  # none of ours is a tensor
             yield name, then, now
         return
     for key in sorted(then.keys() | now.keys()):

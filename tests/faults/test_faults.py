@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlib import Recipe, classify, load, recipes
+from mmlib import Recipe, classify, load
 from mmlib.cli.main import main
 from mmlib.core import Batch, Output
 from mmlib.train import checkpoint
@@ -448,7 +448,8 @@ def test_a_run_that_begins_while_another_reads_its_files_is_refused_and_destroys
     """The first has looked at the folder, and reads; a second that is quicker must not be
     overwritten when the first comes to train.
     """
-    real, refused = recipes.load_data, []
+    module = sys.modules["mmlib.recipes.recipe"]
+    real, refused = module.load_data, []
 
     def reading(*arguments, **named):
         def quicker() -> None:
@@ -462,7 +463,7 @@ def test_a_run_that_begins_while_another_reads_its_files_is_refused_and_destroys
         thread.join()
         return real(*arguments, **named)
 
-    monkeypatch.setattr(recipes, "load_data", reading)
+    monkeypatch.setattr(module, "load_data", reading)
     recipe = replace(interrupted, out=tmp_path / "run")
     classify(recipe)
     assert len(refused) == 1 and "another run is writing into" in refused[0]
