@@ -363,7 +363,7 @@ def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def _differences(name: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
     """Where two settings differ, at the depth where they do: ('spec, lr', 0.1, 0.2)."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
-        if isinstance(then, torch.Tensor) or then != now:  # none of ours is a tensor
+        if not _same(then, now):
             yield name, then, now
         return
     for key in sorted(then.keys() | now.keys()):
@@ -371,6 +371,13 @@ def _differences(name: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any
             key if name in ("config", "extra", "data", "optimizer settings") else f"{name}, {key}"
         )
         yield from _differences(inner, then.get(key), now.get(key))
+
+
+def _same(then: Any, now: Any) -> bool:
+    try:
+        return bool(then == now)
+    except RuntimeError:  # tensors, in a file that no run of ours wrote
+        return False
 
 
 def _brief(value: Any) -> str:
