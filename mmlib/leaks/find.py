@@ -110,7 +110,8 @@ def checks(manifest: Manifest, quick: bool = False) -> list[str]:
     """What ``find`` looks for in this manifest, in words: for the line that says that nothing
     was found.
     """
-    named = manifest.target is not None
+    task = read_task(manifest, 0)
+    named = task is not None and len(task.classes) > 1
     looked = ["groups across splits"]
     if named and _in_use(manifest):
         looked.append("columns that are the answer")

@@ -4,6 +4,7 @@ import math
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 
@@ -16,6 +17,8 @@ CHANCE = 1e-6
 # a pair of words must stand in over three texts to count as the language's: a copy's own pairs do
 # not make it likely
 DISCOUNT = 3
+# a pattern's filling: where common words stand in place of common words, times as much proof
+FILLED = 3
 OVERLAP = 0.8  # shared part of all five-character pieces of two texts
 HASHES, BANDS = 32, 8
 
@@ -37,7 +40,8 @@ def text_copies(texts: Sequence[str], splits: np.ndarray, near: bool, seed: int)
     model = _Pairs({key for key in keys if key})
     pairs = sum(key is not None for key in keys) ** 2
     keep = [
-        math.log(pairs) + _overlap(keys[a], keys[b]) * model.log_chance(keys[a]) < math.log(CHANCE)
+        math.log(pairs) + _overlap(keys[a], keys[b]) * model.log_chance(keys[a])
+        < math.log(CHANCE) * (FILLED if model.fills(keys[a], keys[b]) else 1)
         for a, b in zip(found.later, found.earlier)
     ]
     return Copies(found.later[keep], found.earlier[keep])
@@ -72,6 +76,16 @@ class _Pairs:
             alone = (1 - self.kept[word] / seen) * (self.words[after] + 1) / self.total
             chance += math.log(max(self.pairs[word, after] - DISCOUNT, 0) / seen + alone)
         return chance
+
+    def fills(self, one: str, other: str) -> bool:
+        """Whether two texts are one pattern filled in two ways: wherever they differ, each has
+        words of its own there, known from other texts.
+        """
+        a, b = one.split(), other.split()
+        steps = SequenceMatcher(None, a, b, False).get_opcodes()
+        kinds = {kind for kind, *_ in steps}
+        swapped = [w for _, i, j, k, m in steps for w in a[i:j] + b[k:m] if a[i:j] != b[k:m]]
+        return kinds == {"equal", "replace"} and all(self.words[w] > DISCOUNT for w in swapped)
 
 
 def _pieces(key: str) -> frozenset[str]:

@@ -429,3 +429,27 @@ def test_one_shape_a_pixel_further_is_no_copy_though_all_others_are_far(tmp_path
     train = write_images(tmp_path, pictures, "a")
     other = write_images(tmp_path, moved[:4], "b")
     assert copies_in(tmp_path, "image", train, other) == []
+
+
+def captions(random, n):
+    """Sentences of one pattern with slots, some of them filled by rare phrases."""
+    some = [" ".join(words) for words in random.choice(WORDS, (20, 4))]
+    return [
+        f"the {random.choice(WORDS[:4])} friend with a {random.choice(WORDS[4:8])} collar "
+        f"{random.choice(some)}. it has a {random.choice(WORDS[8:14])} coat "
+        f"and is {random.choice(some[:12])}."
+        for _ in range(n)
+    ]
+
+
+def test_captions_that_differ_in_the_filling_of_a_slot_are_no_copies_and_an_edited_one_is():
+    """In a small table a word model takes a pattern for chance, and its variants for edits."""
+    for seed in range(60):
+        texts = captions(np.random.default_rng(seed), 150)
+        train, test = texts[:100], texts[100:]
+        alike = [text for text in test if text not in train]
+        found = text_findings(train, alike, quick=False)
+        assert [f for f in found if f.kind == "copies"] == []
+    edited = [text[:40] + "q" + text[41:] for text in train[:10]]
+    found = text_findings(train, [*alike, *edited], quick=False)
+    assert count([f for f in found if f.kind == "copies"]) >= 8

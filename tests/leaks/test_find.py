@@ -14,6 +14,7 @@ from mmlib import leaks
 from mmlib.cli.main import main
 from mmlib.data.manifest import read_manifest
 from mmlib.leaks.columns import A_LITTLE, NEARLY_ALL
+from mmlib.leaks.find import checks
 from mmlib.leaks.score import Task, bound, lookup_shares, one_class, score
 from mmlib.worlds import pets
 
@@ -684,6 +685,8 @@ def test_where_nothing_is_found_the_command_says_what_was_looked_for(tmp_path, c
             and "groups across splits" in out
             and "image: " in out
         )
+    one = checks(read_manifest(table(30, label="x")))
+    assert not any("answer" in check for check in one)  # with one class there is none
     assert "text: the answer" in quick and "text: " not in image and "columns" not in image
     assert "image: equal files" in quick and "size" not in quick and "shift" not in quick
     assert (
