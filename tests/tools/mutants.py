@@ -1,8 +1,8 @@
 """Break the package in one small way after another, and see whether a test notices.
 
-    python tests/tools/mutants.py                      # 37 drawn from seed 0
+    python tests/tools/mutants.py                      # 37 drawn from seed 0, and the named 23
     python tests/tools/mutants.py --drawn 5 --seed 1   # five others
-    python tests/tools/mutants.py --named              # only those that once survived
+    python tests/tools/mutants.py --named              # only those of named_mutants.py
 
 Each mutant is one change of one expression or statement, in a copy of the package. The tests that
 mirror its file run on that copy, the first failure kills it. A mutant that survives is a sentence
@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-PLACES = (
-    "core.py files.py models.py data encoders fusion heads layers leaks metrics recipes report "
-    "train "
-    "tracing trust tune"
-).split()
+PLACES = [
+    *("core.py", "files.py", "models.py", "data", "encoders", "fusion", "heads", "layers"),
+    *("leaks", "metrics", "recipes", "report", "train", "tracing", "trust", "tune"),
+]
 ALWAYS = ["tests/test_laws.py", "tests/test_core.py", "tests/test_models.py"]
 SECONDS = 900  # of one mutant's tests; a mutant that never ends is killed too
 COMPARE = {
@@ -87,9 +86,7 @@ def mutants_of(file: Path) -> Iterator[Mutant]:
 
 
 def code_of(tree: ast.Module) -> Iterator[ast.AST]:
-    """Statements and expressions inside functions; no annotations, defaults, messages or
-    asserts.
-    """
+    """What functions do: no annotations, defaults, messages or asserts."""
     waiting: list[ast.AST] = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
     seen: set[ast.AST] = set()
     waiting = [statement for function in waiting for statement in function.body]
@@ -130,11 +127,9 @@ def changed(node: ast.AST, text: str, of) -> Iterator[str]:
 
 
 def draw(count: int, seed: int) -> list[Mutant]:
-    """Some mutants of the package, no two in one function's line."""
-    files = [f for place in PLACES for f in sorted((ROOT / "mmlib").glob(place))]
-    files = [
-        f for place in files for f in ([place] if place.is_file() else sorted(place.rglob("*.py")))
-    ]
+    """Some mutants of the package."""
+    places = [ROOT / "mmlib" / place for place in PLACES]
+    files = [f for p in places for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])]
     every = [mutant for file in files for mutant in mutants_of(file)]
     return random.Random(seed).sample(every, count)
 
@@ -160,18 +155,8 @@ def run(mutant: Mutant) -> str:
                 (place / name).symlink_to(ROOT / name)
         file = place / mutant.file
         file.write_text(mutant.apply(file.read_text(encoding="utf-8")), encoding="utf-8")
-        options = [
-            "-x",
-            "-q",
-            "-p",
-            "no:nbval",
-            "-p",
-            "no:cacheprovider",
-            "-o",
-            "addopts=",
-            "-m",
-            "not long",
-        ]
+        options = "-x -q -p no:nbval -p no:cacheprovider -o addopts=".split()
+        options += ["-m", "not long"]
         command = [sys.executable, "-m", "pytest", *options, *tests_of(mutant.file)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": folder}
         try:
@@ -189,7 +174,7 @@ def run(mutant: Mutant) -> str:
 
 
 def named() -> list[Mutant]:
-    """Changes that once survived, or were never tried: each a sentence of a docstring."""
+    """Those of ``named_mutants.py``, found in today's files."""
     from tests.tools.named_mutants import NAMED
 
     found = []
@@ -212,7 +197,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    mutants = named() if arguments.named else draw(arguments.drawn, arguments.seed)
+    mutants = named() + ([] if arguments.named else draw(arguments.drawn, arguments.seed))
     if arguments.list:
         print(*mutants, sep="\n")
         return 0
