@@ -135,10 +135,13 @@ def draw(count: int, seed: int) -> list[Mutant]:
 
 
 def tests_of(file: str) -> list[str]:
-    """The tests that mirror a file of the package, and those of the laws that hold everywhere."""
-    room = Path(file).relative_to("mmlib").parts[0].removesuffix(".py")
-    own = [f"tests/{room}"] if (ROOT / "tests" / room).is_dir() else []
-    return own + [place for place in ALWAYS if room in LAWFUL]
+    """The tests of a file's folder, its own first, and those of the laws that hold everywhere."""
+    path = Path(file).relative_to("mmlib")
+    folder = path.parts[0].removesuffix(".py")
+    own = sorted((ROOT / "tests" / folder).rglob(f"test_{path.stem}*.py"))
+    places = [place.relative_to(ROOT).as_posix() for place in own]
+    places += [f"tests/{folder}"] if (ROOT / "tests" / folder).is_dir() else []
+    return places + [place for place in ALWAYS if folder in LAWFUL]
 
 
 LAWFUL = {"core", "models", "encoders", "fusion", "heads", "layers"}
