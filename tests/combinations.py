@@ -13,24 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib import encoders as real
+from mmlib import fusion as fusions
 from mmlib.core import Features, from_tokens
-from mmlib.fusion.products import BilinearFusion, LowRankFusion, ProductFusion, TensorFusion
-from mmlib.fusion.tokens import (
-    BottleneckFusion,
-    CrossFusion,
-    CrossmodalFusion,
-    FiLMFusion,
-    JoinFusion,
-    PerceiverFusion,
-)
-from mmlib.fusion.vectors import (
-    AttentionFusion,
-    ConcatFusion,
-    DeepSetFusion,
-    GatedFusion,
-    LateFusion,
-    SumFusion,
-)
 from mmlib.heads.classify import ClassifyHead
 from mmlib.heads.ctc import CTCHead
 from mmlib.heads.language import LanguageHead
@@ -104,25 +88,25 @@ ENCODERS = {
 
 
 FUSIONS = {
-    "concat": ConcatFusion,
-    "sum": SumFusion,
-    "late": LateFusion,
-    "gated": GatedFusion,
-    "attention": AttentionFusion,
-    "attention-image": lambda dim, names: AttentionFusion(dim, names, query="image"),
-    "low-rank": lambda dim, names: LowRankFusion(dim, names, width=3),
-    "tensor": lambda dim, names: TensorFusion(dim, names, width=3),
-    "cross": CrossFusion,
-    "cross-image": lambda dim, names: CrossFusion(dim, names, query="image"),
-    "join": JoinFusion,
-    "join-only": lambda dim, names: JoinFusion(dim, names, depth=0),
-    "bottleneck": BottleneckFusion,
-    "deep-set": DeepSetFusion,
-    "bilinear": BilinearFusion,
-    "product": ProductFusion,
-    "film": FiLMFusion,
-    "perceiver": PerceiverFusion,
-    "crossmodal": CrossmodalFusion,
+    "concat": fusions.ConcatFusion,
+    "sum": fusions.SumFusion,
+    "late": fusions.LateFusion,
+    "gated": fusions.GatedFusion,
+    "attention": fusions.AttentionFusion,
+    "attention-image": lambda dim, names: fusions.AttentionFusion(dim, names, query="image"),
+    "low-rank": lambda dim, names: fusions.LowRankFusion(dim, names, width=3),
+    "tensor": lambda dim, names: fusions.TensorFusion(dim, names, width=3),
+    "cross": fusions.CrossFusion,
+    "cross-image": lambda dim, names: fusions.CrossFusion(dim, names, query="image"),
+    "join": fusions.JoinFusion,
+    "join-only": lambda dim, names: fusions.JoinFusion(dim, names, depth=0),
+    "bottleneck": fusions.BottleneckFusion,
+    "deep-set": fusions.DeepSetFusion,
+    "bilinear": fusions.BilinearFusion,
+    "product": fusions.ProductFusion,
+    "film": fusions.FiLMFusion,
+    "perceiver": fusions.PerceiverFusion,
+    "crossmodal": fusions.CrossmodalFusion,
 }
 
 
@@ -138,17 +122,10 @@ HEADS = {
 EVERY = list(itertools.product(ENCODERS, FUSIONS, HEADS))
 
 
-FEW = [
-    ("gated", "classify"),
-    ("join", "prefix"),
-    ("bottleneck", "regress"),
-    ("join-only", "ctc"),
-]  # with the package's own encoders
-
-
-COVER = (
-    FEW + [("join", head) for head in HEADS] + [(fusion, "classify") for fusion in FUSIONS]
-)  # each fusion, each head
+# with the package's own encoders
+FEW = [("gated", "classify"), ("join", "prefix"), ("bottleneck", "regress"), ("join-only", "ctc")]
+# each fusion, each head
+COVER = FEW + [("join", head) for head in HEADS] + [(fusion, "classify") for fusion in FUSIONS]
 
 
 def over(chosen: list[tuple[str, str]]) -> pytest.MarkDecorator:

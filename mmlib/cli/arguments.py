@@ -132,6 +132,25 @@ def add_training(command: argparse.ArgumentParser, budget: float) -> None:
         help="how the modalities are brought together (default: sum, their evidence adds up)",
     )
     command.add_argument(
+        "--task",
+        type=task,
+        choices=TASKS,
+        help="what the target is (default: decided from its values)",
+    )
+    command.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: bf16 on GPUs that have it",
+    )
+    _add_length(command, budget)
+    add_on_error(command)
+    add_device(command)
+
+
+def _add_length(command: argparse.ArgumentParser, budget: float) -> None:
+    """How long it is trained, in which steps, from which seed."""
+    command.add_argument(
         "--epochs",
         type=count,
         metavar="N",
@@ -159,20 +178,6 @@ def add_training(command: argparse.ArgumentParser, budget: float) -> None:
         metavar="N",
         help="same seed, same result (default: %(default)s)",
     )
-    command.add_argument(
-        "--task",
-        type=task,
-        choices=TASKS,
-        help="what the target is (default: decided from its values)",
-    )
-    command.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16"),
-        default="auto",
-        help="auto: bf16 on GPUs that have it",
-    )
-    add_on_error(command)
-    add_device(command)
 
 
 def recipe(arguments: argparse.Namespace) -> "Recipe":

@@ -28,6 +28,14 @@ LIKELIEST = 10  # classes shown for one sample
 
 def add_commands(commands: Commands) -> None:
     """Add evaluate and predict to the commands."""
+    for command in (_add_evaluate(commands), _add_predict(commands)):
+        shared.add_on_error(command)
+        shared.add_outside(command)
+        shared.add_device(command)
+        shared.add_json(command)
+
+
+def _add_evaluate(commands: Commands) -> argparse.ArgumentParser:
     evaluated = shared.add_command(
         commands,
         "evaluate",
@@ -41,7 +49,10 @@ def add_commands(commands: Commands) -> None:
     evaluated.add_argument(
         "--split", default="test", metavar="NAME", help="which rows (default: test); all: every row"
     )
+    return evaluated
 
+
+def _add_predict(commands: Commands) -> argparse.ArgumentParser:
     predicted = shared.add_command(
         commands,
         "predict",
@@ -67,11 +78,7 @@ def add_commands(commands: Commands) -> None:
     predicted.add_argument(
         "--out", type=Path, metavar="FILE", help="write the answers to a manifest here; a new file"
     )
-    for command in (evaluated, predicted):
-        shared.add_on_error(command)
-        shared.add_outside(command)
-        shared.add_device(command)
-        shared.add_json(command)
+    return predicted
 
 
 def evaluate(arguments: argparse.Namespace) -> int:

@@ -78,6 +78,6 @@ def _limit(axes: Any, score: str, drawn: list[float], majority: float | None) ->
         least = min([floor, *drawn])
         axes.set_ylim(least - 0.02 if least else 0, 1.02)
     elif score in DISTANCES and min(drawn) >= 0:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(drawn) or 1)
     elif score == "r2":
         axes.set_ylim(top=1.02)

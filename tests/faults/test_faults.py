@@ -298,8 +298,13 @@ def test_two_bad_checkpoints_are_both_named_and_a_single_one_offers_nothing(tmp_
     assert not names(tmp_path)
 
 
+def run(folder: Path, resume: bool = False) -> None:
+    batches, extra = [sample_batch(8)], {"words": ["cat"]}
+    fit(Tiny(), batches, batches, CPU, out=folder, resume=resume, extra=extra)
+
+
 def run_state(folder: Path) -> dict:
-    fit(Tiny(), [sample_batch(8)], [sample_batch(8)], CPU, out=folder, extra={"words": ["cat"]})
+    run(folder)
     return checkpoint.load(folder)
 
 
@@ -333,15 +338,7 @@ def test_content_that_no_run_writes_is_named_by_its_key(tmp_path, key, gone):
     with pytest.raises(
         ValueError, match=rf"{'it has no .' if gone else ''}{key}|states of torch's generators"
     ):
-        fit(
-            Tiny(),
-            [sample_batch(8)],
-            [sample_batch(8)],
-            CPU,
-            out=tmp_path,
-            resume=True,
-            extra={"words": ["cat"]},
-        )
+        run(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -360,15 +357,7 @@ def test_an_optimizer_of_another_kind_is_refused_and_only_its_rate_may_differ(
     state["optimizer"]["param_groups"][0] |= change
     checkpoint.save(tmp_path, state)
     try:
-        fit(
-            Tiny(),
-            [sample_batch(8)],
-            [sample_batch(8)],
-            CPU,
-            out=tmp_path,
-            resume=True,
-            extra={"words": ["cat"]},
-        )
+        run(tmp_path, resume=True)
     except ValueError as error:
         assert reason and reason in str(error)
     else:

@@ -6,14 +6,13 @@ That they run, and give those outputs, nbval tests (pyproject).
 import ast
 import os
 import re
-import subprocess
-import sys
 
 import nbformat
 import pytest
 from nbformat import NotebookNode
 
 from tests.tools import make_outputs
+from tests.tools.test_kernel_limits import run_pytest
 
 NOTEBOOKS = make_outputs.notebooks()
 TAGS = {"nbval-ignore-output", "raises-exception", "exercise", "check"}
@@ -341,21 +340,5 @@ def test_the_test_command_compares_outputs(made):
     """
     folder = made[0].parent
     (folder / "stale.ipynb").write_text(made[0].read_text().replace('"2\\n"', '"3\\n"'))
-    settings = [
-        "-c",
-        str(make_outputs.ROOT / "pyproject.toml"),
-        "--rootdir",
-        str(folder),
-        "-p",
-        "no:cacheprovider",
-        "-q",
-    ]
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", *settings, str(folder)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-    )
-    assert "stale.ipynb::Cell 1" in result.stdout and ("1 failed, 5 passed") in result.stdout, (
-        result.stdout + result.stderr
-    )
+    said = run_pytest(folder, "-q")
+    assert "stale.ipynb::Cell 1" in said and "1 failed, 5 passed" in said, said

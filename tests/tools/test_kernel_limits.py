@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -14,6 +15,19 @@ import pytest
 from tests.tools import make_outputs
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def run_pytest(folder: Path, option: str, **environment: str) -> str:
+    """What `pytest FOLDER` prints, with the options of pyproject and one more."""
+    settings = ["-c", str(make_outputs.ROOT / "pyproject.toml"), "--rootdir", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *settings, "-p", "no:cacheprovider", option, str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | environment,
+    )
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +56,7 @@ def result(tmp_path_factory):
             ),
             path,
         )
-    settings = [
-        "-c",
-        str(make_outputs.ROOT / "pyproject.toml"),
-        "--rootdir",
-        str(folder),
-        "-p",
-        "no:cacheprovider",
-        "-rf",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *settings, str(folder)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"MMLIB_NOTEBOOK_CPU": "12", "MMLIB_NOTEBOOK_MEMORY": "1"},
-    )
-    return done.stdout + done.stderr
+    return run_pytest(folder, "-rf", MMLIB_NOTEBOOK_CPU="12", MMLIB_NOTEBOOK_MEMORY="1")
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,11 @@ import mmlib
 from mmlib import encoders, fusion
 from mmlib.core import Features, from_pooled
 from mmlib.heads.classify import ClassifyHead
-from mmlib.heads.ctc import CTCHead
-from mmlib.heads.language import LanguageHead
-from mmlib.heads.regress import RegressHead
 from mmlib.layers.attention import attend, recording
 from mmlib.models import Backbone, Model, TwoTower
 from mmlib.plots.alt_text import describe
 from mmlib.tracing.trace import Trace, trace
-
-D, K = 8, 7
-
+from tests.combinations import HEADS, D, K
 
 MODALITIES = {
     "conv": lambda: {
@@ -35,15 +30,6 @@ MODALITIES = {
         "image": encoders.ViTEncoder(D, patch=4, depth=1),
         "text": encoders.TransformerEncoder(D, K, depth=1),
     },
-}
-
-
-HEADS = {
-    "classify": lambda: ClassifyHead(D, 3),
-    "regress": lambda: RegressHead(D, mean=5.0, std=2.0),
-    "ctc": lambda: CTCHead(D, K),
-    "prefix": lambda: LanguageHead(D, K, depth=1),
-    "cross": lambda: LanguageHead(D, K, depth=1, cross=True),
 }
 
 
