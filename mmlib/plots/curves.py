@@ -47,12 +47,15 @@ def _panel(
     drawn: list[float] = []
     for name in names:
         points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
-        colour = COLOURS["text"] if name == "loss" else COLOURS["image"]
-        axes.plot(*zip(*points), marker=".", color=colour, label=name)
+        part, colour = (
+            ("training", COLOURS["text"]) if name == "loss" else ("validation", COLOURS["image"])
+        )
+        axes.plot(*zip(*points), marker=".", color=colour, label=part)
         drawn += [value for _, value in points]
         at_best = [value for epoch, value in points if epoch == best and name != "loss"]
         if at_best:
-            axes.plot(best, at_best[0], "o", markersize=9, fillstyle="none", color=INK)
+            ring = {"markersize": 9, "fillstyle": "none", "color": INK, "clip_on": False}
+            axes.plot(best, at_best[0], "o", **ring)
     if best is not None:
         axes.axvline(best, color=GREY, linestyle="--", linewidth=1)
     if names == ["val_accuracy"] and majority is not None:

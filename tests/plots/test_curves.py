@@ -59,6 +59,16 @@ def test_the_best_epoch_is_marked_in_every_panel_and_named_in_the_title():
         ]
 
 
+def test_training_and_validation_are_named_and_a_ring_at_an_edge_is_whole():
+    figure = rows(loss=[1, 0.5], val_loss=[0.4, 0.0], val_accuracy=[0.9, 1.0]).plot()
+    named = panel(figure, "loss").get_legend().get_texts()
+    assert [text.get_text() for text in named] == ["training", "validation"]
+    rings = [line for axes in figure.axes for line in axes.get_lines() if line.get_marker() == "o"]
+    assert len(rings) == 2 and not any(ring.get_clip_on() for ring in rings)
+    low, high = panel(figure, "loss").get_ylim()
+    assert low == 0 and high > 1.05  # room above the highest loss
+
+
 def test_without_validation_nothing_is_marked():
     figure = rows(loss=[1, 0.5]).plot()
     assert figure.get_suptitle() == "2 epochs" and len(figure.axes) == 1
