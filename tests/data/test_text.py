@@ -80,3 +80,11 @@ def test_texts_are_kept_ragged_and_come_back_padded():
     ]
     assert texts.fetch(np.array([1]))[0].shape == (1, 1)
     assert texts.truncated == 1 and texts.fetch(np.array([3]))[0].shape == (1, MAX_TOKENS)
+
+
+def test_a_text_of_just_the_longest_length_is_not_cut():
+    vocabulary = Vocabulary.fit(["a"])
+    texts = Texts.encode(["a " * (MAX_TOKENS + more) for more in (-1, 0, 1)], vocabulary)
+    assert texts.truncated == 1
+    lengths = texts.row_lengths(np.arange(3)).tolist()
+    assert lengths == [MAX_TOKENS - 1, MAX_TOKENS, MAX_TOKENS]
