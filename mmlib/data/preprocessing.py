@@ -1,6 +1,6 @@
-"""What was fitted on the training rows; and with it, raw samples -> batches.
+"""Raw samples -> batches, with what was fitted on the training rows.
 
-That is: sizes and normalisation of images, vocabularies, classes.
+That is sizes and normalisation of images, vocabularies and classes.
 """
 
 import difflib
@@ -13,15 +13,7 @@ import torch
 from torch import Tensor
 
 from mmlib.core import Batch
-from mmlib.data.assemble import (
-    DROPOUT,
-    MODALITIES,
-    Chance,
-    clips,
-    images,
-    spread_windows,
-    texts,
-)
+from mmlib.data.assemble import DROPOUT, MODALITIES, Chance, clips, images, spread_windows, texts
 from mmlib.data.audio import RATE, read_audio
 from mmlib.data.augment import drop_modalities
 from mmlib.data.image import read_image
@@ -62,8 +54,7 @@ class Preprocessing:
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict)  # of texts
     rate: int = RATE  # of audio, in Hz
     group: str | None = None  # the column whose groups stay whole
-    # of the columns that splits are drawn from: Manifest.keys
-    split_columns: list[Modality] = field(default_factory=list)
+    split_columns: list[Modality] = field(default_factory=list)  # drawn from: ``Manifest.keys``
 
     def state(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, from which ``from_state`` makes the same."""

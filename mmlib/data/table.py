@@ -36,7 +36,7 @@ class Table:
 
 
 def missing_column(name: str, header: Sequence[str], column: str) -> str:
-    """Says that a table has no such column, and which one may be meant."""
+    """The message that a table has no such column, and which one may be meant."""
     close = difflib.get_close_matches(column, header, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{name} has no column {column!r}; it has {[c for c in header if c]}{hint}"
