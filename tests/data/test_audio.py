@@ -1,6 +1,4 @@
-"""Sound of every kind becomes float32, mono, 16 kHz; the pitch and the loudness stay what they
-were.
-"""
+"""Audio of every kind becomes float32, mono, 16 kHz, and keeps its pitch and its loudness."""
 
 import os
 import sys
@@ -67,9 +65,8 @@ def test_resampling_agrees_with_torchaudio():
     from torchaudio.functional import resample
 
     random = np.random.default_rng(0)
-    slow = np.convolve(random.normal(size=22_050), np.hanning(32), mode="same").astype(
-        np.float32
-    )  # little above 2 kHz
+    # little above 2 kHz
+    slow = np.convolve(random.normal(size=22_050), np.hanning(32), mode="same").astype(np.float32)
     slow /= 2 * np.abs(slow).max()
     expected = resample(torch.from_numpy(slow), 22_050, RATE, lowpass_filter_width=64)
     torch.testing.assert_close(
@@ -78,9 +75,8 @@ def test_resampling_agrees_with_torchaudio():
 
 
 def test_what_would_alias_is_removed():
-    assert (
-        read_audio(tone(48_000, 11_000), 48_000)[500:-500].abs().max() < 0.01
-    )  # would come back as 5 kHz
+    heard = read_audio(tone(48_000, 11_000), 48_000)  # it would come back as 5 kHz
+    assert heard[500:-500].abs().max() < 0.01
 
 
 def test_channels_are_averaged(tmp_path):
@@ -149,9 +145,8 @@ def test_a_header_that_sends_the_library_nowhere_makes_no_noise(tmp_path, capfd,
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # pytest has its own
     soundfile.write(tmp_path / "x.aiff", np.zeros(300), RATE)
     data = (tmp_path / "x.aiff").read_bytes()
-    (tmp_path / "x.aiff").write_bytes(
-        data[:38] + b"\xff" + data[39:]
-    )  # of the chunk of samples: its size
+    data = data[:38] + b"\xff" + data[39:]  # the size of the chunk of samples
+    (tmp_path / "x.aiff").write_bytes(data)
     for read in (read_audio, seconds):
         try:
             read(tmp_path / "x.aiff")

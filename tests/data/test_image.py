@@ -1,6 +1,4 @@
-"""Images of every kind that people have become uint8 (3, S, S): the whole image, upright, with
-its colours.
-"""
+"""Images of every kind become uint8 (3, S, S): the whole image, upright, with its colours."""
 
 import struct
 import subprocess
@@ -208,9 +206,7 @@ def test_broken_files_say_what_is_wrong(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_random_damage_gives_a_picture_or_a_valueerror(tmp_path):
-    """Decoders raise many kinds of errors; whatever is in a file, a reader of a data set must
-    get ValueError.
-    """
+    """Decoders raise many kinds of errors; the caller gets ValueError for all of them."""
     random = np.random.default_rng(1)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -29,9 +29,7 @@ ROWS = 24
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A manifest with full, ragged, image-less, text-only and empty rows, and clips over four
-    seconds.
-    """
+    """Rows that are full, ragged, image-less, text-only and empty, and clips over four seconds."""
     root, random = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
     lines = ["image,text,audio,label,split"]
     for i in range(ROWS):
@@ -69,9 +67,7 @@ def same(a, b) -> bool:
 
 
 def samples(batches) -> dict[int, dict]:
-    """Every sample by its row, its padding cut off, so that batches of any make-up can be
-    compared bit for bit.
-    """
+    """Every sample by its row, without its padding: so any two make-ups of batches compare."""
     found = {}
     for batch in batches:
         for i, row in enumerate(batch["row"].tolist()):

@@ -1,6 +1,4 @@
-"""data/speech: what is shipped is what the script says it makes; a voice keeps to one split;
-nothing leaks; the sound is the one made.
-"""
+"""The clips of data/speech are those of the script; a voice keeps to one split, nothing leaks."""
 
 import csv
 import hashlib
@@ -158,9 +156,7 @@ def espeak():
     espeak() != "1.51", reason="the clips were made with espeak-ng 1.51, which is not here"
 )
 def test_the_script_makes_the_shipped_clips_again(rows, sounds):
-    """Compared before Opus: its loss is far smaller than what any other word, voice, pitch or
-    speed would change.
-    """
+    """Before Opus: its loss is far smaller than what another word, voice or pitch would change."""
     voices = {voice["voice"]: voice for voice in make_speech.voices()}
     known = subprocess.run(["espeak-ng", "--voices=variant"], capture_output=True, text=True).stdout
     assert all(f"!v/{voice['variant']} " in known for voice in voices.values()), (

@@ -1,6 +1,4 @@
-"""Words of any script become tokens; the vocabulary is what its texts say, and ids come back as
-words.
-"""
+"""Words of any script become tokens, a vocabulary those of its texts; ids come back as words."""
 
 import numpy as np
 import pytest

@@ -81,9 +81,7 @@ def hide(x: Tensor, mask: Tensor, value: float) -> Tensor:
 
 
 def learn(encoder: nn.Module, features: Features) -> dict[str, Tensor | None]:
-    """The gradient of every parameter, from a loss in which tokens and pooled count, each
-    coordinate differently.
-    """
+    """Every parameter's gradient; the loss weighs each coordinate of tokens and pooled apart."""
     generator = torch.Generator().manual_seed(3)
     encoder.zero_grad()
     sum(
@@ -153,9 +151,8 @@ def test_every_parameter_learns_and_absence_keeps_gradients_finite(name):
     assert all(g is None or g.isfinite().all() for g in nobody.values())
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CASES if CASES[name][1] is not texts]
-)  # ids have no gradient
+# ids have no gradient
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name][1] is not texts])
 def test_the_gradient_reaches_the_input_where_it_is_real_and_nowhere_else(name):
     encoder, x, mask = build(name)
     x.requires_grad_()

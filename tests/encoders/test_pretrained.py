@@ -84,8 +84,11 @@ def tiny_wav2vec2(mode: str = "group_norm") -> nn.Module:
 
 
 class TimmLike(nn.Module):
-    """What timm's networks promise: ``num_features``, ``num_prefix_tokens``,
-    ``patch_embed.img_size``, ``forward_features`` and ``forward_head``."""
+    """What a network of timm promises.
+
+    These are ``num_features``, ``num_prefix_tokens``, ``patch_embed.img_size``,
+    ``forward_features`` and ``forward_head``.
+    """
 
     def __init__(self, kind: str):
         super().__init__()
@@ -119,8 +122,9 @@ class TimmLike(nn.Module):
 
 
 class TextLike(nn.Module):
-    """What an AutoModel for text promises: ``main_input_name``, keywords, ``last_hidden_state``;
-    NaN for a row with no word to look at.
+    """What an AutoModel for text promises: ``main_input_name``, ``last_hidden_state``.
+
+    A row that may attend to no word comes out as NaN.
     """
 
     main_input_name = "input_ids"
@@ -138,9 +142,7 @@ class TextLike(nn.Module):
 
 
 class ImageLike(nn.Module):
-    """What an AutoModel for images promises: class token first and a fixed size (ViT), or a map
-    (ConvNeXt).
-    """
+    """What an AutoModel for images promises: class token, one size (ViT), or a map (ConvNeXt)."""
 
     main_input_name = "pixel_values"
 

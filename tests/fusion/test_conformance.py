@@ -36,10 +36,8 @@ one_to_three = pytest.mark.parametrize(
 )
 
 
-ALONE = {
-    "GatedFusion": {"gate"},
-    "AttentionFusion": {"bilinear", "learned"},
-}  # what chooses among modalities; with one there is no choice
+# what chooses among modalities; with one there is no choice
+ALONE = {"GatedFusion": {"gate"}, "AttentionFusion": {"bilinear", "learned"}}
 
 
 def make(kind: type[nn.Module], names: list[str] = NAMES, seed: int = 0, **options) -> nn.Module:
@@ -71,8 +69,9 @@ def make_tokens(
 
 
 def live(tokens: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Features]:
-    """Features that hold these very tokens, junk and all, so that gradients reach them; pooled
-    is their masked mean.
+    """Features of these tokens, junk included, so that gradients reach them.
+
+    ``pooled`` is their masked mean.
     """
     return {
         name: from_tokens(tokens[name], masks[name])._replace(tokens=tokens[name])
@@ -85,8 +84,9 @@ def make_features(names: list[str] = NAMES, seed: int = 0) -> dict[str, Features
 
 
 def project(out: Features) -> Tensor:
-    """One number in which every token and every pooled vector counts, each coordinate
-    differently; blind to where a token stands.
+    """One number in which each coordinate of tokens and pooled has a weight of its own.
+
+    It does not depend on where a token stands.
     """
     weight = torch.randn(2, D, generator=torch.Generator().manual_seed(9))
     return (out.tokens.sin() * weight[0])[out.mask].sum() + (out.pooled * weight[1]).sum()
@@ -111,9 +111,7 @@ PRESENT = torch.tensor([LENGTHS[name] for name in NAMES]).T > 0  # (B, M)
 
 
 def same_with_gradients(module: nn.Module, features: dict[str, Features], by_hand) -> None:
-    """The module's pooled output equals ``by_hand(features)``, and so do the gradients of a
-    random projection of both.
-    """
+    """Pooled output equals ``by_hand(features)``; so do the gradients of a random projection."""
     weight = torch.randn(B, D, generator=torch.Generator().manual_seed(9))
     results, inputs = [], [part.tokens for part in features.values()] + list(module.parameters())
     for pooled in (module(features).pooled, by_hand(features)):
@@ -311,9 +309,8 @@ def test_every_parameter_is_registered_saved_and_learns_where_all_modalities_are
     kind, names
 ):
     module, features = make(kind, names), make_features(names)
-    project(
-        module({name: Features(*(x[:1] for x in part)) for name, part in features.items()})
-    ).backward()  # row 0 has all
+    first = {name: Features(*(x[:1] for x in part)) for name, part in features.items()}  # has all
+    project(module(first)).backward()
     dead = {name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()}
     if len(names) == 1:
         dead = {name for name in dead if name.split(".")[0] not in ALONE.get(kind.__name__, ())}

@@ -79,9 +79,8 @@ def test_cross_fusion_asks_with_the_named_modality_and_falls_back_where_it_is_ab
     expected[2:4, 0] = True  # the learned vector, in the first slot
     assert torch.equal(out.mask, expected)
     weights = module.transformer.blocks[0].cross.weights
-    memory = torch.cat(
-        [features["audio"].mask, features["text"].mask], dim=1
-    )  # the others answer, never itself
+    # the others answer, never itself
+    memory = torch.cat([features["audio"].mask, features["text"].mask], dim=1)
     assert (
         weights.shape[-1] == memory.shape[1]
         and not weights.masked_select(~memory[:, None, None]).any()
@@ -97,9 +96,7 @@ def test_cross_fusion_with_learned_queries_lets_every_modality_answer():
 
 
 def test_bottleneck_is_the_mean_over_present_modalities_of_what_each_made_of_it():
-    """One row at a time, with only the modalities that are there and only their real tokens: no
-    mask at all.
-    """
+    """By hand one row at a time, its present modalities and real tokens only, without any mask."""
     module, features = make(BottleneckFusion), make_features()
     out = module(features)
     for i in range(4):
@@ -120,9 +117,7 @@ def test_bottleneck_is_the_mean_over_present_modalities_of_what_each_made_of_it(
 
 
 def test_modalities_exchange_only_through_the_bottleneck():
-    """What the image says reaches the words' tokens in layer two, by way of the bottleneck; cut
-    it and nothing arrives.
-    """
+    """In layer two the image reaches the tokens of the text through the bottleneck, and only so."""
     module, features = make(BottleneckFusion), make_features()
     other = features | {"image": make_features(seed=1)["image"]}
     words = slice(-4 - features["text"].mask.shape[1], -4)
@@ -164,9 +159,7 @@ def test_film_of_one_modality_hands_it_through_and_has_nothing_to_learn():
 
 
 def test_film_never_conditions_a_modality_on_itself():
-    """Doubling a modality doubles its own tokens but for the shift: the map from its own tokens
-    is affine.
-    """
+    """The map from a modality's own tokens is affine: but for the shift, twice in is twice out."""
     module, (tokens, masks) = make(FiLMFusion), make_tokens()
     zero, one, two = (
         module(live(tokens | {"audio": factor * tokens["audio"]}, masks)).tokens[0, :4]

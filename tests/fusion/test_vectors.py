@@ -123,9 +123,7 @@ def test_attention_equals_the_formula_by_loops(query):
 
 
 def test_attention_weights_do_not_depend_on_the_other_samples():
-    """The softmax runs over the modalities of one sample; over the batch (the wrong axis) this
-    fails.
-    """
+    """The softmax runs over modalities; one over the batch (the wrong axis) would fail here."""
     module, features = make(AttentionFusion), make_features()
     module(features)
     together = module.weights
