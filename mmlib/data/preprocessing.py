@@ -3,7 +3,6 @@
 That is sizes and normalisation of images, vocabularies and classes.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from mmlib.data.audio import RATE, read_audio
 from mmlib.data.augment import drop_modalities
 from mmlib.data.image import read_image
 from mmlib.data.manifest import Modality
+from mmlib.data.problems import did_you_mean
 from mmlib.data.store import Clips, Images, Store, Texts, to_int16
 from mmlib.data.targets import Target
 from mmlib.data.text import Vocabulary
@@ -128,8 +128,7 @@ class Preprocessing:
         for key, value in sample.items():
             name = key if key in self.modalities else columns.get(key)
             if name is None:
-                close = difflib.get_close_matches(key, [*self.modalities, *columns], n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = did_you_mean(key, [*self.modalities, *columns])
                 raise ValueError(
                     f"sample {i} has {key!r}; this model has the modalities "
                     f"{sorted(self.modalities)}{hint}"

@@ -4,7 +4,7 @@ import json
 import zlib
 from typing import Any
 
-from mmlib.renamed import OLD_TASKS
+TASKS = {"classes": "classification", "numbers": "regression"}
 
 
 def renewed(state: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def renewed(state: dict[str, Any]) -> dict[str, Any]:
         if isinstance(spec := extra.get("spec"), dict):
             spec = {name: value for name, value in spec.items() if name != "why"}
             task = spec.get("task")
-            extra["spec"] = spec | ({"task": OLD_TASKS[task]} if task in OLD_TASKS else {})
+            extra["spec"] = spec | ({"task": TASKS[task]} if task in TASKS else {})
         if isinstance(fitted := extra.get("preprocessing"), dict) and "senses" in fitted:
             extra["preprocessing"] = _moved(fitted, "senses", "modalities")
             checksum = zlib.crc32(json.dumps(extra["preprocessing"], sort_keys=True).encode())
