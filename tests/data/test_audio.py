@@ -136,9 +136,8 @@ def test_whatever_a_sound_decoder_raises_is_a_reason(tmp_path, monkeypatch, faul
         with monkeypatch.context() as patched, pytest.raises(ValueError) as caught:
             patched.setattr(place, name, read)
             read_audio(tmp_path / "x.wav")
-        assert (
-            "memory" if isinstance(fault, MemoryError) else str(fault) or type(fault).__name__
-        ) in str(caught.value)
+        said = str(fault) or type(fault).__name__
+        assert ("memory" if isinstance(fault, MemoryError) else said) in str(caught.value)
 
 
 def test_a_header_that_sends_the_library_nowhere_makes_no_noise(tmp_path, capfd, monkeypatch):
@@ -188,11 +187,9 @@ def test_a_clip_in_memory_is_off_by_half_a_step_of_16_bits_at_most():
 
 def test_each_clip_gets_noise_of_its_own_drawn_by_its_own_number_and_loud_as_asked():
     only = Augment(**{field.name: 0 for field in fields(Augment)} | {"noise": 0.1})
-    x, lengths, u = (
-        torch.full((4, RATE), 0.5),
-        torch.full((4,), RATE),
-        torch.full((4, AUDIO_DRAWS), 0.5),
-    )
+    x = torch.full((4, RATE), 0.5)
+    lengths = torch.full((4,), RATE)
+    u = torch.full((4, AUDIO_DRAWS), 0.5)
     u[:, 3] = torch.tensor([0.1, 0.7, 0.1, 0.0])  # from which place of the noise
     u[:, 4] = torch.tensor([1.0, 1.0, 0.5, 1.0])  # how loud
     noise = change_audio(x, lengths, u, only)[0] - x  # (4, L)

@@ -173,16 +173,12 @@ def test_wrong_names_are_named(kind):
 @every
 def test_features_keep_the_contract(kind):
     out = make(kind)(make_features())
-    assert (
-        out.tokens.shape == (*out.mask.shape, D)
-        and out.pooled.shape == (B, D)
-        and out.mask.dtype == torch.bool
-    )
-    assert (
-        torch.equal(out.present, PRESENT.any(1))
-        and not out.tokens[~out.mask].any()
-        and not out.pooled[4].any()
-    )
+    assert out.tokens.shape == (*out.mask.shape, D)
+    assert out.pooled.shape == (B, D)
+    assert out.mask.dtype == torch.bool
+    assert torch.equal(out.present, PRESENT.any(1))
+    assert not out.tokens[~out.mask].any()
+    assert not out.pooled[4].any()
     assert (out.tokens.shape[1] == 1) == (kind.__module__ != "mmlib.fusion.tokens")
 
 
@@ -228,10 +224,8 @@ def test_nothing_under_a_mask_counts_and_no_gradient_goes_there(kind, junk):
     }
     clean_out, dirty_out = module(live(tokens, masks)), module(live(dirty, masks))
     same(real(dirty_out), real(clean_out))
-    clean_grad, dirty_grad = (
-        gradients(module, tokens, clean_out),
-        gradients(module, dirty, dirty_out),
-    )
+    clean_grad = gradients(module, tokens, clean_out)
+    dirty_grad = gradients(module, dirty, dirty_out)
     same(dirty_grad, clean_grad)
     for gradient, mask in zip(dirty_grad[-len(masks) :], masks.values(), strict=True):
         assert not gradient[~mask].any()
@@ -289,11 +283,9 @@ def test_every_subset_of_modalities_gives_finite_output_and_gradients_and_absent
             there = {name: mask & (name in subset) for name, mask in masks.items()}
             out = module(live(tokens, there))
             present = torch.stack([mask.any(1) for mask in there.values()]).any(0)
-            assert (
-                torch.equal(out.present, present)
-                and not out.pooled[~present].any()
-                and not out.tokens[~out.mask].any()
-            )
+            assert torch.equal(out.present, present)
+            assert not out.pooled[~present].any()
+            assert not out.tokens[~out.mask].any()
             found = gradients(module, tokens, out)
             assert all(x.isfinite().all() for x in (*out, *found)), subset
             for name, gradient in zip(names, found[-len(names) :], strict=True):
@@ -327,11 +319,9 @@ def test_weights_that_can_be_looked_at_are_exactly_zero_where_a_modality_is_abse
         return
     present = torch.stack([features[name].present for name in NAMES], dim=1)
     assert module.weights.shape == present.shape and not module.weights.requires_grad
-    assert (
-        (module.weights[~present] == 0).all()
-        and (module.weights[present] > 0).all()
-        and (module.weights.sum(1) <= 1.0001).all()
-    )
+    assert (module.weights[~present] == 0).all()
+    assert (module.weights[present] > 0).all()
+    assert (module.weights.sum(1) <= 1.0001).all()
 
 
 @every

@@ -64,10 +64,8 @@ def test_joined_tokens_see_the_other_modalities_and_no_hole():
         module(features)
     weights = module.transformer.blocks[0].attention.weights  # (B, H, T, T)
     mask = torch.cat([features[name].mask for name in NAMES], dim=1)
-    assert (
-        not weights.masked_select(~mask[:, None, None]).any()
-        and (weights[0][..., mask[0]] > 0).all()
-    )
+    assert not weights.masked_select(~mask[:, None, None]).any()
+    assert (weights[0][..., mask[0]] > 0).all()
 
 
 def test_cross_fusion_asks_with_the_named_modality_and_falls_back_where_it_is_absent():
@@ -81,10 +79,8 @@ def test_cross_fusion_asks_with_the_named_modality_and_falls_back_where_it_is_ab
     weights = module.transformer.blocks[0].cross.weights
     # the others answer, never itself
     memory = torch.cat([features["audio"].mask, features["text"].mask], dim=1)
-    assert (
-        weights.shape[-1] == memory.shape[1]
-        and not weights.masked_select(~memory[:, None, None]).any()
-    )
+    assert weights.shape[-1] == memory.shape[1]
+    assert not weights.masked_select(~memory[:, None, None]).any()
     nn.init.normal_(module.learned)
     changed = (module(features).pooled != before).any(dim=1)
     assert changed.tolist() == [False, False, True, True, False, False]
@@ -171,11 +167,9 @@ def test_film_never_conditions_a_modality_on_itself():
 def attend_by_loops(attention: nn.Module, x: Tensor, memory: Tensor) -> Tensor:
     """Multi-head attention, one asker and one head at a time."""
     W, b, d = attention.kv.weight, attention.kv.bias, D // attention.heads
-    q, k, v = (
-        x @ attention.q.weight.T + attention.q.bias,
-        memory @ W[:D].T + b[:D],
-        memory @ W[D:].T + b[D:],
-    )
+    q = x @ attention.q.weight.T + attention.q.bias
+    k = memory @ W[:D].T + b[:D]
+    v = memory @ W[D:].T + b[D:]
     rows = []
     for asker in q:
         parts = []
@@ -243,10 +237,8 @@ def test_crossmodal_never_looks_at_a_token_that_is_not_there():
         for answerer, ask in others.items():
             mask = features[answerer].mask[:, None, None]  # (B, 1, 1, K)
             weights = ask.attention.weights  # (B, H, T, K)
-            assert (
-                weights.shape[2:] == (features[asker].mask.shape[1], mask.shape[-1])
-                and not weights.masked_select(~mask).any()
-            )
+            assert weights.shape[2:] == (features[asker].mask.shape[1], mask.shape[-1])
+            assert not weights.masked_select(~mask).any()
 
 
 def test_what_a_token_learns_keeps_its_digits_beside_a_large_token():
