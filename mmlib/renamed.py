@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+OLD_TASKS = {"classes": "classification", "numbers": "regression"}
+
 C = TypeVar("C", bound=Callable[..., Any])
 
 

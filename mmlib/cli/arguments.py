@@ -8,13 +8,16 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mmlib.renamed import OLD_TASKS
 
 if TYPE_CHECKING:
     from mmlib.recipes import Recipe
 
+# These stand in mmlib.data and mmlib.recipes too, which import torch: a test compares them.
 KINDS = ("image", "text", "audio")
-# The keys of recipes.FUSIONS, which lives beside torch. A test holds them together.
+TASKS = ("classification", "regression")
 FUSIONS = (
     "attention",
     "bilinear",
@@ -33,10 +36,8 @@ FUSIONS = (
     "sum",
     "tensor",
 )
-TASKS = ("classification", "regression")
-# What was renamed is understood for one release, with a warning.
-OLD_OPTIONS = {"--sense": "--modality", "--hide": "--modality-dropout"}
-OLD_TASKS = {"classes": "classification", "numbers": "regression"}
+OLD_OPTIONS = {"--sense": "--modality", "--hide": "--modality-dropout"}  # for one release
+DEBUG = "on failure, show the traceback instead of one line"
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run = Callable[[argparse.Namespace], int]
@@ -57,8 +58,8 @@ def add_command(
     command.add_argument(
         "--debug",
         action="store_true",
-        default=argparse.SUPPRESS,
-        help="where it fails, show the traceback and not one line",
+        default=argparse.SUPPRESS,  # or it would overwrite a --debug before the command's name
+        help=DEBUG,
     )
     return command
 
@@ -66,7 +67,7 @@ def add_command(
 def add_json(command: argparse.ArgumentParser) -> None:
     """Output for programs."""
     command.add_argument(
-        "--json", action="store_true", help="print JSON, and everything else to stderr"
+        "--json", action="store_true", help="print JSON to stdout, and everything else to stderr"
     )
 
 
@@ -94,13 +95,13 @@ def add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--group",
         metavar="COL",
-        help="rows of one group (a patient, a speaker) never stand in two splits",
+        help="the column of groups (patients, speakers); the rows of a group stay in one split",
     )
     add_outside(command)
 
 
 def add_outside(command: argparse.ArgumentParser) -> None:
-    """Paths that climb out."""
+    """Whether files may lie outside the manifest's folder."""
     command.add_argument(
         "--allow-outside", action="store_true", help="allow paths that leave the manifest's folder"
     )
@@ -112,7 +113,8 @@ def add_on_error(command: argparse.ArgumentParser) -> None:
         "--on-error",
         choices=("raise", "skip"),
         default="raise",
-        help="files that do not load: stop and list them, or go on without those rows",
+        help="when files cannot be read: list them and stop, or go on without their rows "
+        "(default: raise)",
     )
 
 
@@ -129,7 +131,7 @@ def add_training(command: argparse.ArgumentParser, budget: float) -> None:
         "--fusion",
         choices=FUSIONS,
         default="sum",
-        help="how the modalities are brought together (default: sum, their evidence adds up)",
+        help="how the modalities are fused (default: sum, their evidence adds up)",
     )
     command.add_argument(
         "--task",
@@ -141,7 +143,7 @@ def add_training(command: argparse.ArgumentParser, budget: float) -> None:
         "--precision",
         choices=("auto", "fp32", "bf16"),
         default="auto",
-        help="auto: bf16 on GPUs that have it",
+        help="of the arithmetic (default: auto, bf16 on GPUs that have it)",
     )
     _add_length(command, budget)
     add_on_error(command)
@@ -161,7 +163,7 @@ def _add_length(command: argparse.ArgumentParser, budget: float) -> None:
         type=positive,
         default=budget,
         metavar="X",
-        help="length of one training without --epochs, 1 is about three minutes of one core "
+        help="length of one training without --epochs; 1 is about three minutes of one core "
         "(default: %(default)s)",
     )
     command.add_argument(
@@ -169,7 +171,7 @@ def _add_length(command: argparse.ArgumentParser, budget: float) -> None:
         type=count,
         default=32,
         metavar="N",
-        help="rows a step (default: %(default)s); fewer take less memory",
+        help="rows per step (default: %(default)s); fewer take less memory",
     )
     command.add_argument(
         "--seed",
@@ -180,33 +182,60 @@ def _add_length(command: argparse.ArgumentParser, budget: float) -> None:
     )
 
 
+def add_out(command: argparse.ArgumentParser, parent: str, what: str) -> None:
+    """Where to write, see ``out_folder``."""
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"where the {what} goes (default: {parent}/1, {parent}/2, ...)",
+    )
+    command.set_defaults(parent=Path(parent))
+
+
+def add_resume(command: argparse.ArgumentParser, what: str) -> None:
+    """Whether to go on with what stands in --out."""
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help=f"go on with the {what} in --out where it was stopped",
+    )
+
+
 def recipe(arguments: argparse.Namespace) -> "Recipe":
     """The Recipe that ``add_data`` and ``add_training`` ask for."""
     from mmlib.recipes import Recipe
 
     return Recipe(
         arguments.manifest,
-        target=arguments.target,
+        **rows(arguments),
         task=arguments.task,
-        use=arguments.use,
-        columns=columns(arguments),
-        group=arguments.group,
         fusion=arguments.fusion,
         batch_size=arguments.batch_size,
         budget=arguments.budget,
         epochs=arguments.epochs,
         seed=arguments.seed,
         on_error=arguments.on_error,
-        allow_outside=arguments.allow_outside,
         device=arguments.device,
         precision=arguments.precision,
     )
 
 
-def columns(arguments: argparse.Namespace) -> dict[str, str]:
-    """The columns that were named, by kind of modality."""
-    given = {"image": arguments.image, "text": arguments.text, "audio": arguments.audio}
-    return {kind: column for kind, column in given.items() if column}
+def rows(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ``add_data`` asks for besides the manifest, as keywords of ``read_manifest``."""
+    return {
+        "target": arguments.target,
+        "columns": {kind: column for kind, column in by_kind(arguments).items() if column},
+        "group": arguments.group,
+        "use": arguments.use,
+        "allow_outside": arguments.allow_outside,
+    }
+
+
+def by_kind(arguments: argparse.Namespace) -> dict[str, str]:
+    """What --image, --text and --audio were given."""
+    given = {kind: getattr(arguments, kind) for kind in KINDS}
+    return {kind: value for kind, value in given.items() if value is not None}
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -281,6 +310,14 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
+def out_folder(arguments: argparse.Namespace) -> Path:
+    """--out, or a new folder. --resume without --out is wrong usage."""
+    out: Path | None = arguments.out
+    if out is None and getattr(arguments, "resume", False):
+        arguments.error("--resume needs --out: name the folder to go on with")
+    return out or next_folder(arguments.parent)
+
+
 def next_folder(parent: Path) -> Path:
-    """runs/1, or the first number that is not taken."""
+    """The first of parent/1, parent/2, ... that does not exist."""
     return next(parent / str(i) for i in range(1, 1_000_000) if not (parent / str(i)).exists())

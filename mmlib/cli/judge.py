@@ -1,10 +1,11 @@
-"""The commands that judge: report (does fusion help?), leaks (is the answer in the question?),
-tune (which settings?), fusions (what does each cost?).
+"""The commands that judge.
+
+report: does fusion help? leaks: is the answer in the question? tune: which settings are best?
+fusions: what does each cost?
 """
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 from mmlib.cli import arguments as shared
 from mmlib.cli.arguments import Commands
@@ -19,14 +20,14 @@ nothing else) and report.json."""
 LEAKS = """example:
   python -m mmlib leaks data/pets/manifest.csv --target label
 
-A line per finding.
+Prints a line for each finding.
 exit codes: 0 nothing found, 1 something found, 2 the manifest cannot be read, or wrong usage"""
 TUNE = """examples:
   python -m mmlib tune data/pets/manifest.csv --target label --trials 20 --out runs/tuned
   python -m mmlib tune data/pets/manifest.csv --target label --trials 40 --out runs/tuned --resume
 
-The second line goes on with the search. Test rows are never read. DIR then holds leaderboard.csv
-and trials.jsonl; the line to train with the best settings is printed."""
+The second command goes on with the search. Test rows are never read. DIR then holds leaderboard.csv
+and trials.jsonl; the command that trains with the best settings is printed."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -60,14 +61,9 @@ def _add_report(commands: Commands) -> None:
         type=shared.count,
         default=3,
         metavar="N",
-        help="how often each model is trained, with the seeds from --seed on (default: 3)",
+        help="trainings of each model, with the seeds from --seed on (default: 3)",
     )
-    judged.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="where the page goes (default: reports/1, reports/2, ...)",
-    )
+    shared.add_out(judged, "reports", "page")
     shared.add_json(judged)
 
 
@@ -83,10 +79,10 @@ def _add_leaks(commands: Commands) -> None:
     )
     shared.add_data(searched)
     searched.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of cross-validation (default: 0)"
+        "--seed", type=int, default=0, metavar="N", help="of the cross-validation (default: 0)"
     )
     searched.add_argument(
-        "--quick", action="store_true", help="only what takes seconds; train does this by itself"
+        "--quick", action="store_true", help="only the checks that take seconds, as train does"
     )
     shared.add_json(searched)
 
@@ -110,13 +106,8 @@ def _add_tune(commands: Commands) -> None:
         metavar="N",
         help="how many settings to try (default: 20)",
     )
-    tuned.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="where the leaderboard goes (default: runs/1, runs/2, ...)",
-    )
-    tuned.add_argument("--resume", action="store_true", help="go on with the search in --out")
+    shared.add_out(tuned, "runs", "leaderboard")
+    shared.add_resume(tuned, "search")
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -124,7 +115,7 @@ def report(arguments: argparse.Namespace) -> int:
     from mmlib.files import as_json
     from mmlib.report import make_report
 
-    folder = arguments.out or shared.next_folder(Path("reports"))
+    folder = shared.out_folder(arguments)
     log = logger(arguments)
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     made = make_report(replace(shared.recipe(arguments), log=log), seeds)
@@ -135,19 +126,12 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def leaks(arguments: argparse.Namespace) -> int:
-    """Print what leaks: 1 where something was found."""
+    """Print what leaks; 1 where something was found."""
     from mmlib.data import read_manifest
     from mmlib.files import as_json
     from mmlib.leaks.find import checks, find
 
-    manifest = read_manifest(
-        arguments.manifest,
-        arguments.target,
-        shared.columns(arguments),
-        arguments.group,
-        arguments.use,
-        arguments.allow_outside,
-    )
+    manifest = read_manifest(arguments.manifest, **shared.rows(arguments))
     findings = find(manifest, quick=arguments.quick, seed=arguments.seed)
     if arguments.json:
         print(as_json([finding._asdict() for finding in findings], ensure_ascii=False, indent=2))
@@ -164,17 +148,15 @@ def leaks(arguments: argparse.Namespace) -> int:
 
 def tune(arguments: argparse.Namespace) -> int:
     """Search, and print the leaderboard."""
-    if arguments.resume and arguments.out is None:
-        arguments.error("--resume needs --out: which search is to go on?")
+    arguments.out = shared.out_folder(arguments)
     from mmlib.tune import search
 
-    arguments.out = arguments.out or shared.next_folder(Path("runs"))
     search(shared.recipe(arguments), arguments.trials, out=arguments.out, resume=arguments.resume)
     return 0
 
 
 def fusions(arguments: argparse.Namespace) -> int:
-    """Print the table."""
+    """Print what each fusion costs."""
     from mmlib.fusion.cost import main_table
 
     print(main_table())

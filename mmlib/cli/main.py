@@ -1,8 +1,8 @@
 """The command line: train on a manifest, evaluate a saved model, predict with it; and judge.
 
-``python -m mmlib --help`` teaches. Each command is a function from its arguments to an exit code,
-in ``train.py`` (train), ``predict.py`` (evaluate, predict) or ``judge.py`` (report, leaks, tune,
-fusions).
+``python -m mmlib --help`` lists the commands. Each is a function from its arguments to an exit
+code, in ``train.py`` (train), ``predict.py`` (evaluate, predict) or ``judge.py`` (report, leaks,
+tune, fusions).
 """
 
 import argparse
@@ -13,7 +13,7 @@ import traceback
 import warnings
 
 from mmlib.cli import judge, predict, train
-from mmlib.cli.arguments import renamed
+from mmlib.cli.arguments import DEBUG, renamed
 
 HELP = """Models that see, read and hear, trained on files of your own.
 
@@ -39,11 +39,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
         epilog=CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    main.add_argument(
-        "--debug",
-        action="store_true",
-        help="where a command fails, show the traceback and not one line",
-    )
+    main.add_argument("--debug", action="store_true", help=DEBUG)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for family in (train, predict, judge):
         family.add_commands(commands)
@@ -75,11 +71,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"mmlib: {error}{hint}", file=sys.stderr)
         return 2 if arguments.command == "leaks" else 1  # there 1 says that a leak was found
     except KeyboardInterrupt:
-        again = (
-            f"; go on with the same line and --out {arguments.out} --resume"
-            if arguments.command in ("train", "tune")
-            else ""
-        )
+        again = ""
+        if hasattr(arguments, "resume"):
+            again = f"; go on with the same line and --out {arguments.out} --resume"
         print(f"mmlib: interrupted{again}", file=sys.stderr)
         return 1
 

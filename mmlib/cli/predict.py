@@ -1,4 +1,4 @@
-"""The commands that ask a saved model: evaluate (how good is it?) and predict (what is this?)."""
+"""The commands of a saved model: evaluate (how good is it?) and predict (what is this?)."""
 
 import argparse
 import csv
@@ -20,9 +20,10 @@ PREDICT = """examples:
   python -m mmlib predict runs/pets --image photo.jpg --text "it purrs" --audio voice.wav
   python -m mmlib predict runs/pets new.csv --out answers.csv
 
-Any modality may be left out. A manifest gives a CSV, on stdout or in --out: a line for each of its
-rows, in their order. Its columns: row (1, 2, ...), then class and probability_NAME for each class,
-or value; modalities (those the row has), error (with --on-error skip: why there is no answer)."""
+Any modality may be left out. For a manifest the answers are a CSV, on stdout or in --out, with a
+line for each row of the manifest, in the same order. Its columns are row (1, 2, ...); class and
+probability_NAME for each class, or value for a regression; modalities (those that the row has); and
+error (with --on-error skip, why the row has no answer)."""
 LIKELIEST = 10  # classes shown for one sample
 
 
@@ -57,26 +58,29 @@ def _add_predict(commands: Commands) -> argparse.ArgumentParser:
         commands,
         "predict",
         predict,
-        help="ask a saved model",
-        description="Ask a saved model about one sample, or about every row of a manifest.",
+        help="predict with a saved model",
+        description="Predict the target of one sample, or of every row of a manifest.",
         epilog=PREDICT,
     )
     predicted.add_argument("folder", type=Path, help="the folder of a run")
     predicted.add_argument(
         "manifest", nargs="?", help="a CSV file; its target column, if any, is not read"
     )
-    for kind, what in zip(shared.KINDS, ("FILE", "WORDS", "FILE")):
-        predicted.add_argument(f"--{kind}", metavar=what)
+    for kind, what in zip(shared.KINDS, ("FILE", "WORDS", "FILE"), strict=True):
+        predicted.add_argument(f"--{kind}", metavar=what, help=f"the {kind} of one sample")
     predicted.add_argument(
         "--modality",
         action="append",
         default=[],
         type=shared.pair,
         metavar="NAME=VALUE",
-        help="a modality of another name, e.g. --modality xray=a.png",
+        help="the same for a modality of another name, e.g. --modality xray=a.png",
     )
     predicted.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the answers to a manifest here; a new file"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="a new file for the answers to a manifest (default: they are printed)",
     )
     return predicted
 
@@ -98,11 +102,11 @@ def predict(arguments: argparse.Namespace) -> int:
     modalities = given(arguments)
     if bool(modalities) == (arguments.manifest is not None):
         arguments.error(
-            "predict takes either a manifest, or one sample by --image, --text, --audio or "
+            "predict takes either a manifest, or one sample with --image, --text, --audio or "
             "--modality"
         )
     if arguments.out is not None and arguments.manifest is None:
-        arguments.error("--out is for the answers to a manifest")
+        arguments.error("--out is for the answers to a manifest, and no manifest is given")
     from mmlib.files import as_json
     from mmlib.recipes import load
 
@@ -140,10 +144,7 @@ def _predict_manifest(predictor: "Predictor", arguments: argparse.Namespace) -> 
 
 def given(arguments: argparse.Namespace) -> dict[str, str]:
     """The modalities of one sample."""
-    kinds = {"image": arguments.image, "text": arguments.text, "audio": arguments.audio}
-    return dict(arguments.modality) | {
-        name: value for name, value in kinds.items() if value is not None
-    }
+    return dict(arguments.modality) | shared.by_kind(arguments)
 
 
 def in_words(answer: dict[str, Any]) -> str:
@@ -166,7 +167,7 @@ def in_words(answer: dict[str, Any]) -> str:
 
 
 def as_csv(answers: Sequence[dict[str, Any]], classes: Sequence[str] | None) -> str:
-    """A line for each answer, in their order, and a header.
+    """A header, and a line for each answer in the same order.
 
     >>> print(as_csv([{"value": 2.5, "modalities": ["image", "text"]}, {"error": "no file"}], None))
     row,value,modalities,error

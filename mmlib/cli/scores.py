@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-# of SCORES in mmlib.recipes, in the order of the line; the first one there has its error beside it
+# the scores of mmlib.recipes that a line shows, in its order
 NAMES = {
     "accuracy": "accuracy",
     "mean_absolute_error": "mean absolute error",
@@ -11,6 +11,7 @@ NAMES = {
     "log_loss": "log loss",
     "r2": "R2",
 }
+# these have their standard error and this baseline beside them
 BASELINES = {"accuracy": "most frequent class", "mean_absolute_error": "always the training mean"}
 
 

@@ -21,10 +21,10 @@ EPILOG = """examples:
   python -m mmlib train data/pets/manifest.csv --target label --text text_zh --out runs/zh
   python -m mmlib train data/pets/manifest.csv --target label --out runs/pets --resume
 
-The last line goes on after an interruption. DIR then holds checkpoint.pt (and the one before it),
-history.jsonl (a row per epoch), metrics.json, curve.png and, for classes, confusion.png. A terminal
-shows a bar; a file or a pipe gets a line an epoch.
-On several GPUs the same line runs under torchrun: torchrun --nproc-per-node 4 -m mmlib train ..."""
+The last command goes on after an interruption. DIR then holds checkpoint.pt (and the one before
+it), history.jsonl (a row for each epoch), metrics.json, curve.png and, for a classification,
+confusion.png. A terminal shows a bar; a file or a pipe gets a line for each epoch.
+On several GPUs, use torchrun: torchrun --nproc-per-node 4 -m mmlib train ..."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -40,17 +40,13 @@ def add_commands(commands: Commands) -> None:
     shared.add_data(train)
     shared.add_training(train, budget=1.0)
     _add_model(train)
-    train.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the run goes (default: runs/1, runs/2, ...)"
-    )
-    train.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out where it was stopped"
-    )
+    shared.add_out(train, "runs", "run")
+    shared.add_resume(train, "run")
     train.add_argument(
         "--distributed",
         choices=("ddp", "fsdp"),
         default="ddp",
-        help="how to share the work under torchrun",
+        help="how the processes of torchrun share the work (default: ddp)",
     )
     train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     shared.add_json(train)
@@ -77,14 +73,14 @@ def _add_model(train: argparse.ArgumentParser) -> None:
         type=share,
         default=0.1,
         metavar="P",
-        help="share of features dropped in training (default: %(default)s)",
+        help="share of the features that training drops (default: %(default)s)",
     )
     train.add_argument(
         "--modality-dropout",
         type=share,
         default=0.5,
         metavar="P",
-        help="how often a modality is dropped in training (default: %(default)s)",
+        help="how often training drops a modality (default: %(default)s)",
     )
 
 
@@ -106,16 +102,14 @@ def recipe(arguments: argparse.Namespace) -> "Recipe":
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, print the scores, write metrics.json and the figures into --out."""
-    if arguments.resume and arguments.out is None:
-        arguments.error("--resume needs --out: which run is to go on?")
+    arguments.out = shared.out_folder(arguments)
     from mmlib import recipes
     from mmlib.train import distributed
     from mmlib.train.log import summary_writer
 
-    arguments.out = arguments.out or shared.next_folder(Path("runs"))
     asked = replace(recipe(arguments), log=logger(arguments))
     if asked.tensorboard:
-        summary_writer()  # what is not installed is found before any file is read
+        summary_writer()  # fails now, before any file is read, where TensorBoard is not installed
     if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one
         warn_of_leaks(asked)
     with progress(arguments):
@@ -127,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def logger(arguments: argparse.Namespace) -> Callable[[str], None]:
-    """Where what was found and decided is printed: beside the JSON, not into it."""
+    """Prints what was found and decided: beside the JSON, not into it."""
     return lambda line: print(line, file=sys.stderr if arguments.json else sys.stdout)
 
 
@@ -145,9 +139,9 @@ def progress(arguments: argparse.Namespace) -> Iterator[None]:
 
 
 def warn_of_leaks(recipe: "Recipe") -> None:
-    """The quick look for leaks before training: it says what it finds.
+    """The quick search for leaks before training: it warns of what it finds.
 
-    What is wrong with the manifest or its files is left to those who come after.
+    What is wrong with the manifest or its files, training itself reports.
     """
     from mmlib.leaks import find
 

@@ -62,7 +62,7 @@ class _File(io.BufferedReader):
     """
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """The place reached: the one before, where there is no such place."""
+        """The place reached; where there is no such place, the file stays where it is."""
         try:
             return super().seek(offset, whence)
         except (OSError, ValueError, OverflowError):
@@ -119,7 +119,7 @@ def _to_mono(samples: np.ndarray, rate: int) -> Tensor:
 
 
 def seconds(path: str | Path) -> float:
-    """Length of an audio file, from its header where it has one.
+    """Length of an audio file in seconds, from its header where it has one.
 
     Raises ValueError where it is not an audio file.
     """
@@ -166,8 +166,8 @@ def _from_array(source: Any) -> np.ndarray:
     samples = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
         raise ValueError(
-            f"audio of shape {samples.shape} and type {samples.dtype}, "
-            "expected numbers of shape (L,), (L, channels) or (channels, L)"
+            f"audio of shape {samples.shape} and type {samples.dtype}, expected numbers of shape "
+            "(L,), (L, channels) or (channels, L)"
         )
     if samples.dtype.kind == "u":
         samples = samples.astype(np.float64) / (np.iinfo(samples.dtype).max / 2) - 1

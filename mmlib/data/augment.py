@@ -46,8 +46,7 @@ class Augment:
     speed: float = 0.1  # part of the speed, and with it of the pitch
     noise: float = 0.01  # white noise, part of the clip's peak, at most
     words: float = 0.1  # chance that a word is read as unknown
-    # chance that a modality of a sample is taken away; one is always left
-    modality_dropout: float = 0.1
+    modality_dropout: float = 0.1  # chance that a sample loses a modality; one is always left
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -94,8 +93,8 @@ def change_audio(x: Tensor, lengths: Tensor, u: Tensor, augment: Augment) -> tup
     length = (lead + (last / speed).floor() + 1).long().clamp(max=WINDOW)
     length = length.masked_fill(lengths[:, None] == 0, 0)
     time = torch.arange(max(1, int(length.max())))  # (L',)
-    # In place where possible: new buffers of this size cost as much as the arithmetic.
-    # position (B, L'): where in x each new sample lies
+    # (B, L') where in x each new sample lies. In place where possible: new buffers of this size
+    # cost as much as the arithmetic.
     position = (time - lead).mul_(speed).clamp_(min=0).minimum(last)
     left = position.long()
     x, part = F.pad(x, (0, 1)), position.sub_(left)  # a column for left + 1, read with part 0

@@ -22,7 +22,7 @@ def estimate(store: Files) -> int:
 def mean_over(paths: Sequence[str], measure: Callable[[str], float], count: int = 200) -> float:
     """Mean of ``measure`` over up to ``count`` evenly spaced files.
 
-    Those that it refuses are left out; they are reported later.
+    Files that ``measure`` refuses are left out; they are reported later.
     """
     values = []
     for i in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)):

@@ -104,13 +104,13 @@ def _describe_store(fitted: Preprocessing, name: str, store: Store, rows: np.nda
         return f"{len(fitted.vocabularies[name]):,} tokens in the vocabulary{cut}"
     lengths = store.row_lengths(rows)
     long = (lengths > WINDOW).sum()
-    cut = (
-        f", {long:,} clips over {WINDOW // RATE} s are cut at random in training and windowed in "
-        "evaluation"
-        if long
-        else ""
+    what = f"clips at {RATE} Hz, longest {lengths.max(initial=0) / RATE:.1f} s"
+    if not long:
+        return what
+    return (
+        f"{what}, {long:,} clips over {WINDOW // RATE} s are cut at random in training and "
+        "windowed in evaluation"
     )
-    return f"clips at {RATE} Hz, longest {lengths.max(initial=0) / RATE:.1f} s{cut}"
 
 
 def _crossing_groups(manifest: Manifest, split: np.ndarray) -> int:

@@ -48,9 +48,9 @@ def fit_target(
 def choose_sizes(
     files: Mapping[str, Files], split: np.ndarray, given: Mapping[str, int] | None
 ) -> None:
-    """Set the size in pixels of each store of images: the given one, or one for the training rows.
+    """Set the size in pixels of each store of images.
 
-    That is chosen from the headers of training files.
+    It is the given one, or else chosen from the headers of files of the training rows.
     """
     for name, store in files.items():
         if not isinstance(store, Images):

@@ -37,11 +37,9 @@ class Data:
     (['train', 'val'], [1, 1], [])
     """
 
-    # "train", "val", "test" and any other split; "train" is the one that shuffles
-    loaders: dict[str, Loader]
+    loaders: dict[str, Loader]  # by split: "train", the one that shuffles, "val", "test", others
     preprocessing: Preprocessing
-    # training rows per class, for prior and class weights; None for regression
-    counts: list[int] | None
+    counts: list[int] | None  # training rows per class, for the prior; None for regression
     skipped: list[Problem]  # rows left out because something in them is bad
     summary: list[str]  # what was found and chosen, to print
 

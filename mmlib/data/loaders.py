@@ -29,7 +29,7 @@ T = TypeVar("T")
 class Batches(Dataset[Batch | None]):
     """batches[epoch, number] -> that batch, whatever was read before.
 
-    With ``rank`` and ``world``: this process's rows of it, None where that is no row.
+    With ``rank`` and ``world``: the rows of one process, None where it has none of that batch.
     """
 
     preprocessing: Preprocessing
@@ -42,7 +42,7 @@ class Batches(Dataset[Batch | None]):
     augment: Augment | None  # None: no shuffling and no random changes
     rank: int = 0
     world: int = 1
-    # that of the last epoch asked for
+    # by epoch; only that of the last epoch asked for is kept
     orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -189,10 +189,7 @@ class Loader:
         return len(self.batches.rows)
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """The next pass is that of ``epoch``, without its first ``skip`` batches.
-
-        These are not even read.
-        """
+        """The next pass is that of ``epoch``; its first ``skip`` batches are not even read."""
         self._whole.set_epoch(epoch, skip)
 
     def __iter__(self) -> Iterator[Batch]:

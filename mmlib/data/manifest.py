@@ -56,8 +56,7 @@ class Manifest:
     split: list[str] | None  # train, val, test or other names; None without a split column
     group: list[str] | None
     allow_outside: bool = False
-    # the other columns: no model reads them, the leak check does
-    extra: dict[str, list[str]] = field(default_factory=dict)
+    extra: dict[str, list[str]] = field(default_factory=dict)  # columns for the leak check alone
     group_name: str | None = None  # the group's column
     # of all modalities, used or not: see ``keys``
     split_columns: list[Modality] = field(default_factory=list)
@@ -269,7 +268,7 @@ def _find_modalities(table: Table, columns: Mapping[str, str]) -> dict[str, Moda
     if not found:
         raise ValueError(
             f"{table.name} has no column {', '.join(KINDS[:-1])} or {KINDS[-1]}; it has "
-            f"{[c for c in table.header if c]}: say which to read, as in --image COLUMN"
+            f"{[name for name in table.header if name]}: say which to read, as in --image COLUMN"
         )
     names = [name for name, _ in found]
     for name, modality in found:
@@ -299,17 +298,14 @@ def resolve(manifest: Manifest, cell: str) -> Path:
     """
     root, path = os.path.realpath(manifest.root), ""
     for option in _spellings(cell):
-        # realpath follows links: they must not lead out either
-        path = os.path.realpath(os.path.join(root, option))
+        path = os.path.realpath(os.path.join(root, option))  # follows links, which may lead out
         if not manifest.allow_outside:
             _check_inside(root, option, path)
         if os.path.isfile(path):
             return Path(path)
-    raise ValueError(
-        "this is a folder, not a file"
-        if os.path.isdir(path)
-        else f"no such file under {manifest.root}"
-    )
+    if os.path.isdir(path):
+        raise ValueError("this is a folder, not a file")
+    raise ValueError(f"no such file under {manifest.root}")
 
 
 def _spellings(cell: str) -> list[str]:

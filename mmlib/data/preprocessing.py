@@ -1,9 +1,8 @@
-"""What was fitted on the training rows; and with it, raw samples -> batches.
+"""Raw samples -> batches, with what was fitted on the training rows.
 
-That is: sizes and normalisation of images, vocabularies, classes.
+That is sizes and normalisation of images, vocabularies and classes.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,19 +12,12 @@ import torch
 from torch import Tensor
 
 from mmlib.core import Batch
-from mmlib.data.assemble import (
-    DROPOUT,
-    MODALITIES,
-    Chance,
-    clips,
-    images,
-    spread_windows,
-    texts,
-)
+from mmlib.data.assemble import DROPOUT, MODALITIES, Chance, clips, images, spread_windows, texts
 from mmlib.data.audio import RATE, read_audio
 from mmlib.data.augment import drop_modalities
 from mmlib.data.image import read_image
 from mmlib.data.manifest import Modality
+from mmlib.data.problems import did_you_mean
 from mmlib.data.store import Clips, Images, Store, Texts, to_int16
 from mmlib.data.targets import Target
 from mmlib.data.text import Vocabulary
@@ -62,8 +54,7 @@ class Preprocessing:
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict)  # of texts
     rate: int = RATE  # of audio, in Hz
     group: str | None = None  # the column whose groups stay whole
-    # of the columns that splits are drawn from: Manifest.keys
-    split_columns: list[Modality] = field(default_factory=list)
+    split_columns: list[Modality] = field(default_factory=list)  # drawn from: ``Manifest.keys``
 
     def state(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, from which ``from_state`` makes the same."""
@@ -137,8 +128,7 @@ class Preprocessing:
         for key, value in sample.items():
             name = key if key in self.modalities else columns.get(key)
             if name is None:
-                close = difflib.get_close_matches(key, [*self.modalities, *columns], n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = did_you_mean(key, [*self.modalities, *columns])
                 raise ValueError(
                     f"sample {i} has {key!r}; this model has the modalities "
                     f"{sorted(self.modalities)}{hint}"

@@ -1,5 +1,6 @@
 """What is wrong with the rows of a manifest, all of it in one error."""
 
+import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -43,3 +44,13 @@ class ManifestErrors(ValueError):
         if advice:
             lines.append(advice)
         super().__init__("\n".join(lines))
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """The end of a message about an unknown name: which of ``names`` is close to it, if any.
+
+    >>> did_you_mean("lable", ["text", "label"])
+    "; did you mean 'label'?"
+    """
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

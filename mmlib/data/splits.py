@@ -27,12 +27,12 @@ def is_drawn(manifest: Manifest, split: str) -> bool:
 def choose_splits(manifest: Manifest) -> list[str]:
     """The split of every row: its cell in the split column, or without one a draw.
 
-    Where the column has no val rows, val is drawn from its train rows, never from test.
-    A draw is a function of ``Manifest.keys`` alone: of the name of the row's group, or of the row's
-    own cells. The target, the other rows, their order and their number do not matter. So a row
-    keeps its split when the file grows, shrinks or is sorted, and equal rows are in one split, as
-    are the rows of a group. A row without any cell is in train, where it is left out and counted.
-    The price: shares and classes are as the draw makes them. ``load_data`` prints and checks them.
+    Where the column has no val rows, val is drawn from its train rows, never from test. A draw is a
+    function of ``Manifest.keys`` alone: of the name of the row's group, or of the row's own cells.
+    The target, the other rows, their order and their number do not matter. So a row keeps its split
+    when the file grows, shrinks or is sorted, and equal rows are in one split, as are the rows of a
+    group. A row without any cell is in train, where it is left out and counted. The price is that
+    shares and classes are as the draw makes them: ``load_data`` prints and checks them.
     """
     if manifest.split is None:
         return [_draw(key, SHARES) for key in manifest.keys()]

@@ -42,8 +42,7 @@ class Images:
     size: int
     data: Tensor | None = None  # None: read from disk when needed
     origin: Origin | None = None
-    # (files,) of what was decoded; None: not read by ``decode``
-    checksums: np.ndarray | None = None
+    checksums: np.ndarray | None = None  # (files,) of what ``decode`` read; None before that
 
     def reserve(self) -> None:
         """Make room in memory for all files."""
@@ -163,8 +162,8 @@ def _load(store: Files, index: int, read: Callable[[str], Tensor]) -> Tensor:
         row = origin.rows[np.flatnonzero(store.where == index)[0]]
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(
-            f"{row}, column {origin.column!r}, {path!r}: {reason}; put it back as it "
-            "was and go on, or train again from the start"
+            f"{row}, column {origin.column!r}, {path!r}: {reason}; put it back as it was and go "
+            "on, or train again from the start"
         ) from error
 
 

@@ -1,14 +1,13 @@
 """A CSV file or a pandas DataFrame -> its header and its cells, all of them text."""
 
 import csv
-import difflib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmlib.data.problems import ManifestErrors, Problem
+from mmlib.data.problems import ManifestErrors, Problem, did_you_mean
 
 LONGEST = 10_000_000  # characters of a cell; an honest text may exceed csv's own limit of 131,072
 
@@ -36,10 +35,9 @@ class Table:
 
 
 def missing_column(name: str, header: Sequence[str], column: str) -> str:
-    """Says that a table has no such column, and which one may be meant."""
-    close = difflib.get_close_matches(column, header, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{name} has no column {column!r}; it has {[c for c in header if c]}{hint}"
+    """The message that a table has no such column, and which one may be meant."""
+    there = [known for known in header if known]
+    return f"{name} has no column {column!r}; it has {there}{did_you_mean(column, header)}"
 
 
 def read_table(source: Any) -> Table:

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmlib.renamed import warn
+from mmlib.renamed import OLD_TASKS, warn
 
 TASKS = ("classification", "regression")
-_OLD_TASKS = {"classes": "classification", "numbers": "regression"}  # of version 0.1
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 LARGEST = 1e37  # of numbers: beyond, they and their differences are infinite in float32
 STEPS = 1000  # the least deviation of different numbers, in units of their last digit
@@ -85,11 +84,14 @@ def read_target(values: Sequence[str], task: str | None = None, column: str = "t
     return Target(classes, why=f"{column}: {len(classes)} classes")
 
 
-def check_task(task: str | None) -> str | None:
-    """The task, under its present name. Raises ValueError for an unknown one."""
-    if task in _OLD_TASKS:
-        warn(f"task={task!r}", f"task={_OLD_TASKS[task]!r}", depth=3)
-        return _OLD_TASKS[task]
+def check_task(task: str | None, depth: int = 2) -> str | None:
+    """The task, under its present name; an old one warns, see ``renamed.warn`` for ``depth``.
+
+    Raises ValueError for an unknown task.
+    """
+    if task in OLD_TASKS:
+        warn(f"task={task!r}", f"task={OLD_TASKS[task]!r}", depth + 1)
+        return OLD_TASKS[task]
     if task is not None and task not in TASKS:
         raise ValueError(f"task is {task!r}, expected 'classification', 'regression' or None")
     return task
@@ -110,8 +112,8 @@ def _numbers(values: Sequence[str], column: str, why: str) -> Target:
     mean, std, largest = float(numbers.mean()), float(numbers.std()), np.abs(numbers).max()
     if std < STEPS * np.finfo(np.float64).eps * largest:
         raise ValueError(
-            f"target column {column!r} has numbers around {mean:.6g} that differ by "
-            f"only {std:.2g}, beyond the digits of float64: subtract what they have in common"
+            f"target column {column!r} has numbers around {mean:.6g} that differ by only "
+            f"{std:.2g}, beyond the digits of float64: subtract what they have in common"
         )
     fine = std >= STEPS * np.finfo(np.float32).eps * largest
     why = f"{column}: regression, since all cells are numbers and {why}"

@@ -8,16 +8,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-# one token each
+# each is a token of its own
 _CHARACTERS = (
     "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
-# accents, vowel signs
+# accents and vowel signs
 _MARKS = (
     "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff\u0e30-\u0e4e"
 )
-# controls, joiners
+# controls and joiners
 _UNSEEN = "\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
 _LETTER = rf"(?:[^\W_{_CHARACTERS}]|[{_MARKS}])"
 _TOKEN = re.compile(rf"[^\W_{_CHARACTERS}]{_LETTER}*(?:'{_LETTER}+)*|[^\s{_UNSEEN}]")

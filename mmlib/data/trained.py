@@ -21,7 +21,7 @@ _hash = partial(hashlib.blake2b, digest_size=8)
 class Marks(NamedTuple):
     """Checksums of one row."""
 
-    own: set[int]  # by these a row is recognised: its files and its group; else its texts
+    own: set[int]  # a row is recognised by these: files and group, or without them texts
     every: set[int]  # files, group and texts
 
 

@@ -30,7 +30,7 @@ def mel_filters(sample_rate: int, bins: int, mels: int) -> Tensor:
 class LogMel(nn.Module):
     """Waveform (B, L), mask (B, L) -> log-mel spectrogram (B, F, T) and its mask (B, T).
 
-    F is ``mels``, T is L / hop rounded up. Frame i looks at ``window`` samples around sample
+    F is ``mels``, T is L / hop rounded up. Frame i reads ``window`` samples around sample
     i * hop, with zeros beyond the clip; it is real when that sample is. What lies more than
     ``decibels`` below the clip's loudest point is drowned, as by the hiss of a microphone. Then
     each clip is brought to mean 0 and deviation 1 over its real frames, so loudness does not

@@ -76,8 +76,7 @@ class ViTEncoder(nn.Module):
         super().__init__()
         if dim % 4:
             raise ValueError(
-                f"dim is {dim}, expected a multiple of 4: sine and cosine of the row and of the "
-                "column"
+                f"dim is {dim}, expected a multiple of 4, for sine and cosine of row and column"
             )
         self.patch = patch
         self.project = nn.Conv2d(channels, dim, patch, stride=patch)

@@ -12,6 +12,6 @@ def import_optional(package: str, install: str) -> ModuleType:
         if error.name != package:
             raise
         raise ImportError(
-            f"this encoder needs the package {package}, which is not installed: "
-            f"pip install {install}"
+            f"this encoder needs the package {package}, which is not installed: pip install "
+            f"{install}"
         ) from error

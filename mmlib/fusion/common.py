@@ -29,8 +29,8 @@ def check_features(features: dict[str, Features], names: list[str]) -> None:
     missing, unknown = sorted(set(names) - set(features)), sorted(set(features) - set(names))
     if missing or unknown:
         raise ValueError(
-            f"this fusion was built for {names}: missing {missing}, unknown {unknown}; "
-            f"an absent modality is a mask of False, not a missing key"
+            f"this fusion was built for {names}: missing {missing}, unknown {unknown}; an absent "
+            "modality is a mask of False, not a missing key"
         )
 
 

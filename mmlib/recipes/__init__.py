@@ -1,5 +1,6 @@
-"""One plain function per task: a Recipe in, a trained model, its data and its metrics out;
-``load`` brings a saved one back.
+"""One plain function per task: a Recipe in; a trained model, its data and its scores out.
+
+``load`` brings a saved model back.
 """
 
 from mmlib.recipes.plan import DIM, DROPOUT, FUSIONS, LR, build, plan

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def error_and_baseline(logits: Tensor, target: Tensor, blind: float) -> dict[str, float]:
-    """Of the accuracy, or for float targets of the mean absolute error, of N rows.
+    """Error and baseline of the accuracy of N rows; for float targets of the mean absolute error.
 
     ``blind`` is one answer for all rows: the most frequent class of the training rows, or their
     mean. Logits and target are those of ``mmlib.metrics``. The error is that of N independent rows:

@@ -20,7 +20,7 @@ from mmlib.models import Backbone, Model
 
 FUSIONS = {name.removesuffix("Fusion").lower(): getattr(fusions, name) for name in fusions.__all__}
 DIM, DROPOUT, LR = 64, 0.1, 2e-3
-WIDTHS = {32: 32, 64: 16, 96: 12, 128: 8}  # channels of the first convolution by image size
+WIDTHS = {32: 32, 64: 16, 96: 12, 128: 8}  # channels of the first convolution, by image size
 BUDGET = 7.5e11  # multiplications of all forward passes of a training
 LEAST_EPOCHS, MOST_EPOCHS = 5, 60
 

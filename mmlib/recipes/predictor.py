@@ -1,6 +1,4 @@
-"""A trained model and the preprocessing it was trained with: from files, arrays or a manifest to
-answers and scores.
-"""
+"""Files, arrays or a manifest -> answers and scores of a trained model."""
 
 from dataclasses import replace
 from typing import Any
@@ -64,10 +62,10 @@ class Predictor:
         self.classes = preprocessing.target.classes
 
     def predict(self, **modalities: Any) -> dict[str, Any] | list[dict[str, Any]]:
-        """One sample, or a list per modality for many: predict(image="cat.png"), predict(image=[a,
-        b], text=["it purrs", None]).
+        """The answer to one sample, or to many, given as a list per modality.
 
-        Images: path, PIL image or array. Sound: path, samples at 16 kHz, or (samples, rate). A
+        predict(image="cat.png", text="it purrs"), predict(image=[a, b], text=["it purrs", None]).
+        Images: path, PIL image or array. Audio: path, samples at 16 kHz, or (samples, rate). A
         modality left out, None or a blank text is missing. A modality also goes by the name of its
         column in the training manifest. -> a dict per sample: "class" and "probabilities" by class
         name, or "value"; "modalities" that were there. Without any modality, the shares of the
@@ -185,8 +183,9 @@ class Predictor:
         )
 
     def score(self, loader: Loader) -> dict[str, Any]:
-        """Loss, scores and how many rows there were, and how many of them without any modality
-        (they get the training prior).
+        """Loss and scores, "rows", and how many of them are "without_modalities".
+
+        Those get the training prior as their answer.
         """
         return self.judge(loader)[0]
 
@@ -217,28 +216,27 @@ class Predictor:
 
     def _answer(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         batch = self.preprocessing.batch(samples)
-        # True for the first window of each row
-        first = torch.cat([torch.tensor([True]), batch["row"].diff() > 0])
+        begins = torch.cat([torch.tensor([True]), batch["row"].diff() > 0])  # a row's first window
         there = {
-            name: batch[f"{name}_mask"].any(dim=1)[first].numpy()
+            name: batch[f"{name}_mask"].any(dim=1)[begins].numpy()
             for name in self.preprocessing.modalities
         }
         return self._answers(collect(self.model, [batch], self.device, self.precision)[0], there)
 
     def _answers(self, logits: Tensor, there: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Logits (N, K) or (N,) and, by modality, in which samples it is there (N,) -> a dict
-        per sample.
+        """Logits (N, K) or (N,) -> a dict per sample.
+
+        ``there`` (N,) says by modality which samples have it.
         """
         found = []
         for i, row in enumerate(logits):
             if self.classes is None:
                 answer: dict[str, Any] = {"value": self.preprocessing.target.centre + float(row)}
             else:
+                shares = zip(self.classes, row.softmax(dim=-1).tolist(), strict=True)
                 answer = {
                     "class": self.classes[int(row.argmax())],
-                    "probabilities": dict(
-                        zip(self.classes, row.softmax(dim=-1).tolist(), strict=True)
-                    ),
+                    "probabilities": dict(shares),
                 }
             found.append(answer | {"modalities": [name for name in there if there[name][i]]})
         return found
@@ -246,19 +244,15 @@ class Predictor:
 
 def _samples(modalities: dict[str, Any]) -> list[dict[str, Any]]:
     """Lists by modality -> a dict per sample, without what is None."""
-    lengths = {len(value) for value in modalities.values() if isinstance(value, list)}
-    if len(lengths) > 1 or not all(
-        isinstance(value, list) or value is None for value in modalities.values()
-    ):
-        given = {
-            name: f"list of {len(v)}" if isinstance(v, list) else type(v).__name__
-            for name, v in modalities.items()
+    given = {name: value for name, value in modalities.items() if value is not None}
+    lists = [value for value in given.values() if isinstance(value, list)]
+    if len(lists) < len(given) or len({len(value) for value in lists}) > 1:
+        kinds = {
+            name: f"list of {len(value)}" if isinstance(value, list) else type(value).__name__
+            for name, value in modalities.items()
         }
         raise ValueError(
-            f"got {given}: give either one sample, or for every modality a list, all of one "
+            f"got {kinds}: give either one sample, or for every modality a list, all of one "
             "length, with None where it is missing"
         )
-    return [
-        {name: value[i] for name, value in modalities.items() if value is not None}
-        for i in range(lengths.pop())
-    ]
+    return [{name: value[i] for name, value in given.items()} for i in range(len(lists[0]))]

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mmlib.data import Augment, Data, Manifest, load_data, read_manifest
+from mmlib.data.targets import check_task
 from mmlib.recipes.plan import DIM, DROPOUT, LR, plan
 from mmlib.recipes.predictor import BATCH
-from mmlib.renamed import warn
-
-# the words of version 0.1, which are still read
-OLD_TASKS = {"classes": "classification", "numbers": "regression"}
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,7 @@ class Recipe:
     manifest: Any
     out: str | Path | None = None
     target: str = "label"
-    # "classification" or "regression"; None: as the target column says
-    task: str | None = None
+    task: str | None = None  # "classification" or "regression"; None: as the target column says
     use: Sequence[str] | None = None
     columns: dict[str, str] = field(default_factory=dict)
     group: str | None = None
@@ -47,9 +43,8 @@ class Recipe:
     dim: int = DIM  # the length of all vectors
     lr: float = LR
     dropout: float = DROPOUT
-    batch_size: int = BATCH  # rows a step, of all processes together
-    # length of the training where ``epochs`` is None: 1 is about three minutes of one core
-    budget: float = 1.0
+    batch_size: int = BATCH  # rows per step, of all processes together
+    budget: float = 1.0  # length without ``epochs``: 1 is about three minutes of one core
     epochs: int | None = None
     seed: int = 0
     resume: bool = False
@@ -60,17 +55,11 @@ class Recipe:
     precision: str = "auto"
     distributed: str = "ddp"
     tensorboard: bool = False
-    progress: bool = True  # a bar, or in a log file a line an epoch
+    progress: bool = True  # a bar, or in a log file a line for each epoch
     log: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
-        if self.task in OLD_TASKS:
-            warn(f"Recipe(task={self.task!r})", f"Recipe(task={OLD_TASKS[self.task]!r})", 3)
-            object.__setattr__(self, "task", OLD_TASKS[self.task])
-        if self.task not in (None, *OLD_TASKS.values()):
-            raise ValueError(
-                f"task is {self.task!r}, expected 'classification', 'regression' or None"
-            )
+        object.__setattr__(self, "task", check_task(self.task, depth=3))
 
     def read(self) -> Manifest:
         """The rows to train on, checked. Raises ValueError, see ``read_manifest``."""

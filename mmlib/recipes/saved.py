@@ -33,18 +33,19 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     broken = [name for name, value in state["best"].items() if not value.isfinite().all()]
     if broken:
         raise ValueError(
-            f"{folder}: weight {broken[0]!r} is not finite, so the answers mean nothing: "
-            "train again"
+            f"{folder}: weight {broken[0]!r} is not finite, so the answers mean nothing: train "
+            "again"
         )
     if not {"spec", "preprocessing"} <= set(extra):
         raise ValueError(
             f"{folder} was made by fit(..., out=), which keeps the weights, not what the model is "
-            "built of: build the model "
-            "as it was, and use mmlib.load_weights(model, folder)"
+            "built of: build the model as it was, and use mmlib.load_weights(model, folder)"
         )
     try:
-        _check_fit(extra["spec"], fitted := Preprocessing.from_state(extra["preprocessing"]))
-        checkpoint.set_weights(model := build(extra["spec"]), state["best"])
+        spec, fitted = extra["spec"], Preprocessing.from_state(extra["preprocessing"])
+        _check_fit(spec, fitted)
+        model = build(spec)
+        checkpoint.set_weights(model, state["best"])
         precision = state["config"].get("precision", "auto")
         predictor = Predictor(model.eval(), fitted, device, precision, extra.get("trained"))
         _try_out(predictor)
@@ -75,25 +76,21 @@ def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
     """Raise ValueError where model and preprocessing do not fit; before the model takes memory."""
     if found := misfit(spec, SPEC, "spec"):
         raise ValueError(found)
-    kinds = {name: part["kind"] for name, part in spec["encoders"].items()}
-    sizes = {
-        name: part.get("vocab_size")
-        for name, part in spec["encoders"].items()
-        if part["kind"] == "text"
+    parts, classes = spec["encoders"], fitted.target.classes
+    texts = {name: part for name, part in parts.items() if part["kind"] == "text"}
+    of_model = {
+        "modalities": {name: part["kind"] for name, part in parts.items()},
+        "vocabulary sizes": {name: part.get("vocab_size") for name, part in texts.items()},
+        "number of classes": len(spec["prior"]) if spec["task"] == "classification" else None,
     }
-    classes = len(spec["prior"]) if spec["task"] == "classification" else None
-    names, words = fitted.target.classes, fitted.vocabularies
-    for what, of_model, of_data in (
-        (
-            "modalities",
-            kinds,
-            {name: modality.kind for name, modality in fitted.modalities.items()},
-        ),
-        ("vocabulary sizes", sizes, {name: len(vocabulary) for name, vocabulary in words.items()}),
-        ("number of classes", classes, None if names is None else len(set(names))),
-    ):
-        if of_model != of_data:
-            raise ValueError(f"the model has the {what} {of_model}, its preprocessing {of_data}")
+    of_data = {
+        "modalities": {name: modality.kind for name, modality in fitted.modalities.items()},
+        "vocabulary sizes": {name: len(words) for name, words in fitted.vocabularies.items()},
+        "number of classes": None if classes is None else len(set(classes)),
+    }
+    for what, value in of_model.items():
+        if value != of_data[what]:
+            raise ValueError(f"the model has the {what} {value}, its preprocessing {of_data[what]}")
 
 
 def _try_out(predictor: Predictor) -> None:

@@ -79,10 +79,10 @@ def train(recipe: Recipe) -> Run:
     if recipe.fusion not in FUSIONS:
         raise ValueError(f"fusion is {recipe.fusion!r}, expected one of {sorted(FUSIONS)}")
     if recipe.tensorboard:
-        summary_writer()  # what is not installed is found before any file is read
+        summary_writer()  # fails now, before any file is read, where TensorBoard is not installed
     distributed.join(recipe.device)
     out = recipe.out if distributed.rank() == 0 else None
-    with checkpoint.locked(out):  # from this look at the folder until the last checkpoint
+    with checkpoint.locked(out):  # from this check of the folder until the last checkpoint
         if out is not None and not (recipe.resume and checkpoint.exists(out)):
             checkpoint.check_free(out)
         return _train(recipe)

@@ -6,7 +6,7 @@ from mmlib import recipes
 from mmlib.cli import arguments as shared
 from mmlib.cli import train
 from mmlib.cli.main import main, parser
-from mmlib.data import Augment
+from mmlib.data import Augment, manifest, targets
 from mmlib.recipes import Recipe
 
 
@@ -27,7 +27,7 @@ def test_every_option_reaches_the_recipe(command):
     assert asked == Recipe(
         "m.csv",
         target="a",
-        task=asked.task,
+        task="regression",
         use=("image", "b"),
         columns={"image": "x", "text": "b,c", "audio": "s"},
         group="g",
@@ -41,7 +41,6 @@ def test_every_option_reaches_the_recipe(command):
         device="cpu",
         precision="bf16",
     )
-    assert asked.task in ("numbers", "regression")
 
 
 def test_every_option_of_train_alone_reaches_the_recipe():
@@ -57,8 +56,9 @@ def test_every_option_of_train_alone_reaches_the_recipe():
     assert asked.augment == Augment(modality_dropout=0.2)
 
 
-def test_the_list_of_fusions_is_that_of_the_package():
+def test_fusions_kinds_and_tasks_are_those_of_the_package():
     assert list(shared.FUSIONS) == sorted(recipes.FUSIONS)
+    assert (shared.KINDS, shared.TASKS) == (manifest.KINDS, targets.TASKS)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,13 @@ def test_old_words_are_understood_and_a_warning_names_the_new_one(capsys, old, n
 def test_the_command_line_warns_of_old_words(capsys):
     assert main(["train", "nothing.csv", "--hide", "0.1"]) == 1
     assert "--hide is now --modality-dropout" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_resume_needs_the_folder_to_go_on_with(command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([command, "m.csv", "--resume"])
+    assert "--resume needs --out: name the folder to go on with" in capsys.readouterr().err
 
 
 def test_the_next_folder_is_the_first_that_is_not_there(tmp_path):

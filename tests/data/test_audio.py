@@ -1,6 +1,4 @@
-"""Sound of every kind becomes float32, mono, 16 kHz; the pitch and the loudness stay what they
-were.
-"""
+"""Audio of every kind becomes float32, mono, 16 kHz, and keeps its pitch and its loudness."""
 
 import os
 import sys
@@ -67,9 +65,8 @@ def test_resampling_agrees_with_torchaudio():
     from torchaudio.functional import resample
 
     random = np.random.default_rng(0)
-    slow = np.convolve(random.normal(size=22_050), np.hanning(32), mode="same").astype(
-        np.float32
-    )  # little above 2 kHz
+    # little above 2 kHz
+    slow = np.convolve(random.normal(size=22_050), np.hanning(32), mode="same").astype(np.float32)
     slow /= 2 * np.abs(slow).max()
     expected = resample(torch.from_numpy(slow), 22_050, RATE, lowpass_filter_width=64)
     torch.testing.assert_close(
@@ -78,9 +75,8 @@ def test_resampling_agrees_with_torchaudio():
 
 
 def test_what_would_alias_is_removed():
-    assert (
-        read_audio(tone(48_000, 11_000), 48_000)[500:-500].abs().max() < 0.01
-    )  # would come back as 5 kHz
+    heard = read_audio(tone(48_000, 11_000), 48_000)  # it would come back as 5 kHz
+    assert heard[500:-500].abs().max() < 0.01
 
 
 def test_channels_are_averaged(tmp_path):
@@ -140,18 +136,16 @@ def test_whatever_a_sound_decoder_raises_is_a_reason(tmp_path, monkeypatch, faul
         with monkeypatch.context() as patched, pytest.raises(ValueError) as caught:
             patched.setattr(place, name, read)
             read_audio(tmp_path / "x.wav")
-        assert (
-            "memory" if isinstance(fault, MemoryError) else str(fault) or type(fault).__name__
-        ) in str(caught.value)
+        said = str(fault) or type(fault).__name__
+        assert ("memory" if isinstance(fault, MemoryError) else said) in str(caught.value)
 
 
 def test_a_header_that_sends_the_library_nowhere_makes_no_noise(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # pytest has its own
     soundfile.write(tmp_path / "x.aiff", np.zeros(300), RATE)
     data = (tmp_path / "x.aiff").read_bytes()
-    (tmp_path / "x.aiff").write_bytes(
-        data[:38] + b"\xff" + data[39:]
-    )  # of the chunk of samples: its size
+    data = data[:38] + b"\xff" + data[39:]  # the size of the chunk of samples
+    (tmp_path / "x.aiff").write_bytes(data)
     for read in (read_audio, seconds):
         try:
             read(tmp_path / "x.aiff")
@@ -193,11 +187,9 @@ def test_a_clip_in_memory_is_off_by_half_a_step_of_16_bits_at_most():
 
 def test_each_clip_gets_noise_of_its_own_drawn_by_its_own_number_and_loud_as_asked():
     only = Augment(**{field.name: 0 for field in fields(Augment)} | {"noise": 0.1})
-    x, lengths, u = (
-        torch.full((4, RATE), 0.5),
-        torch.full((4,), RATE),
-        torch.full((4, AUDIO_DRAWS), 0.5),
-    )
+    x = torch.full((4, RATE), 0.5)
+    lengths = torch.full((4,), RATE)
+    u = torch.full((4, AUDIO_DRAWS), 0.5)
     u[:, 3] = torch.tensor([0.1, 0.7, 0.1, 0.0])  # from which place of the noise
     u[:, 4] = torch.tensor([1.0, 1.0, 0.5, 1.0])  # how loud
     noise = change_audio(x, lengths, u, only)[0] - x  # (4, L)

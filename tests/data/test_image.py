@@ -1,6 +1,4 @@
-"""Images of every kind that people have become uint8 (3, S, S): the whole image, upright, with
-its colours.
-"""
+"""Images of every kind become uint8 (3, S, S): the whole image, upright, with its colours."""
 
 import struct
 import subprocess
@@ -60,11 +58,10 @@ def test_every_mode_keeps_its_colours(tmp_path, suffix, mode):
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "I;16"])
 def test_grey_modes_give_three_equal_channels_in_the_right_order(tmp_path, mode):
     ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[:, None], (1, 64))
-    image = (
-        Image.fromarray(ramp.astype(np.uint16) * 257)
-        if mode == "I;16"
-        else Image.fromarray(ramp).convert(mode)
-    )
+    if mode == "I;16":
+        image = Image.fromarray(ramp.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(ramp).convert(mode)
     image.save(tmp_path / "x.png")
     pixels = read_image(tmp_path / "x.png", 32)
     assert torch.equal(pixels[0], pixels[1]) and torch.equal(pixels[0], pixels[2])
@@ -140,9 +137,8 @@ def test_any_size_is_kept_whole_and_padded_with_its_mean_colour(tmp_path, shape,
 
 def test_proportions_are_kept_and_the_padding_is_the_mean():
     pixels = read_image(two_colours(100, 50), 64)
-    assert close(pixels[:, 0, 5], (np.array(RED) + BLUE) / 2, 3) and close(
-        pixels[:, 63, 5], (np.array(RED) + BLUE) / 2, 3
-    )
+    assert close(pixels[:, 0, 5], (np.array(RED) + BLUE) / 2, 3)
+    assert close(pixels[:, 63, 5], (np.array(RED) + BLUE) / 2, 3)
     assert close(pixels[:, 18, 5], RED, 3) and close(pixels[:, 46, 60], BLUE, 3)
 
 
@@ -152,9 +148,8 @@ def test_a_large_jpeg_in_draft_mode_looks_like_the_same_picture_read_whole(tmp_p
         (1600, 1200), Image.Resampling.BICUBIC
     )
     image.save(tmp_path / "x.jpg", quality=95)
-    assert (
-        read_image(tmp_path / "x.jpg", 64).float() - read_image(image, 64).float()
-    ).abs().mean() < 3
+    difference = read_image(tmp_path / "x.jpg", 64).float() - read_image(image, 64).float()
+    assert difference.abs().mean() < 3
 
 
 def test_arrays_of_every_layout_agree():
@@ -208,9 +203,7 @@ def test_broken_files_say_what_is_wrong(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_random_damage_gives_a_picture_or_a_valueerror(tmp_path):
-    """Decoders raise many kinds of errors; whatever is in a file, a reader of a data set must
-    get ValueError.
-    """
+    """Decoders raise many kinds of errors; the caller gets ValueError for all of them."""
     random = np.random.default_rng(1)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -277,13 +270,11 @@ def test_whatever_a_decoder_raises_is_a_reason_listed_with_all_others_and_skippe
         ("line 5", "image", "3.png"),
     ]
     reason = caught.value.problems[0].reason
-    assert (
-        "memory" if isinstance(fault, MemoryError) else str(fault) or type(fault).__name__
-    ) in reason
+    said = str(fault) or type(fault).__name__
+    assert ("memory" if isinstance(fault, MemoryError) else said) in reason
     data = load_data(read_manifest(tmp_path / "m.csv"), progress=False, on_error="skip")
-    assert [problem.row for problem in data.skipped] == ["line 2", "line 5"] and data.loaders[
-        "train"
-    ].samples == 4
+    assert [problem.row for problem in data.skipped] == ["line 2", "line 5"]
+    assert data.loaders["train"].samples == 4
 
 
 def failing(real, size: tuple[int, int], fault: Exception):

@@ -29,9 +29,7 @@ ROWS = 24
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A manifest with full, ragged, image-less, text-only and empty rows, and clips over four
-    seconds.
-    """
+    """Rows that are full, ragged, image-less, text-only and empty, and clips over four seconds."""
     root, random = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
     lines = ["image,text,audio,label,split"]
     for i in range(ROWS):
@@ -43,11 +41,9 @@ def folder(tmp_path_factory):
         soundfile.write(
             root / f"{i}.wav", 0.3 * random.normal(size=round(8000 * long)).clip(-3, 3), 8000
         )
-        image, audio, text = (
-            f"{i}.png",
-            f"{i}.wav",
-            " ".join(f"{split}{k}" for k in range(i % 5 + 1)),
-        )
+        image = f"{i}.png"
+        audio = f"{i}.wav"
+        text = " ".join(f"{split}{k}" for k in range(i % 5 + 1))
         if i % 5 == 1:
             image = ""
         if i in (1, 6, 11):
@@ -69,9 +65,7 @@ def same(a, b) -> bool:
 
 
 def samples(batches) -> dict[int, dict]:
-    """Every sample by its row, its padding cut off, so that batches of any make-up can be
-    compared bit for bit.
-    """
+    """Every sample by its row, without its padding: so any two make-ups of batches compare."""
     found = {}
     for batch in batches:
         for i, row in enumerate(batch["row"].tolist()):
@@ -97,12 +91,10 @@ def test_every_batch_keeps_the_contract_and_has_target_and_row(data):
                 assert name == "image" or batch[f"{name}_mask"].any(dim=0)[1:].all(), (
                     "padded further than the longest sample"
                 )
-                hidden = (
-                    ~batch[f"{name}_mask"]
-                    if name != "image"
-                    else ~batch["image_mask"][:, None, None].expand_as(batch["image"])
-                )
-                assert (batch[name][hidden] == 0).all()
+                mask = batch[f"{name}_mask"]
+                if name == "image":
+                    mask = mask[:, None, None].expand_as(batch["image"])
+                assert (batch[name][~mask] == 0).all()
             kinds |= {
                 tuple(row)
                 for row in torch.stack(
@@ -130,15 +122,11 @@ def test_rows_without_a_modality_are_left_out_of_training_only_and_counted(data)
         name: [row for batch in loader for row in batch["row"].tolist()]
         for name, loader in data.loaders.items()
     }
-    assert (
-        sorted(rows["train"]) == [i for i in range(ROWS) if i % 4 < 2 and i not in (8, 9)]
-        and data.loaders["train"].dropped == 2
-    )
-    assert (
-        sorted(set(rows["val"])) == [i for i in range(ROWS) if i % 4 == 2]
-        and 11 in rows["test"]
-        and data.loaders["test"].dropped == 0
-    )
+    assert sorted(rows["train"]) == [i for i in range(ROWS) if i % 4 < 2 and i not in (8, 9)]
+    assert data.loaders["train"].dropped == 2
+    assert sorted(set(rows["val"])) == [i for i in range(ROWS) if i % 4 == 2]
+    assert 11 in rows["test"]
+    assert data.loaders["test"].dropped == 0
     assert any("2 training rows have none" in line for line in data.summary)
 
 
@@ -214,9 +202,8 @@ def test_a_sample_depends_on_seed_epoch_and_row_not_on_its_batch(data):
     by_four = read(4)
     for size in (1, 3, 64):
         other = read(size)
-        assert other.keys() == by_four.keys() and all(
-            same(other[row], by_four[row]) for row in by_four
-        )
+        assert other.keys() == by_four.keys()
+        assert all(same(other[row], by_four[row]) for row in by_four)
     assert not all(same(a, by_four[row]) for row, a in read(4, epoch=3).items())
     assert not all(same(a, by_four[row]) for row, a in read(4, seed=1).items())
 
@@ -245,13 +232,11 @@ def test_the_shards_of_a_batch_are_the_batch(data, world, name):
     for whole, *parts in zip(loader, *shards, strict=True):
         none += sum(part is None for part in parts)
         for rank, part in enumerate(parts):
-            assert (
-                [] == whole["row"][rank::world].tolist()
-                if part is None
-                else torch.equal(part["row"], whole["row"][rank::world])
-            )
-            if part is not None:
-                assert torch.equal(part["image"], whole["image"][rank::world])
+            if part is None:
+                assert not len(whole["row"][rank::world])
+                continue
+            for key in ("row", "image"):
+                assert torch.equal(part[key], whole[key][rank::world])
     assert none or world < 5
     with pytest.raises(ValueError, match="rank"):
         loader.shard(2, 2)
@@ -262,9 +247,8 @@ def test_skipping_is_the_same_as_having_iterated(data):
     loader.set_epoch(5)
     whole = list(loader)
     loader.set_epoch(5, skip=2)
-    assert len(loader) == len(whole) and all(
-        same(a, b) for a, b in zip(loader, whole[2:], strict=True)
-    )
+    assert len(loader) == len(whole)
+    assert all(same(a, b) for a, b in zip(loader, whole[2:], strict=True))
     assert len(list(loader)) == len(whole)  # the skip was for one pass
 
 
@@ -278,11 +262,9 @@ def test_long_clips_are_cut_at_random_in_training_and_windowed_in_evaluation(dat
     ]
     clip = data.loaders["test"].batches.stores["audio"].fetch(np.array([7]))[0].float() / 32767
     assert len(windows) == 3 and all(len(w) == WINDOW for w in windows)  # 9.5 s
-    assert (
-        torch.equal(windows[0], clip[:WINDOW])
-        and torch.equal(windows[2], clip[-WINDOW:])
-        and data.loaders["test"].samples == 6 + 2
-    )
+    assert torch.equal(windows[0], clip[:WINDOW])
+    assert torch.equal(windows[2], clip[-WINDOW:])
+    assert data.loaders["test"].samples == 6 + 2
     calm = Augment(gain=0, silence=0, speed=0, noise=0, modality_dropout=0)
     batches = data.loaders["train"].batches
     cuts = set()
@@ -323,12 +305,10 @@ def test_a_shard_begins_where_its_loader_stands(data):
 
 def test_draws_are_uniform_and_independent():
     u = draws(0, 0, np.arange(20_000), 1, 4)
-    assert (
-        u.min() >= 0
-        and u.max() < 1
-        and (u.mean(dim=0) - 0.5).abs().max() < 0.01
-        and (u.var(dim=0) - 1 / 12).abs().max() < 0.003
-    )
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert (u.mean(dim=0) - 0.5).abs().max() < 0.01
+    assert (u.var(dim=0) - 1 / 12).abs().max() < 0.003
     tables = [
         u,
         draws(1, 0, np.arange(20_000), 1, 4),
@@ -377,9 +357,8 @@ def test_speed_changes_length_and_pitch_and_silence_comes_first():
         x, torch.tensor([8000]), u.index_fill(1, torch.tensor([0]), 1.0), Augment(silence=0)
     )
     assert abs(int(length) - 8000 / 1.1) <= 1
-    assert (
-        abs(float(torch.fft.rfft(fast[0], n=1 << 16).abs().argmax()) * RATE / (1 << 16) - 550) < 2
-    )
+    peak = float(torch.fft.rfft(fast[0], n=1 << 16).abs().argmax()) * RATE / (1 << 16)  # in Hz
+    assert abs(peak - 550) < 2
     late, length = change_audio(x, torch.tensor([8000]), u, Augment(silence=0.1))
     assert int(length) == 8800 and (late[0, :800] == 0).all() and torch.equal(late[0, 800:], x[0])
 
@@ -409,10 +388,8 @@ def test_words_become_unknown_in_training_only(data):
         Augment(words=0.5, modality_dropout=0),
     )
     batch = next(iter(loader))
-    assert (
-        0.2 < (batch["text"] == 1)[batch["text_mask"]].float().mean() < 0.8
-        and (batch["text"][~batch["text_mask"]] == 0).all()
-    )
+    assert 0.2 < (batch["text"] == 1)[batch["text_mask"]].float().mean() < 0.8
+    assert (batch["text"][~batch["text_mask"]] == 0).all()
     calm = next(iter(Loader(part.preprocessing, part.stores, np.array(part.rows), part.target, 64)))
     assert not (calm["text"] == 1).any()
     with pytest.raises(ValueError, match="Augment.words"):
@@ -509,10 +486,10 @@ def test_evaluation_on_another_manifest_uses_what_was_fitted(data, folder):
         1,
         4,
         4,
-    ] and calm.dropped == 0
-    assert list(again.loaders) == ["test"] and all(
-        same(a, b) for a, b in zip(again.loaders["test"], data.loaders["test"], strict=True)
-    )
+    ]
+    assert calm.dropped == 0
+    assert list(again.loaders) == ["test"]
+    assert all(same(a, b) for a, b in zip(again.loaders["test"], data.loaders["test"], strict=True))
     (folder / "few.csv").write_text("caption,label\ntrain0,dog\nzzz,cat\n")
     few = load_data(
         read_manifest(folder / "few.csv", columns={"text": "caption"}), data.preprocessing
@@ -609,9 +586,8 @@ def test_errors_of_the_whole_set(folder):
     with pytest.raises(ValueError, match="no rows in split 'holdout'"):
         load("text,label,split\nx,a,train\ny,b,val\n", splits=["holdout"])
     numbers = load("text,label,split\nx,1.5,train\ny,2.5,train\nz,9,test\nw,2,val\n")
-    assert (
-        next(iter(numbers.loaders["test"]))["target"].tolist() == [9.0] and numbers.counts is None
-    )
+    assert next(iter(numbers.loaders["test"]))["target"].tolist() == [9.0]
+    assert numbers.counts is None
 
 
 def test_groups_across_given_splits_are_warned_of(folder):

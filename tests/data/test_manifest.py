@@ -21,26 +21,20 @@ def write(folder, text: str, name: str = "m.csv", encoding: str = "utf-8"):
 def test_every_cell_is_text(tmp_path):
     m = read_manifest(write(tmp_path, 'text,label\nNA,007\nnull,1.0\n"a, ""b""\nc",True\n'))
     assert m.cells["text"] == ["NA", "null", 'a, "b"\nc'] and m.target == ["007", "1.0", "True"]
-    assert (
-        m.rows == ["line 2", "line 3", "line 4"]
-        and m.modalities == {"text": Modality("text", "text")}
-        and m.split is m.group is None
-    )
+    assert m.rows == ["line 2", "line 3", "line 4"]
+    assert m.modalities == {"text": Modality("text", "text")}
+    assert m.split is m.group is None
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 def test_bom_line_ends_and_separators_do_not_matter(tmp_path, encoding, end, mark):
-    text = (
-        end.join(
-            mark.join(row)
-            for row in (["image", "text", "label"], ["猫.png", "一只猫", "猫"], ["", "狗", "狗"])
-        )
-        + end
-    )
+    rows = ["image", "text", "label"], ["猫.png", "一只猫", "猫"], ["", "狗", "狗"]
+    text = "".join(mark.join(row) + end for row in rows)
     m = read_manifest(write(tmp_path, text, encoding=encoding))
-    assert m.cells == {"image": ["猫.png", ""], "text": ["一只猫", "狗"]} and m.target == [
+    assert m.cells == {"image": ["猫.png", ""], "text": ["一只猫", "狗"]}
+    assert m.target == [
         "猫",
         "狗",
     ]
@@ -157,7 +151,8 @@ def test_a_dataframe_is_read_the_same(tmp_path):
         {"text": ["a", None, "007"], "audio": ["x.wav", float("nan"), ""], "label": [1, 2, 3]}
     )
     m = read_manifest(frame, root=tmp_path)
-    assert m.cells == {"text": ["a", "", "007"], "audio": ["x.wav", "", ""]} and m.target == [
+    assert m.cells == {"text": ["a", "", "007"], "audio": ["x.wav", "", ""]}
+    assert m.target == [
         "1",
         "2",
         "3",
@@ -238,9 +233,8 @@ def test_classes_and_numbers_are_told_apart():
     assert read_target(["0.5", "1.5", "2"]).classes is None
     assert read_target([str(i) for i in range(200)]).classes is None
     assert len(read_target([str(i % 21) for i in range(2000)]).classes) == 21  # many rows of each
-    assert read_target(["1", "2", "nan"]).classes == ["1", "2", "nan"] and read_target(
-        ["1_0", "2_0"]
-    ).classes == ["1_0", "2_0"]
+    assert read_target(["1", "2", "nan"]).classes == ["1", "2", "nan"]
+    assert read_target(["1_0", "2_0"]).classes == ["1_0", "2_0"]
     assert read_target(["1", "2"], task="regression").classes is None
     assert read_target(["0.5", "1.5"], task="classification").classes == ["0.5", "1.5"]
 
@@ -312,11 +306,9 @@ def test_labels_that_differ_only_in_how_they_are_written_are_two_classes_and_a_h
     )
     assert len(data.preprocessing.target.classes) == 3
     hints = [line for line in data.summary if line.startswith("warning")]
-    assert (
-        len(hints) == 1
-        and all(part in hints[0] for part in shown.split(" and "))
-        and "one class" in hints[0]
-    )
+    assert len(hints) == 1
+    assert all(part in hints[0] for part in shown.split(" and "))
+    assert "one class" in hints[0]
 
 
 def test_labels_that_are_plainly_different_get_no_hint():
@@ -330,9 +322,8 @@ def test_numbers_that_differ_beyond_float32_are_told_apart_and_those_beyond_floa
     np.testing.assert_allclose(
         target.encode(times).double().numpy() + target.centre, exact, rtol=0, atol=1e-4
     )
-    assert (
-        read_target([f"{i / 7}" for i in range(100)], "regression").centre == 0
-    )  # what float32 can hold stays as it is
+    held = read_target([f"{i / 7}" for i in range(100)], "regression")
+    assert held.centre == 0  # what float32 can hold stays as it is
     with pytest.raises(
         ValueError, match="differ by .* beyond the digits .* subtract what they have in common"
     ):

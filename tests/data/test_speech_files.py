@@ -1,6 +1,4 @@
-"""data/speech: what is shipped is what the script says it makes; a voice keeps to one split;
-nothing leaks; the sound is the one made.
-"""
+"""The clips of data/speech are those of the script; a voice keeps to one split, nothing leaks."""
 
 import csv
 import hashlib
@@ -53,17 +51,12 @@ def test_the_manifest_is_what_the_script_has_the_voices_say(rows):
 def test_there_are_enough_voices_and_each_keeps_to_one_split(rows):
     voices = make_speech.voices()
     by_split = Counter(voice["split"] for voice in voices)
-    assert (
-        len(voices) >= 24
-        and by_split["train"] >= 20
-        and min(by_split.values()) >= 6
-        and set(by_split) == {"train", "val", "test"}
-    )
-    assert (
-        len({(row["voice"], row["split"]) for row in rows})
-        == len(voices)
-        == len({voice["variant"].lower() for voice in voices})
-    )
+    assert len(voices) >= 24
+    assert by_split["train"] >= 20
+    assert min(by_split.values()) >= 6
+    assert set(by_split) == {"train", "val", "test"}
+    assert len({(row["voice"], row["split"]) for row in rows}) == len(voices)
+    assert len({voice["variant"].lower() for voice in voices}) == len(voices)
     accents = [
         {voice["accent"] for voice in voices if voice["split"] == split}
         for split in ("train", "test")
@@ -78,17 +71,15 @@ def test_every_voice_says_every_digit_in_both_languages_and_eight_say_all_words(
             for row in rows
             if row["language"] == language and row["label"].isdigit()
         )
-        assert len(counts) == len(make_speech.voices()) * 10 and set(counts.values()) == {
-            make_speech.TAKES
-        }
+        assert len(counts) == len(make_speech.voices()) * 10
+        assert set(counts.values()) == {make_speech.TAKES}
     words = {}
     for row in rows:
         if not row["label"].isdigit():
             words.setdefault((row["voice"], row["split"]), []).append(row["label"])
     said = next(iter(words.values()))
-    assert Counter(split for _, split in words) == {"train": 5, "val": 1, "test": 2} and 75 <= len(
-        set(said)
-    ) == len(said)
+    assert Counter(split for _, split in words) == {"train": 5, "val": 1, "test": 2}
+    assert 75 <= len(set(said)) == len(said)
     assert all(each == said for each in words.values())
 
 
@@ -126,10 +117,8 @@ def test_the_bytes_and_the_decoded_sound_are_those_that_were_made(rows, sounds):
     each eighth, where an eighth is less than 50 dB below the loudest.
     """
     files, sound = (SPEECH / "SHA256").read_text().split()[::2]
-    assert (
-        hashlib.sha256(b"".join((SPEECH / row["audio"]).read_bytes() for row in rows)).hexdigest()
-        == files
-    )
+    shipped = b"".join((SPEECH / row["audio"]).read_bytes() for row in rows)
+    assert hashlib.sha256(shipped).hexdigest() == files
     decoded = hashlib.sha256(
         b"".join(np.round(x * 32767).astype("<i2").tobytes() for x, _ in sounds)
     ).hexdigest()
@@ -158,9 +147,7 @@ def espeak():
     espeak() != "1.51", reason="the clips were made with espeak-ng 1.51, which is not here"
 )
 def test_the_script_makes_the_shipped_clips_again(rows, sounds):
-    """Compared before Opus: its loss is far smaller than what any other word, voice, pitch or
-    speed would change.
-    """
+    """Before Opus: its loss is far smaller than what another word, voice or pitch would change."""
     voices = {voice["voice"]: voice for voice in make_speech.voices()}
     known = subprocess.run(["espeak-ng", "--voices=variant"], capture_output=True, text=True).stdout
     assert all(f"!v/{voice['variant']} " in known for voice in voices.values()), (
@@ -174,12 +161,10 @@ def test_the_script_makes_the_shipped_clips_again(rows, sounds):
 
 def test_every_clip_is_short_mono_16_khz_neither_clipped_nor_silent(sounds):
     for x, rate in sounds:
-        assert (
-            rate == 16_000
-            and x.ndim == 1
-            and 0.15 < len(x) / rate < 1.5
-            and 0.3 < np.abs(x).max() < 0.9
-        )
+        assert rate == 16_000
+        assert x.ndim == 1
+        assert 0.15 < len(x) / rate < 1.5
+        assert 0.3 < np.abs(x).max() < 0.9
 
 
 def test_no_two_clips_are_the_same_and_no_two_voices_sound_the_same(rows, sounds):
@@ -205,18 +190,14 @@ def test_the_digits_leak_nothing_but_that_the_voices_are_new(name, quick):
 
 
 def test_the_only_leak_of_the_whole_table_is_that_the_transcript_is_the_answer():
-    assert (
-        leaks.find(read_manifest(SPEECH / "manifest.csv", group="voice", use=["audio"]), quick=True)
-        == []
-    )
+    sounds = read_manifest(SPEECH / "manifest.csv", group="voice", use=["audio"])
+    assert leaks.find(sounds, quick=True) == []
     found = leaks.find(read_manifest(SPEECH / "manifest.csv", group="voice"), quick=True)
     assert [(finding.kind, finding.column) for finding in found] == [("answer", "text")]
 
 
 def test_the_digits_load_as_ten_classes():
     data = load_data(read_manifest(SPEECH / "mandarin_digits.csv", group="voice"), progress=False)
-    assert (
-        data.counts == [52] * 10
-        and data.skipped == []
-        and len(data.preprocessing.target.classes) == 10
-    )
+    assert data.counts == [52] * 10
+    assert data.skipped == []
+    assert len(data.preprocessing.target.classes) == 10

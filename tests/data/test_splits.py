@@ -98,10 +98,8 @@ def test_a_drawn_split_prints_its_shares_and_the_missing_classes():
     lines = load_data(read_manifest(frame)).summary
     assert f"({names.count('train') / 120:.0%})" in lines[0] and "cells in text" in lines[0]
     assert "warning: split 'val' has no row of class 'bird'" in lines
-    assert (
-        "by group, from the names in 'patient'"
-        in load_data(read_manifest(frame, group="patient"), splits=["train"]).summary[0]
-    )
+    data = load_data(read_manifest(frame, group="patient"), splits=["train"])
+    assert "by group, from the names in 'patient'" in data.summary[0]
 
 
 def test_a_class_that_a_drawn_train_or_test_lacks_is_an_error_that_says_what_to_do():
@@ -115,9 +113,8 @@ def test_a_class_that_a_drawn_train_or_test_lacks_is_an_error_that_says_what_to_
 
 def test_a_class_that_the_authors_own_test_lacks_is_a_warning():
     frame = table(label=["cat", "dog", "cat"] * 40, split=["train", "train", "test"] * 40)
-    assert (
-        "warning: split 'test' has no row of class 'dog'" in load_data(read_manifest(frame)).summary
-    )
+    summary = load_data(read_manifest(frame)).summary
+    assert "warning: split 'test' has no row of class 'dog'" in summary
 
 
 def test_a_file_too_small_for_a_drawn_split_is_refused_with_what_to_do():

@@ -1,6 +1,4 @@
-"""Words of any script become tokens; the vocabulary is what its texts say, and ids come back as
-words.
-"""
+"""Words of any script become tokens, a vocabulary those of its texts; ids come back as words."""
 
 import numpy as np
 import pytest
@@ -73,7 +71,8 @@ def test_texts_are_kept_ragged_and_come_back_padded():
     vocabulary = Vocabulary.fit(["a b c d"])
     texts = Texts.encode(["a b c", "", "d", "a " * (MAX_TOKENS + 5)], vocabulary)
     ids, mask = texts.fetch(np.array([2, 1, 0]))
-    assert ids.tolist() == [[7, 0, 0], [0, 0, 0], [4, 5, 6]] and mask.sum(dim=1).tolist() == [
+    assert ids.tolist() == [[7, 0, 0], [0, 0, 0], [4, 5, 6]]
+    assert mask.sum(dim=1).tolist() == [
         1,
         0,
         3,

@@ -168,10 +168,8 @@ def test_a_file_that_was_split_by_its_author_and_lost_its_column_is_refused(tmp_
 def test_a_fresh_file_is_scored_whole_when_asked_and_never_in_part(drawn):
     folder, run = drawn
     frame = table(200)[120:].assign(patient=[f"new{i}" for i in range(80)])
-    path, names = (
-        write(frame, folder / "fresh.csv"),
-        choose_splits(read_manifest(frame, group=run.data.preprocessing.group)),
-    )
+    path = write(frame, folder / "fresh.csv")
+    names = choose_splits(read_manifest(frame, group=run.data.preprocessing.group))
     dropped = len(frame) - names.count("test")
     with pytest.raises(
         ValueError, match=f"leave out {dropped} rows that the model never saw.*--split all"

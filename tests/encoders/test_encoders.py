@@ -81,9 +81,7 @@ def hide(x: Tensor, mask: Tensor, value: float) -> Tensor:
 
 
 def learn(encoder: nn.Module, features: Features) -> dict[str, Tensor | None]:
-    """The gradient of every parameter, from a loss in which tokens and pooled count, each
-    coordinate differently.
-    """
+    """Every parameter's gradient; the loss weighs each coordinate of tokens and pooled apart."""
     generator = torch.Generator().manual_seed(3)
     encoder.zero_grad()
     sum(
@@ -97,11 +95,9 @@ def learn(encoder: nn.Module, features: Features) -> dict[str, Tensor | None]:
 def test_features_have_the_contract_s_shapes_and_are_zero_where_nothing_is_real(name):
     encoder, x, mask = build(name)
     tokens, real, pooled = features = encoder(x, mask)
-    assert (
-        tokens.shape == (4, real.shape[1], D)
-        and pooled.shape == (4, D)
-        and real.dtype == torch.bool
-    )
+    assert tokens.shape == (4, real.shape[1], D)
+    assert pooled.shape == (4, D)
+    assert real.dtype == torch.bool
     assert torch.equal(features.present, mask.any(dim=1)), (
         "a sample with one real column, word or sample of sound has a token"
     )
@@ -153,9 +149,8 @@ def test_every_parameter_learns_and_absence_keeps_gradients_finite(name):
     assert all(g is None or g.isfinite().all() for g in nobody.values())
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CASES if CASES[name][1] is not texts]
-)  # ids have no gradient
+# ids have no gradient
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name][1] is not texts])
 def test_the_gradient_reaches_the_input_where_it_is_real_and_nowhere_else(name):
     encoder, x, mask = build(name)
     x.requires_grad_()
@@ -249,7 +244,8 @@ def test_a_line_of_text_shortens_its_mask_with_its_width():
 def test_images_of_any_size_become_a_grid_of_cells_of_eight_pixels(make, height, width):
     features = make()(torch.randn(2, 3, height, width), rows(width, width, 0))
     cells = -(-height // 8) * -(-width // 8)
-    assert features.tokens.shape == (2, cells, D) and features.mask.sum(dim=1).tolist() == [
+    assert features.tokens.shape == (2, cells, D)
+    assert features.mask.sum(dim=1).tolist() == [
         cells,
         0,
     ]
@@ -272,9 +268,8 @@ def test_tokens_stand_in_reading_order():
 
 def test_grid_positions_tell_the_row_in_one_half_and_the_column_in_the_other():
     table = grid_positions(3, 5, 8).view(3, 5, 8)
-    assert torch.equal(table[:, 0, :4], table[:, 4, :4]) and torch.equal(
-        table[0, :, 4:], table[2, :, 4:]
-    )
+    assert torch.equal(table[:, 0, :4], table[:, 4, :4])
+    assert torch.equal(table[0, :, 4:], table[2, :, 4:])
     assert len(table.view(15, 8).unique(dim=0)) == 15
     torch.testing.assert_close(grid_positions(6, 9, 8).view(6, 9, 8)[:3, :5], table)
 
@@ -283,9 +278,8 @@ def test_a_word_is_read_with_its_place_and_its_neighbours():
     x, swapped, mask = torch.tensor([[3, 4, 5]]), torch.tensor([[5, 4, 3]]), rows(3, 3)
     for encoder in (RecurrentEncoder(D, VOCABULARY), TransformerEncoder(D, VOCABULARY)):
         first, second = encoder(x, mask).tokens, encoder(swapped, mask).tokens
-        assert not torch.allclose(first[0, 1], second[0, 1]) and not torch.allclose(
-            first.mean(dim=1), second.mean(dim=1)
-        )
+        assert not torch.allclose(first[0, 1], second[0, 1])
+        assert not torch.allclose(first.mean(dim=1), second.mean(dim=1))
 
 
 def test_a_width_that_positions_cannot_fill_is_named():

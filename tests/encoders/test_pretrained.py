@@ -84,21 +84,20 @@ def tiny_wav2vec2(mode: str = "group_norm") -> nn.Module:
 
 
 class TimmLike(nn.Module):
-    """What timm's networks promise: ``num_features``, ``num_prefix_tokens``,
-    ``patch_embed.img_size``, ``forward_features`` and ``forward_head``."""
+    """What a network of timm promises.
+
+    These are ``num_features``, ``num_prefix_tokens``, ``patch_embed.img_size``,
+    ``forward_features`` and ``forward_head``.
+    """
 
     def __init__(self, kind: str):
         super().__init__()
-        self.kind, self.num_features, self.num_prefix_tokens = (
-            kind,
-            10,
-            2 if kind == "tokens" else 0,
-        )
-        self.conv, self.prefix, self.norm = (
-            nn.Conv2d(3, 10, 8, stride=8),
-            nn.Parameter(torch.randn(1, 2, 10)),
-            nn.BatchNorm2d(10),
-        )
+        self.kind = kind
+        self.num_features = 10
+        self.num_prefix_tokens = 2 if kind == "tokens" else 0
+        self.conv = nn.Conv2d(3, 10, 8, stride=8)
+        self.prefix = nn.Parameter(torch.randn(1, 2, 10))
+        self.norm = nn.BatchNorm2d(10)
         self.norm.running_mean.uniform_(-1, 1)
         self.head = nn.Linear(10, 5)
         if kind == "tokens":
@@ -119,8 +118,9 @@ class TimmLike(nn.Module):
 
 
 class TextLike(nn.Module):
-    """What an AutoModel for text promises: ``main_input_name``, keywords, ``last_hidden_state``;
-    NaN for a row with no word to look at.
+    """What an AutoModel for text promises: ``main_input_name``, ``last_hidden_state``.
+
+    A row that may attend to no word comes out as NaN.
     """
 
     main_input_name = "input_ids"
@@ -138,19 +138,15 @@ class TextLike(nn.Module):
 
 
 class ImageLike(nn.Module):
-    """What an AutoModel for images promises: class token first and a fixed size (ViT), or a map
-    (ConvNeXt).
-    """
+    """What an AutoModel for images promises: class token, one size (ViT), or a map (ConvNeXt)."""
 
     main_input_name = "pixel_values"
 
     def __init__(self, patches: bool):
         super().__init__()
-        self.patches, self.conv, self.token = (
-            patches,
-            nn.Conv2d(3, 10, 8, stride=8),
-            nn.Parameter(torch.randn(1, 1, 10)),
-        )
+        self.patches = patches
+        self.conv = nn.Conv2d(3, 10, 8, stride=8)
+        self.token = nn.Parameter(torch.randn(1, 1, 10))
         self.config = SimpleNamespace(image_size=24, patch_size=8) if patches else SimpleNamespace()
 
     def forward(self, pixel_values: Tensor) -> SimpleNamespace:
@@ -235,10 +231,8 @@ def test_frozen_nothing_but_the_projection_learns_and_training_mode_changes_noth
         "project.weight",
         "project.bias",
     }
-    assert (
-        all(p.grad is None for p in encoder.trunk.parameters())
-        and encoder.project.weight.grad.any()
-    )
+    assert all(p.grad is None for p in encoder.trunk.parameters())
+    assert encoder.project.weight.grad.any()
     assert encoder.training and not any(module.training for module in encoder.trunk.modules())
     assert all(torch.equal(v, before[n]) for n, v in encoder.trunk.state_dict().items())
     torch.testing.assert_close(encoder(x, mask), encoder.eval()(x, mask))
@@ -253,9 +247,8 @@ def test_thawed_every_parameter_that_is_read_learns_and_batch_norm_keeps_its_sta
     features = encoder(x, mask)
     (features.pooled.square().sum() + features.tokens.sin().sum()).backward()
     missing = {n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None}
-    assert not missing and all(
-        p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None
-    )
+    assert not missing
+    assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
     unread = {
         n.removeprefix("trunk.net.").split(".")[0]
         for n, p in encoder.named_parameters()
@@ -298,9 +291,8 @@ def test_pretrained_encoders_stay_finite_in_bfloat16(name):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = encoder(x, mask)
         features.pooled.square().sum().backward()
-    assert features.tokens.isfinite().all() and all(
-        p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None
-    )
+    assert features.tokens.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize(

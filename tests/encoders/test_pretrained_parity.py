@@ -20,8 +20,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* gets the images as they are")
 
 
 def scrambled(net: nn.Module, x: Tensor) -> nn.Module:
-    """The network away from its start, where zeros and ones would hide mistakes; its BatchNorm has
-    statistics of ``x``, so that the images can be told apart in the last layer too."""
+    """The network away from its start, where zeros and ones would hide mistakes.
+
+    Its BatchNorm has statistics of ``x``, so that the last layer tells the images apart, too.
+    """
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in net.parameters():

@@ -36,10 +36,8 @@ one_to_three = pytest.mark.parametrize(
 )
 
 
-ALONE = {
-    "GatedFusion": {"gate"},
-    "AttentionFusion": {"bilinear", "learned"},
-}  # what chooses among modalities; with one there is no choice
+# what chooses among modalities; with one there is no choice
+ALONE = {"GatedFusion": {"gate"}, "AttentionFusion": {"bilinear", "learned"}}
 
 
 def make(kind: type[nn.Module], names: list[str] = NAMES, seed: int = 0, **options) -> nn.Module:
@@ -71,8 +69,9 @@ def make_tokens(
 
 
 def live(tokens: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Features]:
-    """Features that hold these very tokens, junk and all, so that gradients reach them; pooled
-    is their masked mean.
+    """Features of these tokens, junk included, so that gradients reach them.
+
+    ``pooled`` is their masked mean.
     """
     return {
         name: from_tokens(tokens[name], masks[name])._replace(tokens=tokens[name])
@@ -85,8 +84,9 @@ def make_features(names: list[str] = NAMES, seed: int = 0) -> dict[str, Features
 
 
 def project(out: Features) -> Tensor:
-    """One number in which every token and every pooled vector counts, each coordinate
-    differently; blind to where a token stands.
+    """One number in which each coordinate of tokens and pooled has a weight of its own.
+
+    It does not depend on where a token stands.
     """
     weight = torch.randn(2, D, generator=torch.Generator().manual_seed(9))
     return (out.tokens.sin() * weight[0])[out.mask].sum() + (out.pooled * weight[1]).sum()
@@ -111,9 +111,7 @@ PRESENT = torch.tensor([LENGTHS[name] for name in NAMES]).T > 0  # (B, M)
 
 
 def same_with_gradients(module: nn.Module, features: dict[str, Features], by_hand) -> None:
-    """The module's pooled output equals ``by_hand(features)``, and so do the gradients of a
-    random projection of both.
-    """
+    """Pooled output equals ``by_hand(features)``; so do the gradients of a random projection."""
     weight = torch.randn(B, D, generator=torch.Generator().manual_seed(9))
     results, inputs = [], [part.tokens for part in features.values()] + list(module.parameters())
     for pooled in (module(features).pooled, by_hand(features)):
@@ -175,16 +173,12 @@ def test_wrong_names_are_named(kind):
 @every
 def test_features_keep_the_contract(kind):
     out = make(kind)(make_features())
-    assert (
-        out.tokens.shape == (*out.mask.shape, D)
-        and out.pooled.shape == (B, D)
-        and out.mask.dtype == torch.bool
-    )
-    assert (
-        torch.equal(out.present, PRESENT.any(1))
-        and not out.tokens[~out.mask].any()
-        and not out.pooled[4].any()
-    )
+    assert out.tokens.shape == (*out.mask.shape, D)
+    assert out.pooled.shape == (B, D)
+    assert out.mask.dtype == torch.bool
+    assert torch.equal(out.present, PRESENT.any(1))
+    assert not out.tokens[~out.mask].any()
+    assert not out.pooled[4].any()
     assert (out.tokens.shape[1] == 1) == (kind.__module__ != "mmlib.fusion.tokens")
 
 
@@ -230,10 +224,8 @@ def test_nothing_under_a_mask_counts_and_no_gradient_goes_there(kind, junk):
     }
     clean_out, dirty_out = module(live(tokens, masks)), module(live(dirty, masks))
     same(real(dirty_out), real(clean_out))
-    clean_grad, dirty_grad = (
-        gradients(module, tokens, clean_out),
-        gradients(module, dirty, dirty_out),
-    )
+    clean_grad = gradients(module, tokens, clean_out)
+    dirty_grad = gradients(module, dirty, dirty_out)
     same(dirty_grad, clean_grad)
     for gradient, mask in zip(dirty_grad[-len(masks) :], masks.values(), strict=True):
         assert not gradient[~mask].any()
@@ -291,11 +283,9 @@ def test_every_subset_of_modalities_gives_finite_output_and_gradients_and_absent
             there = {name: mask & (name in subset) for name, mask in masks.items()}
             out = module(live(tokens, there))
             present = torch.stack([mask.any(1) for mask in there.values()]).any(0)
-            assert (
-                torch.equal(out.present, present)
-                and not out.pooled[~present].any()
-                and not out.tokens[~out.mask].any()
-            )
+            assert torch.equal(out.present, present)
+            assert not out.pooled[~present].any()
+            assert not out.tokens[~out.mask].any()
             found = gradients(module, tokens, out)
             assert all(x.isfinite().all() for x in (*out, *found)), subset
             for name, gradient in zip(names, found[-len(names) :], strict=True):
@@ -311,9 +301,8 @@ def test_every_parameter_is_registered_saved_and_learns_where_all_modalities_are
     kind, names
 ):
     module, features = make(kind, names), make_features(names)
-    project(
-        module({name: Features(*(x[:1] for x in part)) for name, part in features.items()})
-    ).backward()  # row 0 has all
+    first = {name: Features(*(x[:1] for x in part)) for name, part in features.items()}  # has all
+    project(module(first)).backward()
     dead = {name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()}
     if len(names) == 1:
         dead = {name for name in dead if name.split(".")[0] not in ALONE.get(kind.__name__, ())}
@@ -330,11 +319,9 @@ def test_weights_that_can_be_looked_at_are_exactly_zero_where_a_modality_is_abse
         return
     present = torch.stack([features[name].present for name in NAMES], dim=1)
     assert module.weights.shape == present.shape and not module.weights.requires_grad
-    assert (
-        (module.weights[~present] == 0).all()
-        and (module.weights[present] > 0).all()
-        and (module.weights.sum(1) <= 1.0001).all()
-    )
+    assert (module.weights[~present] == 0).all()
+    assert (module.weights[present] > 0).all()
+    assert (module.weights.sum(1) <= 1.0001).all()
 
 
 @every

@@ -39,19 +39,15 @@ def test_parameters_and_tokens_are_those_of_the_module(rows, name):
 
 
 def test_parameters_flops_and_tokens_are_what_counting_by_hand_gives(rows):
-    assert (
-        rows["SumFusion"].parameters == 3 * (D * D + D)
-        and rows["LateFusion"].parameters == 2 * rows["SumFusion"].parameters
-    )
-    assert (
-        rows["SumFusion"].flops == 2 * B * 3 * D * D
-        and rows["LateFusion"].flops == 2 * rows["SumFusion"].flops
-    )
+    assert rows["SumFusion"].parameters == 3 * (D * D + D)
+    assert rows["LateFusion"].parameters == 2 * rows["SumFusion"].parameters
+    assert rows["SumFusion"].flops == 2 * B * 3 * D * D
+    assert rows["LateFusion"].flops == 2 * rows["SumFusion"].flops
     assert rows["TensorFusion"].flops == 2 * B * (3 * D * 8 + 9**3 * D)
     T = sum(TOKENS.values())
-    assert (
-        rows["JoinFusion"].flops == 2 * B * T * (4 + 8) * D * D + 2 * 2 * B * T * T * D
-    )  # four maps, the MLP; scores and sums
+    maps = 2 * B * T * (4 + 8) * D * D  # four of the attention, and the MLP
+    attention = 2 * 2 * B * T * T * D  # scores and sums
+    assert rows["JoinFusion"].flops == maps + attention
     assert {name for name, row in rows.items() if row.tokens == T} == {
         "JoinFusion",
         "FiLMFusion",
@@ -63,9 +59,8 @@ def test_twice_the_batch_costs_twice_the_flops_and_memory_and_no_parameter(rows)
     for name in ("SumFusion", "BilinearFusion", "PerceiverFusion"):
         module, larger = getattr(fusion, name)(D, TOKENS), make_features(D, 2 * B)
         assert count_flops(module, larger) == 2 * rows[name].flops
-        assert count_kept(module, larger) == pytest.approx(
-            2 * rows[name].kept, rel=0.02
-        )  # a few numbers do not grow
+        twice = pytest.approx(2 * rows[name].kept, rel=0.02)  # a few numbers do not grow
+        assert count_kept(module, larger) == twice
 
 
 @pytest.mark.parametrize("name", fusion.__all__)
@@ -90,9 +85,7 @@ def test_the_mixed_difference_of_a_sum_is_rounding_and_of_a_product_is_itself():
 
 @pytest.mark.parametrize("name", ["SumFusion", "LateFusion", "BilinearFusion", "TensorFusion"])
 def test_a_linear_head_sees_an_exclusive_or_just_where_modalities_interact(rows, name):
-    """Four samples, two modalities that say plus or minus; the exclusive-or of them is in the
-    span of the output, or not at all.
-    """
+    """The exclusive-or of two modalities of plus or minus is in the span of the output, or not."""
     torch.manual_seed(0)
     sign = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
     said = {
@@ -184,6 +177,7 @@ def test_the_printed_table_says_what_the_rows_say(rows, monkeypatch):
                 row.both / first.both,
             ],
             abs=0.5,
-        ) and float(cells[4]) == round(row.flops / 1e6, 1)
+        )
+        assert float(cells[4]) == round(row.flops / 1e6, 1)
     monkeypatch.setattr(fusion_table, "table", lambda: list(rows.values()))
     assert main_table().startswith(lines[0]) and "audio 25, image 16, text 12" in main_table()

@@ -51,8 +51,9 @@ def test_tensor_fusion_equals_the_outer_product_by_hand():
 
 
 def test_low_rank_equals_its_full_tensor():
-    """Tensor W[a, b, c, d] = sum over r of the product of the factors; the output is the outer
-    product contracted with it.
+    """The output is the outer product contracted with a full tensor W.
+
+    W[a, b, c, d] is the sum over r of the product of the factors.
     """
     module = make(LowRankFusion, width=2, rank=3)
     nn.init.normal_(module.bias)
@@ -73,9 +74,7 @@ def test_low_rank_equals_its_full_tensor():
 
 
 def test_low_rank_starts_near_unit_variance_whatever_the_rank():
-    """Rank, width and number of modalities must not decide how large the output is before
-    training.
-    """
+    """Before training, rank, width and number of modalities do not decide the output's size."""
     pooled = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
     unit = Features(pooled[:, None], torch.ones(200, 1, dtype=torch.bool), pooled)
     for rank, names in itertools.product([1, 16], ["ab", "abcd"]):
@@ -110,9 +109,7 @@ def test_bilinear_equals_sums_of_products_then_root_and_length_one():
 
 
 def test_bilinear_of_two_modalities_is_one_bilinear_form_of_that_rank_per_output():
-    """Without the biases: z_d = x' W_d y, with W_d = sum over k of u_dk v_dk', of rank
-    ``factors``.
-    """
+    """Without biases z_d = x' W_d y, where W_d = sum over k of u_dk v_dk' has rank ``factors``."""
     module, features = make(BilinearFusion, ["image", "text"]), make_features(["image", "text"])
     module.factors = 2
     module.project = nn.ModuleDict(
@@ -147,9 +144,7 @@ def test_product_of_experts_equals_the_precision_weighted_mean():
 
 
 def test_product_of_experts_is_the_peak_of_the_product_of_densities():
-    """On a fine grid: multiply the prior's and the modalities' densities, number by number, and
-    look for the largest.
-    """
+    """On a fine grid, the densities of prior and modalities are multiplied; the largest wins."""
     module, features = make(ProductFusion), make_features()
     out, grid = module(features).pooled[0], torch.linspace(-4, 4, 80_001)
     density = torch.distributions.Normal(0, 1).log_prob(grid).repeat(D, 1)

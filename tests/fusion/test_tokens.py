@@ -64,10 +64,8 @@ def test_joined_tokens_see_the_other_modalities_and_no_hole():
         module(features)
     weights = module.transformer.blocks[0].attention.weights  # (B, H, T, T)
     mask = torch.cat([features[name].mask for name in NAMES], dim=1)
-    assert (
-        not weights.masked_select(~mask[:, None, None]).any()
-        and (weights[0][..., mask[0]] > 0).all()
-    )
+    assert not weights.masked_select(~mask[:, None, None]).any()
+    assert (weights[0][..., mask[0]] > 0).all()
 
 
 def test_cross_fusion_asks_with_the_named_modality_and_falls_back_where_it_is_absent():
@@ -79,13 +77,10 @@ def test_cross_fusion_asks_with_the_named_modality_and_falls_back_where_it_is_ab
     expected[2:4, 0] = True  # the learned vector, in the first slot
     assert torch.equal(out.mask, expected)
     weights = module.transformer.blocks[0].cross.weights
-    memory = torch.cat(
-        [features["audio"].mask, features["text"].mask], dim=1
-    )  # the others answer, never itself
-    assert (
-        weights.shape[-1] == memory.shape[1]
-        and not weights.masked_select(~memory[:, None, None]).any()
-    )
+    # the others answer, never itself
+    memory = torch.cat([features["audio"].mask, features["text"].mask], dim=1)
+    assert weights.shape[-1] == memory.shape[1]
+    assert not weights.masked_select(~memory[:, None, None]).any()
     nn.init.normal_(module.learned)
     changed = (module(features).pooled != before).any(dim=1)
     assert changed.tolist() == [False, False, True, True, False, False]
@@ -97,9 +92,7 @@ def test_cross_fusion_with_learned_queries_lets_every_modality_answer():
 
 
 def test_bottleneck_is_the_mean_over_present_modalities_of_what_each_made_of_it():
-    """One row at a time, with only the modalities that are there and only their real tokens: no
-    mask at all.
-    """
+    """By hand one row at a time, its present modalities and real tokens only, without any mask."""
     module, features = make(BottleneckFusion), make_features()
     out = module(features)
     for i in range(4):
@@ -120,9 +113,7 @@ def test_bottleneck_is_the_mean_over_present_modalities_of_what_each_made_of_it(
 
 
 def test_modalities_exchange_only_through_the_bottleneck():
-    """What the image says reaches the words' tokens in layer two, by way of the bottleneck; cut
-    it and nothing arrives.
-    """
+    """In layer two the image reaches the tokens of the text through the bottleneck, and only so."""
     module, features = make(BottleneckFusion), make_features()
     other = features | {"image": make_features(seed=1)["image"]}
     words = slice(-4 - features["text"].mask.shape[1], -4)
@@ -164,9 +155,7 @@ def test_film_of_one_modality_hands_it_through_and_has_nothing_to_learn():
 
 
 def test_film_never_conditions_a_modality_on_itself():
-    """Doubling a modality doubles its own tokens but for the shift: the map from its own tokens
-    is affine.
-    """
+    """The map from a modality's own tokens is affine: but for the shift, twice in is twice out."""
     module, (tokens, masks) = make(FiLMFusion), make_tokens()
     zero, one, two = (
         module(live(tokens | {"audio": factor * tokens["audio"]}, masks)).tokens[0, :4]
@@ -178,11 +167,9 @@ def test_film_never_conditions_a_modality_on_itself():
 def attend_by_loops(attention: nn.Module, x: Tensor, memory: Tensor) -> Tensor:
     """Multi-head attention, one asker and one head at a time."""
     W, b, d = attention.kv.weight, attention.kv.bias, D // attention.heads
-    q, k, v = (
-        x @ attention.q.weight.T + attention.q.bias,
-        memory @ W[:D].T + b[:D],
-        memory @ W[D:].T + b[D:],
-    )
+    q = x @ attention.q.weight.T + attention.q.bias
+    k = memory @ W[:D].T + b[:D]
+    v = memory @ W[D:].T + b[D:]
     rows = []
     for asker in q:
         parts = []
@@ -250,10 +237,8 @@ def test_crossmodal_never_looks_at_a_token_that_is_not_there():
         for answerer, ask in others.items():
             mask = features[answerer].mask[:, None, None]  # (B, 1, 1, K)
             weights = ask.attention.weights  # (B, H, T, K)
-            assert (
-                weights.shape[2:] == (features[asker].mask.shape[1], mask.shape[-1])
-                and not weights.masked_select(~mask).any()
-            )
+            assert weights.shape[2:] == (features[asker].mask.shape[1], mask.shape[-1])
+            assert not weights.masked_select(~mask).any()
 
 
 def test_what_a_token_learns_keeps_its_digits_beside_a_large_token():

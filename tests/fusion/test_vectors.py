@@ -35,10 +35,8 @@ def test_concat_tells_an_absent_modality_from_a_zero_one():
     module, features = make(ConcatFusion), make_features()
     zero = features["image"]._replace(pooled=torch.zeros(B, D))
     absent = zero._replace(mask=torch.zeros_like(zero.mask))
-    one, other = (
-        module(features | {"image": zero}).pooled,
-        module(features | {"image": absent}).pooled,
-    )
+    one = module(features | {"image": zero}).pooled
+    other = module(features | {"image": absent}).pooled
     assert not torch.allclose(one[0], other[0])
     torch.testing.assert_close(one[2], other[2])  # it was absent there already
 
@@ -90,9 +88,8 @@ def test_gated_equals_the_formula_by_loops():
         return torch.stack(rows)
 
     same_with_gradients(module, make_features(), by_hand)
-    assert (module.weights[~PRESENT] == 0).all() and (
-        module.weights[3] == torch.tensor([0.0, 0, 1])
-    ).all()
+    assert (module.weights[~PRESENT] == 0).all()
+    assert (module.weights[3] == torch.tensor([0.0, 0, 1])).all()
 
 
 @pytest.mark.parametrize("query", [None, "image"])
@@ -123,9 +120,7 @@ def test_attention_equals_the_formula_by_loops(query):
 
 
 def test_attention_weights_do_not_depend_on_the_other_samples():
-    """The softmax runs over the modalities of one sample; over the batch (the wrong axis) this
-    fails.
-    """
+    """The softmax runs over modalities; one over the batch (the wrong axis) would fail here."""
     module, features = make(AttentionFusion), make_features()
     module(features)
     together = module.weights

@@ -1,6 +1,4 @@
-"""From files to a saved model and back: what `train` decides, what `load` brings back, and the
-errors on the way.
-"""
+"""From files to a saved model and back: what `train` decides, what `load` brings back, errors."""
 
 import csv
 import json
@@ -54,13 +52,10 @@ def test_the_loaded_model_answers_as_the_trained_one(small):
         "text": "It purrs.",
         "audio": folder / "audio/00000.flac",
     }
-    loaded, trained = (
-        load(folder / "run", "cpu").predict(**modalities),
-        run.predictor.predict(**modalities),
-    )
-    assert loaded.pop("probabilities") == pytest.approx(
-        trained.pop("probabilities"), abs=1e-6
-    )  # weights lie otherwise in memory
+    loaded = load(folder / "run", "cpu").predict(**modalities)
+    trained = run.predictor.predict(**modalities)
+    shares = pytest.approx(trained.pop("probabilities"), abs=1e-6)  # the weights' layout differs
+    assert loaded.pop("probabilities") == shares
     assert loaded == trained
 
 
@@ -229,11 +224,9 @@ def test_a_run_saved_with_class_weights_loads_and_its_prior_is_put_back(rare, tm
     weight = torch.tensor([1 / 1.8, 5.0])
     old = recipes.build(spec)
     old.head = ClassifyHead(spec["dim"], 2, torch.tensor(spec["prior"]), weight)
-    with torch.no_grad():
-        (
-            old.head.linear.weight.zero_(),
-            old.head.linear.bias.zero_(),
-        )  # balanced classes, nothing known
+    with torch.no_grad():  # balanced classes, nothing known
+        old.head.linear.weight.zero_()
+        old.head.linear.bias.zero_()
     state = {
         "extra": {
             "spec": spec | {"weight": weight.tolist()},

@@ -41,11 +41,10 @@ class Wav2Vec2Encoder(nn.Module):
         if net is None:
             torchaudio = import_optional("torchaudio", "'mmlib[wav2vec2]'")
             warn_if_random("wav2vec2_base", weights, frozen)
-            network = (
-                torchaudio.models.wav2vec2_base()
-                if weights is None
-                else torchaudio.pipelines.WAV2VEC2_BASE.get_model()
-            )
+            if weights is None:
+                network = torchaudio.models.wav2vec2_base()
+            else:
+                network = torchaudio.pipelines.WAV2VEC2_BASE.get_model()
         for layer in network.feature_extractor.conv_layers:
             if isinstance(layer.layer_norm, nn.GroupNorm):
                 layer.layer_norm = _masked(layer.layer_norm)

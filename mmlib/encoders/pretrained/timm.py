@@ -108,9 +108,9 @@ def _read_timm(
     if not isinstance(x, Tensor) or x.ndim not in (3, 4) or (x.ndim == 3 and x.shape[1] <= prefix):
         found = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise ValueError(
-            f"{type(net).__name__} is not read by TimmEncoder: its forward_features "
-            f"gives {found}, expected one map (B, C, H, W) or (B, H, W, C), or tokens "
-            f"(B, T, C) with more than the {prefix} that are not patches"
+            f"{type(net).__name__} is not read by TimmEncoder: its forward_features gives {found}, "
+            "expected one map (B, C, H, W) or (B, H, W, C), or tokens (B, T, C) with more than the "
+            f"{prefix} that are not patches"
         )
     summary = net.forward_head(x, pre_logits=True)
     if summary.ndim != 2:  # a network that does not pool

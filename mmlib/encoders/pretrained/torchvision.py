@@ -95,10 +95,9 @@ def _torchvision_reader(models: ModuleType, net: Net) -> Reader:
     if hasattr(net, "features"):
         return _read_features
     raise ValueError(
-        f"{type(net).__name__} is not read by TorchvisionEncoder, expected a "
-        f"VisionTransformer, a SwinTransformer, a ResNet, a RegNet or a network with "
-        f".features (ConvNeXt, EfficientNet, MobileNet, DenseNet, VGG); TimmEncoder "
-        f"reads many others"
+        f"{type(net).__name__} is not read by TorchvisionEncoder, expected a VisionTransformer, a "
+        "SwinTransformer, a ResNet, a RegNet or a network with .features (ConvNeXt, EfficientNet, "
+        "MobileNet, DenseNet, VGG); TimmEncoder reads many others"
     )
 
 

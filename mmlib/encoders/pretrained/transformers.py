@@ -131,8 +131,7 @@ def _read_pixels(net: Net, x: Tensor) -> tuple[Tensor, Tensor | None]:
     most = 2 + (getattr(net.config, "num_register_tokens", None) or 0)
     if prefix > most:
         raise ValueError(
-            f"{type(net).__name__} is not read by TransformersEncoder: {prefix} of "
-            f"its tokens are not patches, expected at most {most} (class token, "
-            f"distillation token, registers)"
+            f"{type(net).__name__} is not read by TransformersEncoder: {prefix} of its tokens are "
+            f"not patches, expected at most {most} (class token, distillation token, registers)"
         )
     return tokens[:, prefix:], tokens[:, 0] if summary is None and prefix else summary

@@ -1,6 +1,6 @@
-"""A network that others have trained, behind the contract.
+"""What the encoders of ready networks share.
 
-Images are normalised as it expects, and its tokens are projected to the model width.
+Images are normalised as the network expects, and its tokens are projected to the model width.
 """
 
 import warnings
@@ -28,13 +28,7 @@ class Trunk(nn.Module):
     network's floating-point type; ``example`` is also put on the network's device.
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        read: Reader,
-        example: tuple[Tensor, ...],
-        frozen: bool,
-    ):
+    def __init__(self, net: nn.Module, read: Reader, example: tuple[Tensor, ...], frozen: bool):
         super().__init__()
         self.net, self.read, self.frozen = net.eval(), read, frozen
         net.requires_grad_(not frozen)
@@ -108,8 +102,8 @@ class Renormalise(nn.Module):
         for name, values in given.items():
             if len(values) != len(mean):
                 raise ValueError(
-                    f"{name} is {list(values)}, expected {len(mean)} numbers as in "
-                    f"mean, one per channel"
+                    f"{name} is {list(values)}, expected {len(mean)} numbers as in mean, one per "
+                    "channel"
                 )
             if name.startswith("std") and min(values) <= 0:
                 raise ValueError(f"{name} is {list(values)}, expected numbers above 0")
@@ -147,8 +141,8 @@ def renormalise(
         missing.append("mean and std of the network's training (give expects=(mean, std))")
     if trained:
         warnings.warn(
-            f"{name} gets the images as they are in the batch, perhaps normalised in "
-            f"another way than in its training. Not known: {'; '.join(missing)}",
+            f"{name} gets the images as they are in the batch, perhaps normalised in another way "
+            f"than in its training. Not known: {'; '.join(missing)}",
             stacklevel=3,
         )
     return nn.Identity()
@@ -191,7 +185,7 @@ def warn_if_random(name: str, weights: str | None, frozen: bool) -> None:
     """Warn that a frozen network without trained weights can learn nothing."""
     if weights is None and frozen:
         warnings.warn(
-            f"{name} is frozen with random numbers and can learn nothing: "
-            f"pass weights='DEFAULT' (a download) or frozen=False",
+            f"{name} is frozen with random numbers and can learn nothing: pass weights='DEFAULT' "
+            "(a download) or frozen=False",
             stacklevel=3,
         )
