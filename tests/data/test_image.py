@@ -78,6 +78,14 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path, top):
     assert expected.float().std() > 50
 
 
+@pytest.mark.parametrize("top, dtype", [(4095, np.uint16), (65535, np.uint16), (255, np.float32)])
+def test_the_full_range_of_12_16_and_8_bits_is_scaled_to_the_rounded_share(tmp_path, top, dtype):
+    values = np.linspace(0, top, 4096).round().reshape(64, 64).astype(dtype)
+    Image.fromarray(values).save(tmp_path / "x.tiff")
+    expected = np.rint(values.astype(np.float64) * 255 / top)
+    assert np.array_equal(read_image(tmp_path / "x.tiff", 64)[0].numpy(), expected)
+
+
 def test_a_dark_sixteen_bit_picture_stays_dark(tmp_path):
     Image.fromarray(np.full((40, 40), 20_000, np.uint16)).save(tmp_path / "x.png")
     assert close(read_image(tmp_path / "x.png", 32), 20_000 / 257, 1)
