@@ -45,16 +45,8 @@ from mmlib.leaks.shift import DomainScore, domain_classifier, domain_table
 from mmlib.leaks.splits import crossing, describe_crossing
 from mmlib.leaks.texts import text_copies
 
-KINDS = (
-    "answer",
-    "missing",
-    "copies",
-    "group",
-    "encoding",
-    "size",
-    "frame",
-    "shift",
-)  # worst first
+# The kinds of findings, the worst first.
+KINDS = ("answer", "missing", "copies", "group", "encoding", "size", "frame", "shift")
 # The share of the majority's errors that may be left where the frame of an image or a sound is said
 # to predict the target: the subject itself can reach into the frame.
 ALMOST_NONE = 0.02

@@ -6,6 +6,7 @@ dials make true.
 
 import csv
 import json
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ from torch import nn
 
 from mmlib import Recipe
 from mmlib.core import Output, from_pooled
-from mmlib.report.make import make_report, too_short
+from mmlib.report.length import too_short
+from mmlib.report.make import make_report
 from mmlib.report.measure import (
     SHUFFLES,
     Encoded,
@@ -697,6 +699,13 @@ def test_the_average_leaves_out_modalities_that_are_missing():
     )
 
 
+def test_a_report_uses_no_old_name():
+    """Each training was asked for task="classes", and warned that this is an old name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        make_report(replace(WORDS, manifest=told("unique", 0, 40, 20, 20), epochs=1), seeds=(0,))
+
+
 def test_the_plan_comes_first_then_a_line_per_training():
     lines = []
     make_report(
@@ -787,7 +796,7 @@ def test_only_the_seed_that_failed_is_counted():
         Answers("image", ("image",), torch.cat([learned, failed])),
         Answers("text", ("text",), learned),
     ]
-    notes = too_short(SimpleNamespace(floored="", option="--budget"), trained, scale)
+    notes = too_short(SimpleNamespace(over_budget="", option="--budget"), trained, scale)
     assert notes == ["image learned nothing in 1 of 2 seeds: raise --budget."]
 
 
@@ -806,7 +815,7 @@ def test_without_test_rows_the_validation_rows_are_compared_and_that_is_said():
     "change, seeds, message",
     [
         ({"use": ("said",)}, (0,), "only modality is 'said'"),
-        ({"target": "number"}, (0,), "'number' holds numbers.*--task classes"),
+        ({"target": "number"}, (0,), "'number' holds numbers.*--task classification\\)"),
         ({"target": "one"}, (0,), "all test rows are of class 'a'"),
         ({}, (), "seeds is \\[\\]"),
         ({}, (1, 1), "each once"),
