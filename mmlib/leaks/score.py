@@ -43,6 +43,7 @@ class Score(NamedTuple):
 
     @property
     def suspicious(self) -> bool:
+        """Whether the bound is reached."""
         return self.accuracy >= self.bound
 
 
@@ -65,6 +66,7 @@ class ClassScore(NamedTuple):
 
     @property
     def suspicious(self) -> bool:
+        """Whether the bound is reached."""
         return self.accuracy >= self.bound
 
 

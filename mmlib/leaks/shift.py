@@ -31,6 +31,7 @@ class DomainScore(NamedTuple):
 
     @property
     def suspicious(self) -> bool:
+        """Whether the bound is reached."""
         return self.auroc >= self.bound
 
 
