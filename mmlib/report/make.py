@@ -100,8 +100,8 @@ def make_report(recipe: Recipe, seeds: Sequence[int] = (0, 1, 2)) -> Report:
     >>> quiet = {"log": lambda line: None, "progress": False, "device": "cpu"}
     >>> recipe = Recipe(table, columns={"text": "review,title"}, epochs=3, **quiet)
     >>> report = make_report(recipe, seeds=[0])
-    >>> report.verdict.best, len(report.table)
-    ('review', 7)
+    >>> report.verdict.kind, report.verdict.use  # six test rows say little
+    ('cannot tell', 'review')
     """
     started = time.perf_counter()
     compared = _compare(recipe, seeds)

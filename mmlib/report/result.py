@@ -55,6 +55,9 @@ class Report:
     rows; ``gain``, points and error of its gain over the best single modality, None for that
     modality itself and for the most frequent class. ``str()`` is the table with notes and verdict.
     ``make_report`` has an example.
+
+    >>> list(Report.__dataclass_fields__)[:5]
+    ['verdict', 'table', 'shuffled', 'notes', 'classes']
     """
 
     verdict: Verdict
