@@ -155,8 +155,8 @@ def _columns(case: _Case) -> Iterator[Finding]:
     if case.task is None:
         return
     for column, values in _possible_inputs(case.manifest).items():
-        grouped = case.manifest.group is not None
-        if is_identifier(values, case.splits) or (not grouped and _is_group(case, column, values)):
+        suspected = case.manifest.group is None and _why_group(case, column, values)
+        if suspected or is_identifier(values, case.splits):
             continue
         score = score_column(values, case.task, case.seed)
         if score is not None and score.suspicious:
@@ -176,7 +176,7 @@ def _columns(case: _Case) -> Iterator[Finding]:
         )
 
 
-def _is_group(case: _Case, column: str, values: list[str]) -> str | None:
+def _why_group(case: _Case, column: str, values: list[str]) -> str | None:
     """The reason why a column is a group that stands in several splits, or None."""
     return suspect_group(column, values, case.splits, case.task, case.seed)
 
@@ -195,7 +195,7 @@ def _groups(case: _Case) -> Iterator[Finding]:
             )
         return
     for column, values in case.manifest.extra.items():
-        reason = _is_group(case, column, values)
+        reason = _why_group(case, column, values)
         if reason:
             crossed = describe_crossing(values, case.splits, rows, "values")
             yield _torn_group(column, f"{crossed}, and {reason}")
@@ -216,7 +216,7 @@ def _column_shift(case: _Case, column: str, values: list[str]) -> Iterator[Findi
     score = domain_table(values, case.splits, case.groups, case.folds, case.seed)
     if score is None or not score.suspicious:
         return
-    if _is_group(case, column, values):  # ``_groups`` has named it
+    if _why_group(case, column, values):  # ``_groups`` has named it
         return
     if not could_be_group(values) or continuous(values) is not None:
         yield from _shift(score, column)
@@ -281,7 +281,7 @@ def _giveaways(
     features: Sequence[FileFeatures | None],
     readable: np.ndarray,
 ) -> Iterator[Finding]:
-    """What predicts the target although nobody saw or heard the subject: encoding, size, frame."""
+    """What predicts the target without the subject itself: encoding, size, frame."""
     task = case.task
     rows = np.zeros(0, np.int64) if task is None else choose_rows(task, readable, case.seed)
     if task is None or not len(rows):
@@ -317,9 +317,9 @@ def _file_shift(
     readable: np.ndarray,
 ) -> Iterator[Finding]:
     """A shift in what the files show."""
-    nothing = np.zeros_like(next(one.content for one in features if one is not None))
+    nothing = np.zeros(len(next(one.content for one in features if one is not None)))
     content = [nothing if one is None else one.content for one in features]
-    of_row = np.stack([*content, nothing])[files.of_row]  # (rows, F); -1 reads the last
+    of_row = np.stack([*content, nothing])[files.of_row]  # (rows, F) float64; -1 reads the last
     groups, folds = case.groups, case.folds
     if case.manifest.group is None:  # rows of one file are one group, and lie in one fold
         alone = len(files.paths) + np.arange(len(files.of_row))

@@ -105,38 +105,26 @@ def make_report(recipe: Recipe, seeds: Sequence[int] = (0, 1, 2)) -> Report:
     """
     started = time.perf_counter()
     compared = _compare(recipe, seeds)
-    names, fusions, total = compared.names, compared.fusions, len(compared.trainings) * len(seeds)
     length = Length(recipe, compared.data, compared.trainings)
+    total, number = len(compared.trainings) * len(seeds), count(1)
     recipe.log("\n".join(compared.data.summary))
     recipe.log(
-        f"plan: {total} trainings ({len(names)} modalities alone, {len(compared.pairs)} pairs, all "
-        f"together with two fusions; seeds {', '.join(map(str, seeds))}), "
+        f"plan: {total} trainings ({len(compared.names)} modalities alone, {len(compared.pairs)} "
+        f"pairs, all together with two fusions; seeds {', '.join(map(str, seeds))}), "
         f"{length.words(len(seeds))}"
     )
-    number = count(1)
-
-    def log(line: str) -> None:
-        recipe.log(f"{next(number)}/{total} {line}")
-
-    alone = [_train(compared, (name,), ADDITIVE, name, log) for name in names]
-    summed, other = (_train(compared, names, name, f"all, {name}", log) for name in fusions)
-    checked, scale = compared.scale("val"), compared.scale(compared.split)
-    simple, rich = (checked.rows(model.validation_logits) for model in (summed, other))
-    richer = worth_it(simple, rich, checked.groups)
-    pairs = [
-        _train(compared, pair, fusions[richer], " + ".join(pair), log) for pair in compared.pairs
-    ]
+    models = _train_all(compared, lambda line: recipe.log(f"{next(number)}/{total} {line}"))
     recipe.log(f"{total} trainings in {(time.perf_counter() - started) / 60:.1f} minutes")
-    averaged = _average(compared, alone, scale.prior)
-    models = Models(alone, pairs, summed, other, other if richer else summed, averaged)
+    split = compared.split
+    scale = compared.scale(split)
     report = conclude(
         models,
         scale,
-        checked,
+        compared.scale("val"),
         compared.data.preprocessing.target.classes or [],
         compared.manifest,
-        compared.rows(compared.split),
-        compared.split,
+        compared.rows(split),
+        split,
     )
     return replace(report, notes=_notes(compared, length, models, scale) + report.notes)
 
@@ -189,6 +177,20 @@ class _Answered(NamedTuple):
     shuffled: dict[str, Tensor]  # by modality, of a model of all modalities
 
 
+def _train_all(compared: _Comparison, log: Callable[[str], None]) -> Models:
+    """The answers of all models; the pairs get the fusion that is better on validation rows."""
+    names, fusions, checked = compared.names, compared.fusions, compared.scale("val")
+    alone = [_train(compared, (name,), ADDITIVE, name, log) for name in names]
+    summed, other = (_train(compared, names, fusion, f"all, {fusion}", log) for fusion in fusions)
+    simple, rich = (checked.rows(model.validation_logits) for model in (summed, other))
+    richer = worth_it(simple, rich, checked.groups)
+    pairs = [
+        _train(compared, pair, fusions[richer], " + ".join(pair), log) for pair in compared.pairs
+    ]
+    averaged = _average(compared, alone, checked.prior)
+    return Models(alone, pairs, summed, other, other if richer else summed, averaged)
+
+
 def _train(
     compared: _Comparison,
     modalities: tuple[str, ...],
@@ -196,7 +198,7 @@ def _train(
     name: str,
     log: Callable[[str], None],
 ) -> Answers:
-    """The answers of one kind of model, trained with every seed; a line to ``log`` for each."""
+    """The answers of one kind of model, trained with every seed; each gives ``log`` a line."""
     target, found = compared.target("val"), []
     for seed in compared.seeds:
         run = train(_seed_recipe(compared.recipe, modalities, fusion, seed))
