@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import pkgutil
+from operator import attrgetter
 
 import pytest
 
@@ -20,6 +21,12 @@ NAMES = [
     and callable(getattr(mmlib, name))  # not the modules
     and name != "Batch"  # a name for dict[str, Tensor]: its example stands in mmlib.core
 ]
+NAMES += [
+    f"{module}.{name}"
+    for module in ("leaks", "metrics", "plots", "report")
+    for name in getattr(mmlib, module).__all__
+    if callable(getattr(getattr(mmlib, module), name))
+]
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -27,7 +34,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 @pytest.mark.parametrize("name", NAMES)
 def test_every_public_name_has_an_example(name):
     finder = doctest.DocTestFinder(exclude_empty=True)
-    found = getattr(mmlib, name)
+    found = attrgetter(name)(mmlib)
     assert any(test.examples for test in finder.find(found, name)), f"help(mmlib.{name})"
 
 

@@ -73,6 +73,7 @@ def test_manifest_and_preprocessing_show_their_senses():
         ("mmlib.data.augment", "change_sounds", "change_audio"),
         ("mmlib.data.augment", "PICTURE_DRAWS", "IMAGE_DRAWS"),
         ("mmlib.data.augment", "SOUND_DRAWS", "AUDIO_DRAWS"),
+        ("mmlib.plots", "speaking", "with_alt_text"),
     ],
 )
 def test_a_module_gives_its_old_names(module, old, new):

@@ -1,5 +1,6 @@
 """Scores as a line for a person."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,19 +29,24 @@ def line(split: str, scores: Mapping[str, Any]) -> str:
             continue
         part = f"{words} {number(scores[name])}"
         if name in BASELINES:
-            rows = f"{scores['rows']:,} rows"
+            rows = f"{scores['rows']:,} row" + "s" * (scores["rows"] != 1)
             if scores["without_modalities"]:
                 rows += f", {scores['without_modalities']:,} of them without any modality"
             base = f"{BASELINES[name]} {number(scores[f'{name}_baseline'])}"
-            part += f" +- {number(scores[f'{name}_error'])} ({rows}; {base})"
+            error = scores[f"{name}_error"]
+            if not math.isnan(error):  # of one row it is undefined
+                part += f" +- {number(error)}"
+            part += f" ({rows}; {base})"
         parts.append(part)
     return "  ".join(parts)
 
 
 def number(value: float) -> str:
-    """Three digits.
+    """Three digits; "undefined" for NaN, as of the R2 of one row.
 
-    >>> number(0.88202), number(23456.7), number(0.00012)
-    ('0.882', '2.35e+04', '0.00012')
+    >>> number(0.88202), number(23456.7), number(0.00012), number(math.nan)
+    ('0.882', '2.35e+04', '0.00012', 'undefined')
     """
+    if math.isnan(value):
+        return "undefined"
     return f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"

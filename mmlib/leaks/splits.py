@@ -1,4 +1,4 @@
-"""Which split comes first, and what stands in several: what all checks across splits ask."""
+"""The order of the splits, and the values that stand in several of them."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,9 @@ import numpy as np
 
 
 def crossing(values: Sequence[str], splits: np.ndarray) -> tuple[np.ndarray, int]:
-    """(rows,) bool: rows whose value also stands in an earlier split; and how many values stand
-    in several. Empty cells do not count.
+    """(rows,) bool: rows whose value also stands in an earlier split; and how many such values.
+
+    Empty cells do not count.
     """
     order = {name: place for place, name in enumerate(split_order(splits))}
     first: dict[str, int] = {}
@@ -20,7 +21,7 @@ def crossing(values: Sequence[str], splits: np.ndarray) -> tuple[np.ndarray, int
 
 
 def split_order(splits: np.ndarray) -> list[str]:
-    """Split names in the order of their use: train, val, test, others."""
+    """The names of the splits in the order of their use: train, val, test, others."""
     usual = ["train", "val", "test"]
     return sorted(
         set(splits.tolist()),
@@ -28,23 +29,24 @@ def split_order(splits: np.ndarray) -> list[str]:
     )
 
 
-def tell_crossing(values: Sequence[str], splits: np.ndarray, rows: Sequence[str], what: str) -> str:
-    """'454 of 900 scenes stand in both train and test (1,362 rows of test, first line 9 as line
-    3)'.
+def describe_crossing(
+    values: Sequence[str], splits: np.ndarray, rows: Sequence[str], what: str
+) -> str:
+    """How many values, and rows of which splits, stand in several splits, with an example.
+
+    ``rows`` says where each row stands in the manifest, ``what`` names the values: "454 of 900
+    scenes stand in both train and test (1,362 rows of test; first line 9 as line 3)".
     """
     order, (repeats, several) = split_order(splits), crossing(values, splits)
     later = np.flatnonzero(repeats).tolist()
     torn = {values[row] for row in later}
     homes = {str(name) for value, name in zip(values, splits) if value in torn}
     names = [name for name in order if name in homes]
-    parts = [
-        f"{(splits[later] == name).sum():,} rows of {name}"
-        for name in names
-        if name in set(splits[later])
-    ]
-    where = (
-        f"both {names[0]} and {names[1]}" if len(names) == 2 else "several of " + ", ".join(names)
-    )
+    counts = [(name, int((splits[later] == name).sum())) for name in names]
+    parts = [f"{count:,} rows of {name}" for name, count in counts if count]
+    where = f"both {names[0]} and {names[1]}"
+    if len(names) != 2:
+        where = "several of " + ", ".join(names)
     first = min(
         (row for row, value in enumerate(values) if value == values[later[0]]),
         key=lambda row: order.index(str(splits[row])),

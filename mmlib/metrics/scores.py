@@ -5,6 +5,8 @@ of the target. scikit-learn does the counting; it loads when it is first used. E
 ValueError for other shapes, and where there are no samples.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -121,12 +123,18 @@ def mean_absolute_error(logits: Tensor, target: Tensor) -> float:
 def r2(logits: Tensor, target: Tensor) -> float:
     """Share of the target's variance that is explained: 1 is perfect, 0 is as good as its mean.
 
+    One sample has no variance: then it is undefined, NaN.
+
     >>> r2(torch.tensor([2.0, 2.0]), torch.tensor([1.0, 3.0]))
     0.0
+    >>> r2(torch.tensor([2.0]), torch.tensor([1.0]))
+    nan
     """
     from sklearn.metrics import r2_score
 
     check_numbers(logits, target)
+    if len(target) < 2:
+        return math.nan
     return float(r2_score(target.numpy(), logits.numpy()))
 
 

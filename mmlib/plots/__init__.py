@@ -1,8 +1,9 @@
 """Figures: numbers and raw samples in, a matplotlib Figure out."""
 
-from mmlib.plots.alt_text import describe, speaking
+from mmlib.plots.alt_text import describe, with_alt_text
 from mmlib.plots.figures import bars, confusion, robustness, samples
 from mmlib.plots.style import COLOURS, panels, save
+from mmlib.renamed import old_names
 
 __all__ = [
     "COLOURS",
@@ -13,5 +14,7 @@ __all__ = [
     "robustness",
     "samples",
     "save",
-    "speaking",
+    "with_alt_text",
 ]
+
+__getattr__ = old_names(__name__, {"speaking": "with_alt_text"}, globals())

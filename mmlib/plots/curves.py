@@ -6,7 +6,8 @@ from typing import Any
 from mmlib.plots.style import COLOURS, GREY, INK, empty_figure, styled
 
 SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # from 0 to 1, more is better
-DISTANCES = ("loss", "log_loss", "mean_absolute_error", "calibration_error")  # from 0, less is
+# From 0 up, less is better.
+DISTANCES = ("loss", "log_loss", "mean_absolute_error", "calibration_error")
 WIDE = 3  # panels in a row
 
 
@@ -17,8 +18,13 @@ def curves(
     """A panel for the losses, and one for each metric, of the rows of a history.
 
     ``best`` is the epoch that is marked. ``majority`` is the accuracy of always answering the most
-    frequent class. The axes do not exaggerate: losses begin at 0, an accuracy ends at 1 and begins
-    at ``majority`` where it is known (at less where the model does worse), other shares at 0.
+    frequent class. The axes do not exaggerate: losses begin at 0; shares end at 1 and begin at 0,
+    the accuracy at ``majority`` where it is known, or lower where the model does worse.
+
+    >>> from mmlib.plots import describe
+    >>> first, second = {"loss": 0.9, "val_loss": 0.8}, {"loss": 0.5, "val_loss": 0.6}
+    >>> describe(curves([{"epoch": 1} | first, {"epoch": 2} | second]))
+    'loss; lines: loss from 0.9 to 0.5, val_loss from 0.8 to 0.6; across: epoch'
     """
     metrics = [name for name in rows[-1] if name.startswith("val_") and name != "val_loss"]
     panels = [[name for name in ("loss", "val_loss") if name in rows[-1]], *([n] for n in metrics)]
@@ -42,6 +48,7 @@ def _panel(
     best: int | None,
     majority: float | None,
 ) -> None:
+    """The named columns of the rows over the epochs, on one pair of axes."""
     from matplotlib.ticker import MaxNLocator
 
     drawn: list[float] = []
@@ -65,17 +72,17 @@ def _panel(
     axes.set(xlabel="epoch", xlim=(first - 0.5, last + 0.5), title=_title(names))
     axes.title.set_fontsize(10)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-    if len(axes.get_legend_handles_labels()[1]) > 1:  # the title names one curve
+    if len(axes.get_legend_handles_labels()[1]) > 1:  # a single curve is named by the title
         axes.legend(frameon=False, fontsize=8)
 
 
 def _title(names: list[str]) -> str:
-    """What a panel is about, in words."""
+    """What a panel shows, in words."""
     return names[-1].removeprefix("val_").replace("_", " ").replace("f1", "F1")
 
 
 def _limit(axes: Any, score: str, drawn: list[float], majority: float | None) -> None:
-    """Where the vertical axis begins and ends."""
+    """Set where the vertical axis begins and ends, as ``curves`` says."""
     if score in SHARES:
         floor = majority if score == "accuracy" and majority is not None else 0.0
         least = min([floor, *drawn])

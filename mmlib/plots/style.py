@@ -1,5 +1,6 @@
-"""One style for all figures, colours that colour-blind people can tell apart; figures are saved
-byte for byte alike.
+"""One style for all figures, with colours that colour-blind people can distinguish.
+
+The same figure is saved as the same bytes.
 """
 
 import warnings
@@ -9,9 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mmlib.plots.alt_text import speaking
+from mmlib.plots.alt_text import with_alt_text
 
+# Of Okabe and Ito (2008, "Color Universal Design").
 COLOURS = {"image": "#0072B2", "text": "#E69F00", "audio": "#009E73", "all": "#CC79A7"}
+# Usual fonts of Chinese, Japanese and Korean, on Linux, macOS and Windows.
 CJK = (
     "Noto Sans CJK SC",
     "Noto Sans SC",
@@ -44,8 +47,18 @@ STYLE: dict[str, Any] = {
 
 
 def save(figure: Any, path: str | Path) -> None:
-    """Write the figure; the same figure gives the same bytes."""
-    with _no_word_on_missing_glyphs():
+    """Write the figure to a file, whose ending says the format.
+
+    The same figure gives the same bytes.
+
+    >>> import tempfile
+    >>> figure, axes = panels(1, 1, 3, 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(figure, Path(folder) / "figure.png")
+    ...     print(*(path.name for path in Path(folder).iterdir()))
+    figure.png
+    """
+    with _ignore_missing_glyphs():
         figure.savefig(
             path,
             dpi=DPI,
@@ -55,8 +68,8 @@ def save(figure: Any, path: str | Path) -> None:
 
 
 @contextmanager
-def _no_word_on_missing_glyphs() -> Iterator[None]:
-    """No warning for each character that no font of this machine has; it is drawn as a box."""
+def _ignore_missing_glyphs() -> Iterator[None]:
+    """Suppress a warning for each character that no font has; it is drawn as a box."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         yield
@@ -74,41 +87,45 @@ def families() -> list[str]:
 def empty_figure(width: float, height: float) -> Any:
     """An empty figure, ``width`` and ``height`` in inches.
 
-    It is closed at once, or a notebook would show it twice.
+    pyplot forgets it at once, or a notebook would show it twice.
     """
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(width, height), dpi=DPI, layout="constrained")
     plt.close(figure)
-    return speaking(figure)
+    return with_alt_text(figure)
 
 
 def panels(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Any, Any]:
-    """An empty figure, ``width`` and ``height`` in inches, and its axes, as ``Figure.subplots``
-    with ``options`` makes them.
+    """An empty figure, ``width`` and ``height`` in inches, and its axes.
 
-    For what a notebook draws itself: unlike pyplot's, the figure is shown where a cell ends with
-    it, and says in words what it shows.
+    The axes are those of ``Figure.subplots`` with ``options``. It is meant for what a notebook
+    draws itself: unlike pyplot's, the figure is shown where a cell ends with it, and has a
+    description in words, see ``with_alt_text``.
+
+    >>> figure, (left, right) = panels(1, 2, 6, 3, sharey=True)
+    >>> left.set_title("before").get_text()
+    'before'
     """
     figure = empty_figure(width, height)
     return figure, figure.subplots(rows, columns, **options)
 
 
 def styled(draw: Any) -> Any:
-    """Run a drawing function in the style above, whatever the caller's own settings are."""
+    """Decorate a drawing function: it draws in the style above, whatever the caller's settings."""
     from functools import wraps
 
     @wraps(draw)
-    def styled(*arguments: Any, **options: Any) -> Any:
+    def drawn(*arguments: Any, **options: Any) -> Any:
         import matplotlib as mpl
 
         with mpl.rc_context():
             mpl.rcdefaults()
             mpl.rcParams.update(STYLE)  # type: ignore[arg-type]  # its stub lists every key
             figure = draw(*arguments, **options)
-            with _no_word_on_missing_glyphs():
-                # ticks are made when first drawn, in the style of that moment
+            with _ignore_missing_glyphs():
+                # Ticks are made when they are first drawn, in the style of that moment.
                 figure.draw_without_rendering()
             return figure
 
-    return styled
+    return drawn

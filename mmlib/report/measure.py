@@ -14,8 +14,8 @@ from mmlib.train.evaluate import to_device
 from mmlib.train.windows import one_per_row
 
 EVALUATIONS = 500_000  # of fusion and head for one projection; more change the third digit at most
-SHUFFLES = 10
-CHUNK = 1024
+SHUFFLES = 10  # times that a modality is exchanged
+CHUNK = 1024  # samples that fusion and head get at once
 BINS = 10  # of the reliability curves
 
 
@@ -23,15 +23,11 @@ class Projection(NamedTuple):
     """The additive part of a model."""
 
     logits: Tensor  # (rows, K)
-    combinations: (
-        int  # of the other modalities, with which each modality of each sample was put together
-    )
+    combinations: int  # of the other modalities, for each modality of each sample
 
 
 class Encoded(NamedTuple):
-    """A split after the encoders: N samples (the windows of a long clip are samples of their
-    own).
-    """
+    """A split after the encoders: N samples, where each window of a long clip is a sample."""
 
     features: dict[str, Features]
     row: Tensor  # (N,) place in the manifest
@@ -41,7 +37,7 @@ class Encoded(NamedTuple):
 def encode(model: Model, loader: Loader) -> Encoded:
     """Each modality of every sample, encoded once; tokens padded to the longest.
 
-    Where the fusion reads ``pooled`` only, one token each.
+    Where the fusion reads ``pooled`` only, each has one token.
     """
     backbone, device = model.backbone, next(model.parameters()).device
     parts: dict[str, list[Features]] = {name: [] for name in backbone.encoders}
@@ -52,20 +48,19 @@ def encode(model: Model, loader: Loader) -> Encoded:
         for name, encoder in backbone.encoders.items():
             parts[name].append(encoder(batch[name], batch[f"{name}_mask"]))
     first = {name: found[0] for name, found in parts.items()}
-    if torch.equal(
-        backbone.fusion(first).pooled,
-        backbone.fusion({name: _short(part) for name, part in first.items()}).pooled,
-    ):
-        parts = {name: [_short(part) for part in found] for name, found in parts.items()}
-    return Encoded({name: _joined(found) for name, found in parts.items()}, torch.cat(rows))
+    short = {name: _one_token(part) for name, part in first.items()}
+    if torch.equal(backbone.fusion(first).pooled, backbone.fusion(short).pooled):
+        parts = {name: [_one_token(part) for part in found] for name, found in parts.items()}
+    return Encoded({name: _concatenate(found) for name, found in parts.items()}, torch.cat(rows))
 
 
-def _short(features: Features) -> Features:
+def _one_token(features: Features) -> Features:
+    """The same ``pooled``, with that as the only token."""
     return from_pooled(features.pooled, features.present)
 
 
-def _joined(parts: list[Features]) -> Features:
-    """Batches of Features below one another, their tokens padded on the right to the longest."""
+def _concatenate(parts: list[Features]) -> Features:
+    """Batches of Features one after the other, their tokens padded on the right to the longest."""
     longest = max(part.mask.shape[1] for part in parts)
     tokens = [
         torch.nn.functional.pad(part.tokens, (0, 0, 0, longest - part.mask.shape[1]))
@@ -91,19 +86,19 @@ def fuse(model: Model, features: dict[str, Features]) -> Tensor:
 def project(
     model: Model, encoded: Encoded, seed: int = 0, evaluations: int = EVALUATIONS
 ) -> Projection:
-    """The best additive approximation of a model: EMAP (Hessel & Lee, 2020, "Does my multimodal
-    model learn cross-modal interactions?").
+    """The best additive approximation of a model: EMAP.
 
-    With f the logits,
+    After Hessel & Lee (2020, "Does my multimodal model learn cross-modal interactions?"). With f
+    the logits,
 
-        f_additive(x) = sum over the M modalities of E[f(x_m, the others drawn independently)] - (M
-        - 1) E[f(all drawn independently)]
+        f_additive(x) = sum over the M modalities of E[f(x_m, the others drawn independently)]
+                        - (M - 1) E[f(all drawn independently)]
 
-    so what the model gains over it comes from the modalities' interplay. With two modalities and N
-    * 2N evaluations or more all combinations are used; else each other modality is drawn from the
-    samples without repetition. A model that adds up is its own projection, whatever was drawn,
-    except that a combination in which every modality is missing is answered by the head's prior.
-    The model is in eval mode.
+    so what the model gains over it comes from the interaction of the modalities. With two
+    modalities and N * 2N ``evaluations`` or more, all combinations are used; else each other
+    modality is drawn from the samples without repetition. A model that adds up is its own
+    projection, whatever was drawn, except that a combination in which every modality is missing is
+    answered by the head's prior. The model must be in eval mode.
     """
     features, names = encoded.features, sorted(encoded.features)
     size = len(encoded.row)
@@ -120,25 +115,25 @@ def project(
             }
             total = total + fuse(model, others | {name: features[name]}).double()  # (N, K)
         means[name] = total / count
-    # The mean over the same drawn samples on all sides: then the constant terms of an additive
-    # model cancel exactly.
-    overall = torch.stack(
-        [means[name][torch.from_numpy(drawn[name])].mean(dim=0) for name in names]
-    ).mean(dim=0)  # (K,)
+    # The mean over the drawn samples, as above: then the constant terms of an additive model cancel
+    # exactly.
+    at_drawn = [means[name][torch.from_numpy(drawn[name])].mean(dim=0) for name in names]
+    overall = torch.stack(at_drawn).mean(dim=0)  # (K,)
     logits = torch.stack(list(means.values())).sum(dim=0) - (len(names) - 1) * overall
     return Projection(one_per_row(logits.float().cpu(), None, encoded.row, model.kind)[0], count)
 
 
 def shuffle(model: Model, encoded: Encoded, name: str, seed: int = 0) -> Tensor:
-    """Logits (SHUFFLES, rows, K) where the modality ``name`` comes from another sample each
-    time, the other modalities from the sample itself.
+    """Logits (SHUFFLES, rows, K) where the modality ``name`` comes from another sample each time.
+
+    The other modalities come from the sample itself.
     """
     random, answers = np.random.default_rng(seed), []
     for _ in range(SHUFFLES):
         order = torch.from_numpy(random.permutation(len(encoded.row)))
-        donor = torch.empty_like(order).index_copy(
-            0, order, order.roll(1)
-        )  # a ring: nobody is his own donor
+        # One cycle through all samples, so a permutation without fixed points: each sample gets the
+        # modality of the one before it in ``order``.
+        donor = torch.empty_like(order).index_copy(0, order, order.roll(1))
         mixed = encoded.features | {
             name: Features(*(x[donor.to(x.device)] for x in encoded.features[name]))
         }
@@ -147,10 +142,10 @@ def shuffle(model: Model, encoded: Encoded, name: str, seed: int = 0) -> Tensor:
 
 
 def average(logits: Sequence[Tensor], there: Tensor, prior: Tensor) -> Tensor:
-    """The probabilities of M models averaged, over the modalities that are there.
+    """The average of the probabilities of M models, over the modalities that a row has.
 
-    M of (S, N, K) and (M, N) -> logits (S, N, K). A row without any of them gets ``prior`` (K,),
-    log shares of the classes.
+    M logits (S, N, K), and ``there`` (M, N) bool -> logits (S, N, K). A row without any modality
+    gets ``prior`` (K,), the log shares of the classes.
     """
     weight = (there / there.sum(dim=0).clamp(min=1))[:, None, :, None]  # (M, 1, N, 1)
     mean = (torch.stack(list(logits)).double().softmax(dim=-1) * weight).sum(dim=0)  # (S, N, K)
@@ -159,10 +154,10 @@ def average(logits: Sequence[Tensor], there: Tensor, prior: Tensor) -> Tensor:
 
 
 def reliability(logits: Tensor, target: Tensor, bins: int = BINS) -> list[tuple[float, float, int]]:
-    """The reliability curve (Guo et al., 2017, arXiv:1706.04599) of logits (S, N, K): confidence,
-    accuracy and count of each bin in use.
+    """The reliability curve: mean confidence, accuracy and count of each bin that has answers.
 
-    ``bins`` equal bins of the probability of the answer given, the answers of all seeds together.
+    After Guo et al. (2017, arXiv:1706.04599). Logits (S, N, K); ``bins`` of equal width, of the
+    probability of the answer given; the answers of all seeds count together.
     """
     confidence, given = logits.double().softmax(dim=-1).max(dim=-1)  # (S, N) both
     right = (given == target).double()
@@ -175,10 +170,10 @@ def reliability(logits: Tensor, target: Tensor, bins: int = BINS) -> list[tuple[
 
 
 def still_improving(history: Sequence[dict[str, Any]]) -> bool:
-    """Was a training stopped too soon? A row per epoch, with its ``val_loss``.
+    """Whether a training stopped too soon; ``history`` has a row per epoch, with its ``val_loss``.
 
-    Yes where the last epoch is the best and, over the last quarter of the epochs, the loss still
-    fell at least half as fast as over all of them. Two epochs or fewer are too few to say no.
+    True where the last epoch is the best and, over the last quarter of the epochs, the loss still
+    fell at least half as fast as over all of them. Two epochs or fewer are too few to deny it.
     """
     losses = [row["val_loss"] for row in history]
     steps, late = len(losses) - 1, max(1, len(losses) // 4)

@@ -9,7 +9,7 @@ from typing import Any
 from mmlib.data import read_audio
 from mmlib.data.audio import RATE
 
-PICTURE, SECONDS = 320, 10  # pixels of the longer side, and of sound, that an example shows at most
+SIDE, SECONDS = 320, 10  # the most that an example shows: pixels of the longer side, and of audio
 SIGNS = {
     "helps": "Yes",
     "does not help": "No",
@@ -85,61 +85,105 @@ figcaption { padding-left: 2.6rem; }
 
 def page(found: dict[str, Any]) -> str:
     """The whole HTML page of ``Report.plain()``. Everything that comes from the data is escaped."""
-    verdict, rows = found["verdict"], {row["model"]: row for row in found["table"]}
-    kind, score, best = verdict["kind"], verdict["score"], escape(verdict["best"])
-    matters, chosen, blind = verdict["matters"], found["model"], rows[found["blind"]]
-    column = score.replace(" ", "_")
     notes = "".join(f'<p class="soft">{escape(note)}</p>' for note in found["notes"])
-    gains = [
-        (name, row["gain"]["points"], row["gain"]["error"])
-        for name, row in rows.items()
-        if row["gain"]
-    ]
-    scores = [(name, row[column], row["spread"]) for name, row in rows.items() if row is not blind]
-    whole = ("nothing exchanged", rows[chosen][column], 0)
-    exchanged = [whole, *((name, value, 0) for name, value in found["shuffled"].items())]
-    curves = "".join(
-        f"<figure>{reliability_curve(points)}<figcaption>{escape(name)}, calibration "
-        f"error {rows[name]['calibration_error']:.3f}</figcaption></figure>"
-        for name, points in found["reliability"].items()
-    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Does fusion help?</title><style>{STYLE}</style></head><body>
 <h1>Does fusion help?</h1>
-<div class="sign {kind.replace(" ", "-")}">{SIGNS[kind]}</div>
-<p class="verdict">{escape(verdict["text"])}</p>
-<p class="soft">± is one standard error, from the rows and from the seeds. A difference counts from
-two of them on. "Does not help" is said only where a gain of {matters:g} points is excluded.
-The smallest gain that would have shown here, with a probability of 80%, is
-{verdict["smallest"]:.1f} points.</p>
+{_verdict(found["verdict"])}
 {notes}
-<h2>Gain over {best}, the best single modality</h2>
-<p class="soft">Points of {score}, on the same rows. Lines: two standard errors, either way.
-A line that touches zero shows nothing yet. Grey: gains too small to matter.</p>
-{intervals(gains, verdict["fusion"], matters)}
-<h2>{score.capitalize()}</h2>
-<p class="soft">Bars: mean over the seeds. Line across their ends: a standard deviation between
-seeds, either way. Dashed: the most frequent class.</p>
-{bars(scores, verdict["fusion"], blind[column])}
-<div class="wide">{_table(found["table"], verdict)}</div>
-<h2>One modality from another sample</h2>
-<p class="soft">{escape(chosen)}, when one modality comes from another sample. The lower the bar,
-the more the model relies on it.</p>
-{bars(exchanged, "nothing exchanged", blind[column])}
-<h2>Can its probabilities be believed?</h2>
-<p class="soft">Of the answers given with 80%, eight in ten should be right: dots on the line;
-below it, too sure. To the right: the probability given; upwards: how many of them were right, in
-percent. Size of a dot: how many answers.</p>
-<div class="row">{curves}</div>
+{_gains(found)}
+{_scores(found)}
+{_exchanged(found)}
+{_calibration(found)}
 <h2>Most surely wrong</h2>
 {_examples(found["mistakes"])}
 </body></html>
 """
 
 
+def _verdict(verdict: dict[str, Any]) -> str:
+    """The answer in a word and in a sentence, and how it is reached."""
+    kind, matters = verdict["kind"], verdict["matters"]
+    return f"""<div class="sign {kind.replace(" ", "-")}">{SIGNS[kind]}</div>
+<p class="verdict">{escape(verdict["text"])}</p>
+<p class="soft">± is one standard error, from the rows and from the seeds. A difference counts from
+two of them on. "Does not help" is said only where a gain of {matters:g} points is excluded.
+The smallest gain that would have shown here, with a probability of 80%, is
+{verdict["smallest"]:.1f} points.</p>"""
+
+
+def _gains(found: dict[str, Any]) -> str:
+    """How much better each model is than the best single modality."""
+    verdict = found["verdict"]
+    score, matters = verdict["score"], verdict["matters"]
+    gains = [
+        (row["model"], row["gain"]["points"], row["gain"]["error"])
+        for row in found["table"]
+        if row["gain"]
+    ]
+    return f"""<h2>Gain over {escape(verdict["best"])}, the best single modality</h2>
+<p class="soft">Points of {score}, on the same rows. Lines: two standard errors, either way.
+A line that touches zero shows nothing yet. Grey: gains too small to matter.</p>
+{intervals(gains, verdict["fusion"], matters)}"""
+
+
+def _scores(found: dict[str, Any]) -> str:
+    """The score of each model, as bars and in the table of all scores."""
+    verdict = found["verdict"]
+    column = _column(verdict)
+    scores = [
+        (row["model"], row[column], row["spread"])
+        for row in found["table"]
+        if row["model"] != found["blind"]
+    ]
+    return f"""<h2>{verdict["score"].capitalize()}</h2>
+<p class="soft">Bars: mean over the seeds. Line across their ends: a standard deviation between
+seeds, either way. Dashed: the most frequent class.</p>
+{bars(scores, verdict["fusion"], _score(found, found["blind"]))}
+<div class="wide">{_table(found["table"], verdict)}</div>"""
+
+
+def _exchanged(found: dict[str, Any]) -> str:
+    """The score of the chosen model where one modality comes from another sample."""
+    name = found["model"]
+    whole = ("nothing exchanged", _score(found, name), 0)
+    exchanged = [whole, *((modality, score, 0) for modality, score in found["shuffled"].items())]
+    return f"""<h2>One modality from another sample</h2>
+<p class="soft">{escape(name)}, when one modality comes from another sample. The lower the bar,
+the more the model relies on it.</p>
+{bars(exchanged, "nothing exchanged", _score(found, found["blind"]))}"""
+
+
+def _calibration(found: dict[str, Any]) -> str:
+    """The reliability curves."""
+    errors = {row["model"]: row["calibration_error"] for row in found["table"]}
+    curves = "".join(
+        f"<figure>{reliability_curve(points)}<figcaption>{escape(name)}, calibration "
+        f"error {errors[name]:.3f}</figcaption></figure>"
+        for name, points in found["reliability"].items()
+    )
+    return f"""<h2>Are its probabilities calibrated?</h2>
+<p class="soft">Of the answers given with 80%, eight in ten should be right: dots on the line;
+below it, too sure. To the right: the probability given; upwards: how many of them were right, in
+percent. Size of a dot: how many answers.</p>
+<div class="row">{curves}</div>"""
+
+
+def _column(verdict: dict[str, Any]) -> str:
+    """The column of the table with the score that decides."""
+    return verdict["score"].replace(" ", "_")
+
+
+def _score(found: dict[str, Any], model: str) -> float:
+    """The score of a model by which the verdict is reached, mean over the seeds."""
+    column = _column(found["verdict"])
+    return next(row[column] for row in found["table"] if row["model"] == model)
+
+
 def _table(table: Sequence[dict[str, Any]], verdict: dict[str, Any]) -> str:
+    """All scores of all models; the fusion that is judged stands out."""
     head = "".join(
         f"<th>{name}</th>"
         for name in ("model", f"gain over {escape(verdict['best'])}", *COLUMNS.values(), "± seeds")
@@ -157,7 +201,10 @@ def _table(table: Sequence[dict[str, Any]], verdict: dict[str, Any]) -> str:
 
 
 def intervals(rows: Sequence[tuple[str, float, float]], chosen: str, matters: float) -> str:
-    """An SVG of differences: name, points, standard error; a line of two errors either way."""
+    """An SVG of gains (name, points, standard error), with lines of two errors either way.
+
+    ``chosen`` is coloured; gains within ``matters`` points lie in a grey band.
+    """
     left, width, step = 250, 600, 30
     bottom = step * len(rows) + 4
     reach = max(2 * matters, *(abs(points) + 2 * error for _, points, error in rows))
@@ -180,9 +227,8 @@ def intervals(rows: Sequence[tuple[str, float, float]], chosen: str, matters: fl
     for i, (name, points, error) in enumerate(rows):
         y, kind = i * step + 16, "range" if name == chosen else "mark"
         parts.append(
-            f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(_short(name))}'
-            f'</text><path class="{kind}" '
-            f'd="M{at(points - 2 * error)} {y}H{at(points + 2 * error)}"/>'
+            f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(_short(name))}</text>'
+            f'<path class="{kind}" d="M{at(points - 2 * error)} {y}H{at(points + 2 * error)}"/>'
             f'<circle class="dot" cx="{at(points)}" cy="{y}" r="5"/>'
             f'<text x="{left + width + 12}" y="{y + 4}">{points:+.1f}</text>'
         )
@@ -193,12 +239,14 @@ def intervals(rows: Sequence[tuple[str, float, float]], chosen: str, matters: fl
 
 
 def _short(name: str) -> str:
+    """A name that fits beside the bars."""
     return name if len(name) <= 36 else f"{name[:35]}…"
 
 
 def bars(rows: Sequence[tuple[str, float, float]], chosen: str, blind: float) -> str:
-    """An SVG of horizontal bars from 0 to 1: name, mean, spread; ``chosen`` is coloured,
-    ``blind`` a dashed line.
+    """An SVG of horizontal bars from 0 to 1 (name, mean, spread).
+
+    ``chosen`` is coloured; ``blind``, the score of the most frequent class, is a dashed line.
     """
     left, width, step = 250, 600, 30
     bottom = step * len(rows) + 4
@@ -222,14 +270,14 @@ def bars(rows: Sequence[tuple[str, float, float]], chosen: str, blind: float) ->
     parts.append(f'<path class="blind" d="M{x:.1f} 0V{bottom}"/>')
     return (
         f'<div class="wide"><svg viewBox="0 0 {left + width + 60} {bottom + 22}" role="img" '
-        'aria-label="accuracies">'
-        f"{''.join(parts)}</svg></div>"
+        f'aria-label="accuracies">{"".join(parts)}</svg></div>'
     )
 
 
 def reliability_curve(points: Sequence[tuple[float, float, int]]) -> str:
-    """An SVG of the reliability curve: confidence to the right, accuracy upwards; the area of a
-    dot is its share of the answers.
+    """An SVG of a reliability curve (confidence, accuracy, count of each bin).
+
+    Confidence goes to the right, accuracy upwards; the area of a dot is its share of the answers.
     """
     size, edge = 220, 34
     total, grid = sum(count for _, _, count in points), []
@@ -248,29 +296,31 @@ def reliability_curve(points: Sequence[tuple[float, float, int]]) -> str:
         for x, y, count in points
     )
     return (
-        f'<svg viewBox="0 0 {size + edge + 22} {size + 30}" role="img" aria-label="reliability '
-        f'curve">{"".join(grid)}'
+        f'<svg viewBox="0 0 {size + edge + 22} {size + 30}" role="img" '
+        f'aria-label="reliability curve">{"".join(grid)}'
         f'<path class="blind" d="M{edge} {size + 8}L{edge + size} 8"/>{dots}</svg>'
     )
 
 
 def _examples(mistakes: Sequence[dict[str, Any]]) -> str:
+    """A card for each mistake."""
     if not mistakes:
-        return '<p class="soft">None: every row is answered rightly.</p>'
+        return '<p class="soft">None: every row is answered correctly.</p>'
     cards = "".join(
-        f'<div class="card">{_modalities(m["modalities"])}'
+        f'<div class="card">{_sample(m["modalities"])}'
         f'<p>It is <b>{escape(m["true"])}</b>; <span class="wrong">{escape(m["given"])}</span> '
-        "was given with "
-        f'{100 * m["probability"]:.0f}%.</p><div class="soft">{escape(m["row"])}</div></div>'
+        f"was given with {100 * m['probability']:.0f}%.</p>"
+        f'<div class="soft">{escape(m["row"])}</div></div>'
         for m in mistakes
     )
     return (
-        '<p class="soft">Rows of the manifest, the seeds\' answers averaged.</p><div '
-        f'class="cards">{cards}</div>'
+        '<p class="soft">Rows of the manifest, the seeds\' answers averaged.</p>'
+        f'<div class="cards">{cards}</div>'
     )
 
 
-def _modalities(found: dict[str, tuple[str, str]]) -> str:
+def _sample(found: dict[str, tuple[str, str]]) -> str:
+    """All modalities of an example: name -> its kind, and its words or the path of its file."""
     return "".join(_modality(name, *value) for name, value in found.items())
 
 
@@ -279,25 +329,27 @@ def _modality(name: str, kind: str, value: str) -> str:
     if kind == "text":
         return f"<blockquote>{escape(value)}</blockquote>"
     if kind == "image":
-        return f'<img alt="{escape(name)}" src="data:image/png;base64,{_picture(value)}">'
+        return f'<img alt="{escape(name)}" src="data:image/png;base64,{_image(value)}">'
     return (
         f'<audio controls aria-label="{escape(name)}" '
-        f'src="data:audio/flac;base64,{_sound(value)}"></audio>'
+        f'src="data:audio/flac;base64,{_audio(value)}"></audio>'
     )
 
 
-def _picture(path: str) -> str:
+def _image(path: str) -> str:
+    """The image, reduced, as PNG in base64."""
     from PIL import Image, ImageOps
 
     with Image.open(path) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
-    image.thumbnail((PICTURE, PICTURE))
+    image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _sound(path: str) -> str:
+def _audio(path: str) -> str:
+    """The first SECONDS of the audio, as FLAC in base64."""
     import soundfile
 
     file = io.BytesIO()

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -19,8 +19,8 @@ from mmlib.report.verdict import MATTERS, Gap, Scale, Verdict, judge
 
 BLIND, AVERAGE = "most frequent class", "average of the answers"
 SCORES = ("accuracy", "log_loss", "macro_f1", "auroc", "calibration_error")
-MISTAKES = 12
-FEW = 10  # rows of a class: with fewer, balanced accuracy depends on each single one
+MISTAKES = 12  # that are shown
+FEW = 10  # rows of a class: with fewer, balanced accuracy depends much on each of them
 
 
 @dataclass(frozen=True)
@@ -30,37 +30,47 @@ class Answers:
     name: str
     modalities: tuple[str, ...]
     logits: Tensor  # (S, N, K) of the rows compared
-    validation: Tensor | None = None  # (S, rows, K) of the validation rows
-    additive: Tensor | None = None  # (S, N, K) the additive part, of models of all modalities,
-    combinations: int = 0  # from so many combinations
-    shuffled: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # by modality: (S * SHUFFLES, N, K) when it comes from another sample
+    validation: Tensor | None = None  # (S, rows, K) of the validation rows; None: not trained
+    # Of models of all modalities only: the additive part (S, N, K), from so many combinations, and
+    # by modality the answers (S * SHUFFLES, N, K) where it comes from another sample.
+    additive: Tensor | None = None
+    combinations: int = 0
+    shuffled: dict[str, Tensor] = field(default_factory=dict)
     unfinished: int = 0  # of the S trainings: those that were still improving at the end
+
+    @property
+    def validation_logits(self) -> Tensor:
+        """``validation``, which every trained model has."""
+        assert self.validation is not None
+        return self.validation
 
 
 @dataclass(frozen=True)
 class Report:
     """What ``make_report`` returns: the verdict, a row per model, and what stands behind them.
 
-    A row of ``table`` has model, modalities; the mean over seeds of each of ``SCORES`` and of
-    balanced_accuracy; ``scores``, by seed, by which the verdict is reached, and ``spread``, their
-    deviation; validation, that score on validation rows; ``gain``: points and error of its gain
-    over the best single modality, None for that modality itself and for the most frequent class.
+    A row of ``table`` has ``model`` and ``modalities``; the mean over seeds of each of ``SCORES``
+    and of ``balanced_accuracy``; ``scores``, the score of each seed by which the verdict is
+    reached, and ``spread``, their standard deviation; ``validation``, that score on the validation
+    rows; ``gain``, points and error of its gain over the best single modality, None for that
+    modality itself and for the most frequent class. ``str()`` is the table with notes and verdict.
+    ``make_report`` has an example.
+
+    >>> list(Report.__dataclass_fields__)[:5]
+    ['verdict', 'table', 'shuffled', 'notes', 'classes']
     """
 
     verdict: Verdict
     table: list[dict[str, Any]]
-    shuffled: dict[str, float]  # score of that model when this modality is another sample's
+    shuffled: dict[str, float]  # by modality: the score of ``chosen`` with another sample's
     notes: list[str]
     classes: list[str]
     rows: list[str]  # (N,) where each of the rows compared stands in the manifest
     target: Tensor  # (N,) their classes
     answers: list[Answers]
     chosen: str  # the name of the model of all modalities
-    mistakes: list[
-        dict[str, Any]
-    ]  # row, true, given, probability, modalities: name -> (kind, path or words)
+    # Of each: row, true, given, probability, and modalities: name -> (kind, path or words).
+    mistakes: list[dict[str, Any]]
 
     def __str__(self) -> str:
         head = ("accuracy", "spread", "balanced", "log loss", "macro-F1", "AUROC", "calibration")
@@ -87,8 +97,8 @@ class Report:
     def plain(self) -> dict[str, Any]:
         """The report in plain numbers and words, as report.json holds it and the page shows it.
 
-        ``answers``: by model and seed, the class given to each row and the probability of its
-        true class, S lists of N each.
+        ``answers`` has for each model, in S lists of N, the class given to each row and the
+        probability of the row's true class.
         """
         found, logits = self.verdict, {answers.name: answers.logits for answers in self.answers}
         names = ("kind", "text", "score", "best", "fusion", "use", "smallest", "interacts")
@@ -113,9 +123,9 @@ class Report:
         }
 
     def write(self, folder: str | Path) -> Path:
-        """Write report.html, which needs nothing else, and report.json -> the path of the page.
+        """Write report.html, a page that needs no other file, and report.json -> the page's path.
 
-        Each of them is written at once or not at all.
+        Each of them is written whole or not at all.
         """
         found, folder = self.plain(), Path(folder)
         lines = ",\n".join(
@@ -133,7 +143,7 @@ def _write_text(text: str, file: BinaryIO) -> None:
 
 
 def _given(logits: Tensor, target: Tensor) -> dict[str, Any]:
-    """The class given to each row, and the probability of its true class."""
+    """The class given to each row, and the probability of its true class, S lists of N each."""
     shares = logits.double().softmax(dim=-1)  # (S, N, K)
     true = shares.gather(-1, target.expand(logits.shape[:-1])[..., None]).squeeze(-1)  # (S, N)
     return {
@@ -142,13 +152,29 @@ def _given(logits: Tensor, target: Tensor) -> dict[str, Any]:
     }
 
 
+class Models(NamedTuple):
+    """The answers of all models that were trained."""
+
+    alone: list[Answers]  # of each modality
+    pairs: list[Answers]
+    summed: Answers  # all modalities, by a fusion that adds up
+    other: Answers  # all modalities, by one that can interact
+    chosen: Answers  # the one of these two that counts
+    averaged: Answers  # the answers of ``alone``, averaged
+
+    @property
+    def trained(self) -> list[Answers]:
+        """Those that stand for trainings."""
+        return [*self.alone, *self.pairs, self.summed, self.other]
+
+    @property
+    def unused(self) -> Answers:
+        """The model of all modalities that does not count."""
+        return self.other if self.chosen is self.summed else self.summed
+
+
 def conclude(
-    alone: list[Answers],
-    pairs: list[Answers],
-    summed: Answers,
-    other: Answers,
-    chosen: Answers,
-    averaged: Answers,
+    models: Models,
     scale: Scale,
     checked: Scale,
     classes: list[str],
@@ -158,37 +184,36 @@ def conclude(
 ) -> Report:
     """The answers of all models -> the table, the verdict, the notes and the mistakes.
 
-    ``summed`` and ``other`` are the two models of all modalities, ``chosen`` is one of them;
-    ``averaged``: the answers of ``alone``, averaged; ``scale`` scores the rows compared, which are
-    the manifest's ``rows`` (N,) of ``split``, and ``checked`` the validation rows.
+    ``scale`` scores the rows compared, which are the manifest's ``rows`` (N,) of ``split``, and
+    ``checked`` the validation rows.
     """
+    chosen, averaged = models.chosen, models.averaged
     assert chosen.additive is not None  # it is measured for every model of all modalities
     blind = Answers(BLIND, (), scale.prior.expand(1, len(rows), -1))
     additive = Answers(f"additive part of {chosen.name}", averaged.modalities, chosen.additive)
-    every = [blind, *alone, *pairs, summed, other, averaged, additive]
+    every = [blind, *models.trained, averaged, additive]
     validation = {
         answers.name: checked.score(answers.validation)
         for answers in every
         if answers.validation is not None
     }
     verdict = judge(
-        {answers.name: answers.logits for answers in alone},
+        {answers.name: answers.logits for answers in models.alone},
         chosen.logits,
         averaged.logits,
         chosen.additive,
-        summed.logits,
+        models.summed.logits,
         scale,
         validation,
         (chosen.name, AVERAGE),
     )
-    best = next(answers for answers in alone if answers.name == verdict.best)
-    unused = other if chosen is summed else summed
+    best = next(answers for answers in models.alone if answers.name == verdict.best)
     return Report(
         verdict,
         [_row(answers, scale, best, validation) for answers in every],
         {modality: scale.score(logits) for modality, logits in chosen.shuffled.items()},
         [
-            *_choices(verdict, scale, best, chosen, unused, averaged, validation, split),
+            *_choices(verdict, scale, best, models, validation, split),
             *_caveats(verdict, scale, classes, len(chosen.logits)),
         ],
         classes,
@@ -204,28 +229,28 @@ def _choices(
     verdict: Verdict,
     scale: Scale,
     best: Answers,
-    chosen: Answers,
-    unused: Answers,
-    averaged: Answers,
+    models: Models,
     validation: dict[str, float],
     split: str,
 ) -> list[str]:
     """In words: by which score the models were compared, and what was chosen on validation rows."""
-    judged, rival = (chosen, averaged) if verdict.fusion == chosen.name else (averaged, chosen)
-    why = (
-        ""
-        if verdict.score == "accuracy"
-        else ", in which each class counts alike, as some "
-        "classes have far more training rows than others"
-    )
+    chosen, unused = models.chosen, models.unused
+    judged, rival = chosen, models.averaged
+    if verdict.fusion != chosen.name:
+        judged, rival = rival, judged
+    why = ""
+    if verdict.score != "accuracy":
+        why = (
+            ", in which each class counts alike, as some classes have far more training rows than "
+            "others"
+        )
     notes = [
         f"Compared on {len(scale.target):,} {split} rows, {len(chosen.logits)} seeds, by "
         f"{verdict.score}{why}.",
         f"Chosen on validation rows: the fusion {judged.name!r}, "
         f"{validation[judged.name]:.3f} ({rival.name!r} {validation[rival.name]:.3f}), and as the "
-        "model of all modalities "
-        f"{chosen.name!r}, {validation[chosen.name]:.3f} ({unused.name!r} "
-        f"{validation[unused.name]:.3f}). On the rows compared {unused.name!r} is "
+        f"model of all modalities {chosen.name!r}, {validation[chosen.name]:.3f} "
+        f"({unused.name!r} {validation[unused.name]:.3f}). On the rows compared {unused.name!r} is "
         f"{scale.gain(unused.logits, chosen.logits)} points from {chosen.name!r}.",
         f"Log loss, lower is better: {judged.name!r} is {verdict.loss.points / 100:+.3f} "
         f"± {verdict.loss.error / 100:.3f} from {best.name!r}.",
@@ -235,14 +260,14 @@ def _choices(
     missed = scale.gain(rival.logits, best.logits)
     if verdict.kind != "helps" and missed.clear:
         notes.append(
-            f"Not chosen on validation rows, yet better on the rows compared: "
+            "Not chosen on validation rows, yet better on the rows compared: "
             f"{rival.name!r}, {missed} points over {best.name!r}."
         )
     return notes
 
 
 def _caveats(verdict: Verdict, scale: Scale, classes: list[str], seeds: int) -> list[str]:
-    """In words: what the errors do not count."""
+    """In words: what the errors (±) do not count."""
     counts = scale.target.bincount(minlength=len(classes)).tolist()
     few = [f"{name} {count}" for name, count in zip(classes, counts) if 0 < count < FEW]
     notes = []
@@ -262,7 +287,7 @@ def _caveats(verdict: Verdict, scale: Scale, classes: list[str], seeds: int) -> 
 def _row(
     answers: Answers, scale: Scale, best: Answers, validation: dict[str, float]
 ) -> dict[str, Any]:
-    """The scores of one kind of model, see ``Report``."""
+    """The row of one kind of model in the table, see ``Report``."""
     scores = {
         key: [getattr(metrics, key)(one, scale.target) for one in answers.logits] for key in SCORES
     }
@@ -285,7 +310,7 @@ def _row(
 def _mistakes(
     manifest: Manifest, rows: np.ndarray, chosen: Answers, target: Tensor, classes: list[str]
 ) -> list[dict[str, Any]]:
-    """The rows that the seeds together, their probabilities averaged, get most surely wrong."""
+    """The rows that are most surely wrong, by the probabilities averaged over the seeds."""
     sure, given = chosen.logits.double().softmax(dim=-1).mean(dim=0).max(dim=-1)  # (N,), (N,)
     order = [i for i in sure.argsort(descending=True).tolist() if given[i] != target[i]]
     return [
@@ -294,14 +319,18 @@ def _mistakes(
             "true": classes[target[i]],
             "given": classes[given[i]],
             "probability": float(sure[i]),
-            "modalities": {
-                name: (
-                    modality.kind,
-                    str(resolve(manifest, cell)) if modality.kind != "text" else cell,
-                )
-                for name, modality in manifest.modalities.items()
-                if (cell := manifest.cells[name][rows[i]])
-            },
+            "modalities": _sample(manifest, int(rows[i])),
         }
         for i in order[:MISTAKES]
     ]
+
+
+def _sample(manifest: Manifest, row: int) -> dict[str, tuple[str, str]]:
+    """The modalities that a row has: name -> its kind, and its words or the path of its file."""
+    found = {}
+    for name, modality in manifest.modalities.items():
+        cell = manifest.cells[name][row]
+        if cell:
+            words = cell if modality.kind == "text" else str(resolve(manifest, cell))
+            found[name] = (modality.kind, words)
+    return found

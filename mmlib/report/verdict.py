@@ -7,9 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-EVEN = 1.5  # the largest class has at most so many times the rows of the smallest: accuracy
+# Accuracy is the score where the largest class has at most this many times the smallest's rows.
+EVEN = 1.5
 MATTERS = 2.0  # points: a smaller gain is not worth a second modality
-POWER = 2.8  # standard errors: 1.96 + 0.84, seen in 80% of tests at 5%, two-sided (Cohen, 1988)
+# Standard errors: a difference this large shows in 80% of two-sided tests at 5%, 1.96 + 0.84
+# (Cohen, 1988).
+POWER = 2.8
 
 
 class Gap(NamedTuple):
@@ -30,11 +33,11 @@ class Gap(NamedTuple):
 def gap(first: Tensor, second: Tensor, groups: np.ndarray | None = None) -> Gap:
     """How much better the first is; both (S, N): what row n is worth to the model of seed s.
 
-    That is 1 or 0 where right answers are counted. Paired: the two are compared row by row and seed
-    by seed, so that rows hard for both cancel. The error has two parts, added as variances: of the
-    rows (another test set; rows of one of ``groups`` (N,) count as one draw), from the differences
-    averaged over the seeds; and of the training (another seed), from the differences averaged over
-    the rows. With one seed that one is unknown, left out.
+    That is 1 or 0 where right answers are counted. The two are compared row by row and seed by seed
+    (paired), so that rows hard for both cancel. The error has two parts, added as variances. That
+    of the rows (another test set), from the differences averaged over the seeds; rows of one of
+    ``groups`` (N,) count as one draw. And that of the training (another seed), from the differences
+    averaged over the rows; with one seed it is unknown and left out.
     """
     difference = (first.double() - second.double()).numpy()  # (S, N)
     mean, by_row, by_seed = difference.mean(), difference.mean(axis=0), difference.mean(axis=1)
@@ -46,13 +49,13 @@ def gap(first: Tensor, second: Tensor, groups: np.ndarray | None = None) -> Gap:
 
 
 def worth_it(simple: Tensor, other: Tensor, groups: np.ndarray | None = None) -> bool:
-    """Is the richer model better than the simple one by more than one standard error?
+    """Whether the other model is better than the simple one by more than one standard error.
 
     Both (S, N) as in ``gap``.
 
     The one-standard-error rule of Breiman, Friedman, Olshen and Stone (Classification and
     Regression Trees, 1984): the best score among several is partly luck, so the simplest model
-    within one error of it is taken. One and not two: this chooses, it proves nothing.
+    within one error of it is taken. One error and not two, because this is a choice, not a proof.
     """
     found = gap(other, simple, groups)
     return found.points > found.error
@@ -72,15 +75,15 @@ class Scale:
 
     @property
     def name(self) -> str:
-        """ "accuracy", or "balanced accuracy" where a class has ``EVEN`` times another's rows."""
+        """Accuracy, or balanced accuracy where a class has over ``EVEN`` times another's rows."""
         ratio = float((self.prior.max() - self.prior.min()).exp())
         return "accuracy" if ratio <= EVEN * (1 + 1e-6) else "balanced accuracy"
 
     @property
     def weight(self) -> Tensor:
-        """(N,) What a right answer to each row is worth.
+        """(N,) what a right answer to each row is worth.
 
-        1, or in balanced accuracy N / (the number of classes there * the rows of its class).
+        It is 1, or in balanced accuracy N / (the number of classes there * the rows of its class).
         """
         if self.name == "accuracy":
             return torch.ones(len(self.target), dtype=torch.float64)
@@ -89,9 +92,9 @@ class Scale:
 
     @property
     def finest(self) -> float:
-        """Points: the least error that so few rows allow.
+        """In points, the least standard error that a difference on these rows can have.
 
-        Where none of N rows differ, up to three in N may (the rule of three): two errors.
+        Where none of N rows differ, up to three in N may (the rule of three), which is two errors.
         """
         draws = len(self.target) if self.groups is None else len(np.unique(self.groups))
         return 100 * 1.5 * float(self.weight.max()) / draws
@@ -105,7 +108,7 @@ class Scale:
         return logits if self.name == "accuracy" else logits - self.prior.to(logits)
 
     def rows(self, logits: Tensor) -> Tensor:
-        """Logits (S, N, K) -> what each row is worth (S, N)."""
+        """Logits (S, N, K) -> what the answer to each row is worth (S, N)."""
         return (self.answers(logits).argmax(dim=-1) == self.target).double() * self.weight
 
     def losses(self, logits: Tensor) -> Tensor:
@@ -122,11 +125,11 @@ class Scale:
         return gap(self.rows(first), self.rows(second), self.groups)
 
     def learned(self, logits: Tensor) -> bool:
-        """Better than the shares of the classes alone, on log loss or on the score.
+        """Whether log loss or the score is clearly better than by the shares of the classes alone.
 
-        By more than two standard errors. Log loss is the proper score: it sees what was learned
-        about a rare class long before the most probable class changes. The score is asked too,
-        because a model that is often right but far too sure has a bad log loss.
+        Clearly means by more than two standard errors. Log loss is the proper score: it shows what
+        was learned about a rare class long before the most probable class changes. The score
+        counts too, because a model that is often right but far too sure has a bad log loss.
         """
         blind = self.prior.to(logits).expand(1, *logits.shape[1:])
         better = gap(self.losses(blind), self.losses(logits), self.groups)
@@ -202,14 +205,8 @@ def judge(
         and worth_it(scale.rows(summed), scale.rows(together), scale.groups)
     )
     error = max(gain.error, scale.finest)
-    if not any(scale.learned(logits) for logits in (alone[best], together, average)):
-        kind = "nothing learned"
-    elif gain.clear:
-        kind = "helps"
-    elif Gap(-gain.points, gain.error).clear:
-        kind = "hurts"
-    else:
-        kind = "does not help" if gain.points + 2 * error < MATTERS else "cannot tell"
+    learned = any(scale.learned(logits) for logits in (alone[best], together, average))
+    kind = _kind(gain, error) if learned else "nothing learned"
     use = fusion if kind == "helps" else best
     loss = gap(scale.losses(judged[fusion]), scale.losses(alone[best]), scale.groups)
     verdict = Verdict(
@@ -227,6 +224,15 @@ def judge(
     )
     text = _text(verdict, fusion == names[1], sorted(alone), len(scale.target))
     return replace(verdict, text=text + _probabilities(verdict))
+
+
+def _kind(gain: Gap, error: float) -> str:
+    """The kind of verdict on a gain, where something was learned; ``error`` as the rows allow."""
+    if gain.clear:
+        return "helps"
+    if Gap(-gain.points, gain.error).clear:
+        return "hurts"
+    return "does not help" if gain.points + 2 * error < MATTERS else "cannot tell"
 
 
 def _text(found: Verdict, averaged: bool, modalities: list[str], rows: int) -> str:
@@ -265,7 +271,7 @@ def _text(found: Verdict, averaged: bool, modalities: list[str], rows: int) -> s
 
 
 def _probabilities(found: Verdict) -> str:
-    """A further sentence where log loss tells something that the score does not."""
+    """A further sentence where log loss says something that the score does not."""
     number = f"log loss {found.loss.points / 100:+.3f} ± {found.loss.error / 100:.3f}"
     if found.loss.clear and found.kind in ("helps", "does not help", "cannot tell"):
         return f" The probabilities of the fusion are clearly worse, however: {number}."

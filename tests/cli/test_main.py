@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 
@@ -219,7 +220,7 @@ def test_what_is_printed_is_json_also_where_a_score_is_not_a_number(tmp_path, ca
         f"word{i % 3},{i % 3 + 0.5},{'train' if i < 18 else 'val' if i < 24 else 'test'}"
         for i in range(25)
     ]
-    (tmp_path / "m.csv").write_text("\n".join(rows))  # one test row has no variance: its r2 is NaN
+    (tmp_path / "m.csv").write_text("\n".join(rows))  # one test row has no variance, and no R2
     code, *_ = run(
         capsys,
         "train",
@@ -239,6 +240,10 @@ def test_what_is_printed_is_json_also_where_a_score_is_not_a_number(tmp_path, ca
     ):
         json.loads(text, parse_constant=no_constant)
     assert code == 0 and json.loads(out)["r2"] is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, out, err = run(capsys, "evaluate", tmp_path / "run", tmp_path / "m.csv")
+    assert "R2 undefined" in out and "nan" not in out and "Warning" not in err
 
 
 @pytest.mark.parametrize(

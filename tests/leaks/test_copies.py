@@ -1,5 +1,6 @@
-"""Copies across splits: found when re-encoded, resized, resampled; other images and sounds, and
-stock phrases, are no copies.
+"""Copies across splits are found when re-encoded, resized or resampled.
+
+Other images and sounds, and phrases that many people use, are no copies.
 """
 
 import io
@@ -27,18 +28,18 @@ def world():
 
 
 def copies_in(folder, column, originals, others, quick=False):
-    """Row numbers of test that are said to repeat train."""
-    frame = pd.DataFrame(
-        {
-            column: [*originals, *others],
-            "split": ["train"] * len(originals) + ["test"] * len(others),
-            "label": "x",
-        }
-    )
-    return [f for f in leaks.find(read_manifest(frame, root=folder), quick) if f.kind == "copies"]
+    """The findings of copies where ``originals`` are the rows of train, ``others`` of test."""
+    split = ["train"] * len(originals) + ["test"] * len(others)
+    frame = pd.DataFrame({column: [*originals, *others], "split": split, "label": "x"})
+    return only_copies(leaks.find(read_manifest(frame, root=folder), quick))
+
+
+def only_copies(findings):
+    return [finding for finding in findings if finding.kind == "copies"]
 
 
 def count(findings):
+    """How many rows the first finding names."""
     return int(findings[0].evidence.split(" of ")[0].replace(",", "")) if findings else 0
 
 
@@ -57,7 +58,7 @@ def scaled(images, by):
 
 @pytest.mark.parametrize("quality", [50, 70, 90])
 @pytest.mark.parametrize("by", [None, 1.5])
-def test_re_encoded_pictures_are_found(tmp_path, world, quality, by):
+def test_re_encoded_images_are_found(tmp_path, world, quality, by):
     images = [Image.fromarray(x) for x in world.images[:N]]
     names = write_images(tmp_path, images, "a")
     others = write_images(
@@ -67,57 +68,38 @@ def test_re_encoded_pictures_are_found(tmp_path, world, quality, by):
 
 
 @pytest.mark.parametrize("by", [0.5, 0.75, 1.5, 2])
-def test_resized_pictures_are_found(tmp_path, world, by):
+def test_resized_images_are_found(tmp_path, world, by):
     images = [Image.fromarray(x) for x in world.images[:N]]
-    assert (
-        count(
-            copies_in(
-                tmp_path,
-                "image",
-                write_images(tmp_path, images, "a"),
-                write_images(tmp_path, scaled(images, by), "b"),
-            )
-        )
-        == N
-    )
+    names = write_images(tmp_path, images, "a")
+    others = write_images(tmp_path, scaled(images, by), "b")
+    assert count(copies_in(tmp_path, "image", names, others)) == N
 
 
-def test_other_pictures_are_no_copies(tmp_path, world):
+def test_other_images_are_no_copies(tmp_path, world):
     """Nor are images of one colour, of which there are only so many."""
-    a, b = ([Image.fromarray(x) for x in part] for part in (world.images[:N], world.images[N:]))
-    assert (
-        copies_in(tmp_path, "image", write_images(tmp_path, a, "a"), write_images(tmp_path, b, "b"))
-        == []
-    )
-    flat = [
-        [Image.new("RGB", (size, size), (9, 9, 9)) for size in sizes]
-        for sizes in (range(20, 40), range(40, 60))
-    ]
-    assert (
-        copies_in(
-            tmp_path,
-            "image",
-            write_images(tmp_path, flat[0], "c"),
-            write_images(tmp_path, flat[1], "d"),
-        )
-        == []
-    )
+    images = [Image.fromarray(x) for x in world.images]
+    names = write_images(tmp_path, images, "a")
+    assert copies_in(tmp_path, "image", names[:N], names[N:]) == []
+    flat = [Image.new("RGB", (size, size), (9, 9, 9)) for size in range(20, 60)]
+    names = write_images(tmp_path, flat, "b")
+    assert copies_in(tmp_path, "image", names[:20], names[20:]) == []
 
 
-def test_a_small_shape_elsewhere_is_another_picture(tmp_path):
-    """Flat images collide in hashes of brightness: one square on grey, a pixel further or in
-    another colour, is no copy.
+def test_a_small_shape_elsewhere_is_another_image(tmp_path):
+    """Flat images collide in hashes of brightness.
+
+    One square on grey, a pixel further or in another colour, is no copy.
     """
 
-    def picture(x, y, colour):
+    def square(x, y, colour):
         pixels = np.full((64, 64, 3), 230, np.uint8)
         pixels[y : y + 14, x : x + 14] = colour
         return Image.fromarray(pixels)
 
     places = [(x, y) for x in range(4, 44, 6) for y in range(4, 44, 6)]
-    a = write_images(tmp_path, [picture(x, y, (200, 40, 40)) for x, y in places], "a")
-    moved = write_images(tmp_path, [picture(x + 1, y + 1, (200, 40, 40)) for x, y in places], "b")
-    tinted = write_images(tmp_path, [picture(x, y, (40, 110, 60)) for x, y in places], "c")
+    a = write_images(tmp_path, [square(x, y, (200, 40, 40)) for x, y in places], "a")
+    moved = write_images(tmp_path, [square(x + 1, y + 1, (200, 40, 40)) for x, y in places], "b")
+    tinted = write_images(tmp_path, [square(x, y, (40, 110, 60)) for x, y in places], "c")
     assert copies_in(tmp_path, "image", a, [*moved, *tinted]) == []
 
 
@@ -125,7 +107,7 @@ RATE = pets.RATE
 
 
 def sound_variants(wave):
-    """Name -> (bytes of a file)."""
+    """Pairs of a name and a function that gives the bytes of a file."""
 
     def pack(x, rate, kind, subtype=None):
         file = io.BytesIO()
@@ -152,14 +134,10 @@ def test_re_encoded_resampled_and_quieter_sounds_are_found(tmp_path, world, vari
     for i, wave in enumerate(world.audio[:12]):
         soundfile.write(tmp_path / f"a{i}.flac", wave, RATE)
         (tmp_path / f"b{i}.wav").write_bytes(dict(sound_variants(wave))[variant]())
-    found = count(
-        copies_in(
-            tmp_path, "audio", [f"a{i}.flac" for i in range(12)], [f"b{i}.wav" for i in range(12)]
-        )
-    )
-    assert found >= (
-        11 if variant in ("ogg", "mp3") else 12
-    )  # a codec changes a rustle of rain a little more
+    names, others = [f"a{i}.flac" for i in range(12)], [f"b{i}.wav" for i in range(12)]
+    found = count(copies_in(tmp_path, "audio", names, others))
+    # A codec may change one of them, a rustle of rain, too much.
+    assert found >= (11 if variant in ("ogg", "mp3") else 12)
 
 
 def test_other_sounds_are_no_copies(tmp_path, world):
@@ -167,16 +145,10 @@ def test_other_sounds_are_no_copies(tmp_path, world):
         soundfile.write(tmp_path / f"{i}.wav", wave, RATE)
     names = [f"{i}.wav" for i in range(2 * N)]
     assert copies_in(tmp_path, "audio", names[:N], names[N:]) == []
-    for i in range(6):
-        soundfile.write(
-            tmp_path / f"s{i}.wav", np.zeros(8000 + 100 * i), RATE
-        )  # silence is no copy of silence
-    assert (
-        copies_in(
-            tmp_path, "audio", [f"s{i}.wav" for i in range(3)], [f"s{i}.wav" for i in range(3, 6)]
-        )
-        == []
-    )
+    silent = [f"s{i}.wav" for i in range(6)]
+    for i, name in enumerate(silent):
+        soundfile.write(tmp_path / name, np.zeros(8000 + 100 * i), RATE)
+    assert copies_in(tmp_path, "audio", silent[:3], silent[3:]) == []
 
 
 def test_the_same_bytes_under_another_name_are_found_quickly_and_equal_sizes_alone_are_not(
@@ -190,18 +162,10 @@ def test_the_same_bytes_under_another_name_are_found_quickly_and_equal_sizes_alo
     same_middle[0] ^= 1
     (tmp_path / "b0.bin").write_bytes(bytes(same_middle))
     (tmp_path / "b7.bin").write_bytes((tmp_path / "a3.bin").read_bytes())
-    found = copies_in(
-        tmp_path,
-        "image",
-        [f"a{i}.bin" for i in range(20)],
-        [f"b{i}.bin" for i in range(20)],
-        quick=True,
-    )
-    assert (
-        count(found) == 1
-        and "row 27 = row 3" in str(found[0])
-        and "1 of 20 test rows" in str(found[0])
-    )
+    names, others = [f"a{i}.bin" for i in range(20)], [f"b{i}.bin" for i in range(20)]
+    found = copies_in(tmp_path, "image", names, others, quick=True)
+    line = str(found[0])
+    assert count(found) == 1 and "row 27 = row 3" in line and "1 of 20 test rows" in line
     one_path = copies_in(tmp_path, "image", ["a1.bin", "a2.bin"], ["a2.bin", "b2.bin"], quick=True)
     assert count(one_path) == 1
 
@@ -210,23 +174,18 @@ def test_every_later_row_is_paired_with_a_row_of_an_earlier_split():
     splits = np.array(["test", "train", "val", "val", "train", "test"])
     found = equal_rows(["a", "a", "a", "b", None, "b"], splits)
     assert sorted(zip(found.later.tolist(), found.earlier.tolist())) == [(0, 1), (2, 1), (5, 3)]
-    assert (
-        len(equal_rows(["a", "a", None, None], np.array(["train", "train", "train", "test"])).later)
-        == 0
-    )
+    splits = np.array(["train", "train", "train", "test"])
+    assert len(equal_rows(["a", "a", None, None], splits).later) == 0
 
 
 def test_neighbours_are_those_of_all_pairs():
     random = np.random.default_rng(0)
     old = random.normal(size=(300, 40))
-    new = np.concatenate(
-        [old[:50] + 0.02 * random.normal(size=(50, 40)), random.normal(size=(50, 40))]
-    )
-    distance = np.linalg.norm(new[:, None] - old, axis=2)
+    close = old[:50] + 0.02 * random.normal(size=(50, 40))
+    new = np.concatenate([close, random.normal(size=(50, 40))])
     assert neighbours(old, new, 0.5, 4) == [[i] if i < 50 else [] for i in range(100)]
-    assert (
-        neighbours(old[:6], new[:6], 99, 4) == np.argsort(distance[:6, :6], axis=1)[:, :4].tolist()
-    )
+    distance = np.linalg.norm(new[:6, None] - old[:6], axis=2)
+    assert neighbours(old[:6], new[:6], 99, 4) == np.argsort(distance, axis=1)[:, :4].tolist()
 
 
 # ---- texts
@@ -240,13 +199,8 @@ WORDS = [
 
 
 def text_findings(train, test, quick=True):
-    frame = pd.DataFrame(
-        {
-            "text": [*train, *test],
-            "split": ["train"] * len(train) + ["test"] * len(test),
-            "label": "x",
-        }
-    )
+    split = ["train"] * len(train) + ["test"] * len(test)
+    frame = pd.DataFrame({"text": [*train, *test], "split": split, "label": "x"})
     return leaks.find(read_manifest(frame), quick)
 
 
@@ -259,28 +213,20 @@ def test_a_long_text_in_two_splits_is_found_however_it_is_written():
 
 
 def test_a_copy_does_not_make_its_own_words_likely():
-    """Rare words stand in a copied text and its copies only: to a word model without discount
-    each follows the other for certain.
+    """Rare words stand in a copied text and its copies only.
+
+    To a word model without discount each follows the other for certain.
     """
     random = np.random.default_rng(0)
-    texts = [
-        " ".join(
-            f"{word}{number}"
-            for word, number in zip(random.choice(WORDS, 14), random.integers(0, 999, 14))
-        )
-        for _ in range(200)
-    ]
+
+    def rare_words():
+        pairs = zip(random.choice(WORDS, 14), random.integers(0, 999, 14))
+        return " ".join(f"{word}{number}" for word, number in pairs)
+
+    texts = [rare_words() for _ in range(200)]
     edited = [text[:40] + "q" + text[41:] for text in texts[:20]]
-    assert (
-        count(
-            [
-                f
-                for f in text_findings(texts[:150], [*texts[150:], *edited], quick=False)
-                if f.kind == "copies"
-            ]
-        )
-        == 20
-    )
+    found = text_findings(texts[:150], [*texts[150:], *edited], quick=False)
+    assert count(only_copies(found)) == 20
 
 
 def test_a_text_with_a_few_letters_changed_is_found_by_the_long_check():
@@ -288,10 +234,7 @@ def test_a_text_with_a_few_letters_changed_is_found_by_the_long_check():
     texts = [" ".join(random.choice(WORDS, 25)) for _ in range(200)]
     edited = [text[:40] + "q" + text[41:] for text in texts[:20]]
     assert text_findings(texts[:150], edited) == []
-    assert (
-        count([f for f in text_findings(texts[:150], edited, quick=False) if f.kind == "copies"])
-        == 20
-    )
+    assert count(only_copies(text_findings(texts[:150], edited, quick=False))) == 20
 
 
 def test_phrases_that_chance_repeats_are_no_copies():
@@ -308,41 +251,38 @@ def test_phrases_that_chance_repeats_are_no_copies():
         for _ in range(600)
     ]
     for texts in (one_word, questions, captions):
-        half = len(texts) // 2
-        assert (
-            set(texts[:half]) & set(texts[half:])
-            and text_findings(texts[:half], texts[half:], quick=False) == []
-        )
+        train, test = texts[: len(texts) // 2], texts[len(texts) // 2 :]
+        assert set(train) & set(test)
+        assert text_findings(train, test, quick=False) == []
 
 
 # ---- pairs that are alike and no copies
 
 
 def strokes(random, n):
-    """(n images) straight strokes of a pen, each by another hand: angle, length, place,
-    thickness.
-    """
-    pictures, fine = [], 8
+    """Images of straight strokes of a pen, each of its own angle, length, place and thickness."""
+    images, fine = [], 8
     for _ in range(n):
         image = Image.new("L", (28 * fine, 28 * fine))
         angle, half, width = random.normal(0, 0.25), random.uniform(8, 11), random.uniform(1.5, 3.5)
         middle, to = 14 + random.normal(0, 0.4, 2), half * np.array([np.sin(angle), np.cos(angle)])
         ends = [tuple((middle + sign * to) * fine) for sign in (-1, 1)]
         ImageDraw.Draw(image).line(ends, fill=255, width=round(width * fine))
-        pictures.append(image.resize((28, 28), Image.Resampling.BOX))
-    return pictures
+        images.append(image.resize((28, 28), Image.Resampling.BOX))
+    return images
 
 
 def written_words(random, n):
-    pictures = []
+    """Images of words of random letters, in one type."""
+    images = []
     for _ in range(n):
         image = Image.new("L", (240, 32), 255)
         word = "".join(random.choice(list("abcdefghijklmnopqrstuvwxyz"), random.integers(5, 12)))
         font = ImageFont.load_default(20)
         place = 8 + random.integers(0, 4), 2 + random.integers(0, 4)
         ImageDraw.Draw(image).text(place, word, fill=0, font=font)
-        pictures.append(image)
-    return pictures
+        images.append(image)
+    return images
 
 
 SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 24))]
@@ -350,18 +290,16 @@ SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in ran
 
 @pytest.mark.parametrize("draw", [strokes, written_words])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_pictures_that_are_only_alike_are_no_copies_and_planted_ones_are_found(
-    tmp_path, draw, seed
-):
-    pictures = draw(np.random.default_rng(seed), 200)
-    train = write_images(tmp_path, pictures[:100], "a")
-    test = write_images(tmp_path, pictures[100:], "b")
+def test_images_that_are_only_alike_are_no_copies_and_planted_ones_are_found(tmp_path, draw, seed):
+    images = draw(np.random.default_rng(seed), 200)
+    train = write_images(tmp_path, images[:100], "a")
+    test = write_images(tmp_path, images[100:], "b")
     assert copies_in(tmp_path, "image", train, test) == []
     planted = [
-        *write_images(tmp_path, pictures[:5], "c", ".jpg", quality=60),
-        *write_images(tmp_path, scaled(pictures[5:10], 2), "d"),
-        *write_images(tmp_path, scaled(pictures[10:15], 2), "e", ".jpg", quality=50),
-        *write_images(tmp_path, pictures[15:20], "f", ".webp", lossless=True),
+        *write_images(tmp_path, images[:5], "c", ".jpg", quality=60),
+        *write_images(tmp_path, scaled(images[5:10], 2), "d"),
+        *write_images(tmp_path, scaled(images[10:15], 2), "e", ".jpg", quality=50),
+        *write_images(tmp_path, images[15:20], "f", ".webp", lossless=True),
     ]
     for i in range(5):  # once a JPEG, then saved as another format
         Image.open(tmp_path / f"c{i}.jpg").save(tmp_path / f"g{i}.png")
@@ -375,18 +313,16 @@ def test_a_copy_is_found_whatever_its_orientation_tag_and_transparency_say(tmp_p
     random = np.random.default_rng(0)
     pixels = [np.cumsum(np.cumsum(random.normal(size=(40, 64, 3)), 0), 1) for _ in range(12)]
     images = [Image.fromarray(np.uint8(255 * (x - x.min()) / np.ptp(x))) for x in pixels]
-    turned = [
-        image.transpose(Image.Transpose.ROTATE_90) for image in images
-    ]  # tag 6 turns them back
+    turned = [image.transpose(Image.Transpose.ROTATE_90) for image in images]
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = 6  # turns them back
     names = write_images(tmp_path, [image.convert("RGBA") for image in images], "a")
     others = write_images(tmp_path, turned, "b", ".jpg", quality=80, exif=exif)
     assert count(copies_in(tmp_path, "image", names, others)) == 12
 
 
-def test_pictures_in_an_unfamiliar_form_are_found_where_all_others_are_far(tmp_path, world):
-    """WebP is not made anew by the check: that so many are so near is what tells."""
+def test_images_in_an_unfamiliar_form_are_found_where_all_others_are_far(tmp_path, world):
+    """The check does not encode as WebP: it decides by so many being so near."""
     images = [Image.fromarray(x) for x in world.images[:N]]
     names = write_images(tmp_path, images, "a")
     others = write_images(tmp_path, scaled(images, 1.5), "b", ".webp", quality=80)
@@ -401,32 +337,29 @@ def test_a_word_said_by_other_voices_and_other_words_of_one_voice_are_no_copies(
         home = {name: ["train", "test"][i % 2] for i, name in enumerate(sorted(set(words[apart])))}
         frame = words.assign(split=words[apart].map(home))[["audio", "split", "label"]]
         found = leaks.find(read_manifest(frame, root=folder))
-        assert [finding for finding in found if finding.kind == "copies"] == []
+        assert only_copies(found) == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_one_shape_a_pixel_further_is_no_copy_though_all_others_are_far(tmp_path, seed):
-    """Flat drawings differ in few numbers, also where all strangers are equally far."""
+    """Flat drawings differ in few numbers, also where all others are equally far."""
     random = np.random.default_rng(seed)
 
-    def picture(move):
+    def drawing(move):
         image = Image.new("RGB", (64, 64), paper)
         x, y = place + move
         draw = ImageDraw.Draw(image)
-        (draw.ellipse if round_one else draw.rectangle)((x, y, x + size, y + size), fill=ink)
+        (draw.ellipse if is_round else draw.rectangle)((x, y, x + size, y + size), fill=ink)
         return image
 
-    pictures, moved = [], []
+    images, moved = [], []
     for _ in range(150):
         paper, ink = (tuple(random.integers(0, 256, 3).tolist()) for _ in range(2))
-        place, size, round_one = (
-            random.integers(2, 40, 2),
-            int(random.integers(10, 22)),
-            random.random() < 0.5,
-        )
-        pictures.append(picture(0))
-        moved.append(picture(np.array([1, 0])))
-    train = write_images(tmp_path, pictures, "a")
+        place, size = random.integers(2, 40, 2), int(random.integers(10, 22))
+        is_round = random.random() < 0.5
+        images.append(drawing(0))
+        moved.append(drawing(np.array([1, 0])))
+    train = write_images(tmp_path, images, "a")
     other = write_images(tmp_path, moved[:4], "b")
     assert copies_in(tmp_path, "image", train, other) == []
 
@@ -449,7 +382,7 @@ def test_captions_that_differ_in_the_filling_of_a_slot_are_no_copies_and_an_edit
         train, test = texts[:100], texts[100:]
         alike = [text for text in test if text not in train]
         found = text_findings(train, alike, quick=False)
-        assert [f for f in found if f.kind == "copies"] == []
+        assert only_copies(found) == []
     edited = [text[:40] + "q" + text[41:] for text in train[:10]]
     found = text_findings(train, [*alike, *edited], quick=False)
-    assert count([f for f in found if f.kind == "copies"]) >= 8
+    assert count(only_copies(found)) >= 8

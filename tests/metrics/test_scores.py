@@ -1,5 +1,7 @@
 """Scores against values worked out by hand, and against each other where they must agree."""
 
+import math
+
 import pytest
 import torch
 from sklearn.metrics import mean_absolute_error as their_error
@@ -138,6 +140,16 @@ def test_numbers_of_the_wrong_shape_are_refused(metric):
     ]:
         with pytest.raises(ValueError, match="one shape|no samples"):
             metric(logits, target)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_sample_has_no_r2_and_no_score_warns_of_it():
+    """scikit-learn warned, on the screen and without the name of a file."""
+    assert math.isnan(r2(torch.ones(1), torch.ones(1)))
+    assert mean_absolute_error(torch.ones(1), torch.zeros(1)) == 1
+    for metric in (accuracy, balanced_accuracy, macro_f1):
+        assert metric(LOGITS[:1], TARGET[:1]) == 1
+    assert confusion(LOGITS[:1], TARGET[:1]).sum() == 1
 
 
 def test_one_class_has_no_auroc_and_the_error_says_so():

@@ -1,4 +1,4 @@
-"""What a screen reader is told is what was drawn."""
+"""The words that a screen reader gets are what was drawn."""
 
 import re
 
@@ -32,13 +32,11 @@ def test_a_named_line_is_said_with_its_ends_and_the_others_are_counted():
     axes.plot([0, 1], [0, 6])
     axes.plot([], [], label="nothing")
     axes.set(title="the\nloss", xlabel="epoch", ylabel="nats")
-    assert (
-        describe(figure)
-        == "the loss; lines: train from 2.5 to 1; 2 more lines; across: epoch; up: nats"
-    )
+    words = "the loss; lines: train from 2.5 to 1; 2 more lines; across: epoch; up: nats"
+    assert describe(figure) == words
 
 
-def test_pictures_are_one_list_and_equal_panels_are_said_once():
+def test_images_are_one_list_and_equal_panels_are_said_once():
     figure, row = plots.panels(1, 4, 8, 2)
     for axes, name in zip(row[:2], ("a cat", "a dog")):
         axes.imshow(np.zeros((3, 3)))
@@ -58,9 +56,8 @@ def test_points_maps_and_diagrams_are_named():
 
 
 def test_colour_bars_and_empty_panels_say_nothing():
-    assert (
-        describe(plots.confusion(np.eye(2), ["cat", "dog"])) == "map; across: predicted; up: true"
-    )
+    matrix = plots.confusion(np.eye(2), ["cat", "dog"])
+    assert describe(matrix) == "map; across: predicted; up: true"
     figure, _ = plots.panels(1, 2, 4, 2)
     assert describe(figure) == "an empty figure"
 
@@ -83,7 +80,7 @@ def test_a_long_description_ends():
         lambda: History([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]).plot(),
     ],
 )
-def test_ipython_puts_the_words_beside_the_picture(draw):
+def test_ipython_puts_the_words_beside_the_image(draw):
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.core.pylabtools import select_figure_formats
 
@@ -91,6 +88,5 @@ def test_ipython_puts_the_words_beside_the_picture(draw):
     select_figure_formats(shell, {"png"})
     data, metadata = shell.display_formatter.format(figure)
     assert data["image/png"] and metadata["image/png"] == {"alt": describe(figure)}
-    assert re.match(
-        "<Figure size", data["text/plain"]
-    )  # compared by nbval: no number that a machine's rounding can change
+    # nbval compares this text: it holds no number that a machine's rounding can change
+    assert re.match("<Figure size", data["text/plain"])

@@ -1,5 +1,6 @@
-"""Figures: they show the numbers given, nothing is cut off, and neither the caller's style nor
-the screen matters.
+"""Figures show the numbers given, and nothing of them is cut off.
+
+Neither the caller's style nor the screen matters.
 """
 
 import ast
@@ -17,10 +18,9 @@ from mmlib.plots import style
 
 matplotlib.use("agg")
 RNG = np.random.default_rng(0)
-PICTURE = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-TONE = 0.5 * np.sin(2 * np.pi * 2000 * np.arange(8000) / 16000).astype(
-    np.float32
-)  # 2 kHz, half a second
+IMAGE = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+# 2 kHz, half a second
+TONE = 0.5 * np.sin(2 * np.pi * 2000 * np.arange(8000) / 16000).astype(np.float32)
 
 FIGURES = {
     "confusion": lambda: plots.confusion([[90, 3], [5, 88]], ["cat", "dog"]),
@@ -31,9 +31,9 @@ FIGURES = {
         {"image": 0.8, "text": 0.7, "all modalities together": 0.9}, {"text": 0.75}, chance=0.5
     ),
     "samples": lambda: plots.samples(
-        [PICTURE, None, PICTURE], ["It purrs. " * 30, "", "a"], [TONE, TONE[:99], None], list("abc")
+        [IMAGE, None, IMAGE], ["It purrs. " * 30, "", "a"], [TONE, TONE[:99], None], list("abc")
     ),
-    "one sample": lambda: plots.samples([PICTURE], ["a"], [np.zeros(3, np.float32)]),
+    "one sample": lambda: plots.samples([IMAGE], ["a"], [np.zeros(3, np.float32)]),
     "pipeline": pipeline,
 }
 every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES.keys())
@@ -99,12 +99,8 @@ def test_a_confusion_matrix_shows_true_by_predicted():
     assert np.allclose(axes.images[0].get_array(), [[0.9, 0.1], [0.5, 0.5]]), (
         "shade = share of the true class"
     )
-    assert {text.get_position(): text.get_text() for text in axes.texts} == {
-        (0, 0): "9",
-        (1, 0): "1",
-        (0, 1): "20",
-        (1, 1): "20",
-    }
+    counts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert counts == {(0, 0): "9", (1, 0): "1", (0, 1): "20", (1, 1): "20"}
 
 
 def test_a_class_that_never_occurs_is_not_divided_by_zero():
@@ -118,18 +114,15 @@ def test_names_must_fit_the_matrix():
 
 
 def test_bars_stand_at_their_scores_and_the_best_at_its_own():
-    axes = plots.bars({"text": 0.7, "image": 0.8}, {"image": 0.85, "text": 0.75}, chance=0.5).axes[
-        0
-    ]
+    best = {"image": 0.85, "text": 0.75}
+    axes = plots.bars({"text": 0.7, "image": 0.8}, best, chance=0.5).axes[0]
     assert [bar.get_height() for bar in axes.patches] == [0.7, 0.8]
     assert [text.get_text() for text in axes.texts] == ["0.70", "0.80"]
     best = {round(line[:, 0].mean()): line[0, 1] for line in axes.collections[0].get_segments()}
     assert best == {0: 0.75, 1: 0.85}, "whatever the order of the names"
     assert [float(line.get_ydata()[0]) for line in axes.lines] == [0.5]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "best possible",
-        "chance",
-    ]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["best possible", "chance"]
 
 
 def test_bars_alone_need_no_legend():
@@ -141,21 +134,18 @@ def test_the_best_of_an_unknown_bar_is_refused():
         plots.bars({"image": 0.8}, {"sound": 0.9})
 
 
-def test_a_picture_may_have_its_channels_first_or_last():
-    figure = plots.samples([PICTURE, PICTURE.transpose(2, 0, 1)], ["", ""], [None, None])
+def test_an_image_may_have_its_channels_first_or_last():
+    figure = plots.samples([IMAGE, IMAGE.transpose(2, 0, 1)], ["", ""], [None, None])
     last, first = (figure.axes[column].images[0].get_array() for column in (0, 1))
-    assert np.array_equal(last, PICTURE) and np.array_equal(first, PICTURE)
+    assert np.array_equal(last, IMAGE) and np.array_equal(first, IMAGE)
 
 
 def test_the_spectrogram_shows_pitch_and_time():
-    picture = (
-        plots.samples([PICTURE], ["a"], [np.concatenate([np.zeros(8000, np.float32), TONE])])
-        .axes[3]
-        .images[0]
-    )
-    values, (left, right, low, high) = np.asarray(picture.get_array()), picture.get_extent()
+    sound = np.concatenate([np.zeros(8000, np.float32), TONE])
+    spectrogram = plots.samples([IMAGE], ["a"], [sound]).axes[3].images[0]
+    values = np.asarray(spectrogram.get_array())
     row, column = np.unravel_index(values.argmax(), values.shape)
-    assert (left, right, low, high, picture.origin) == (0, 1, 0, 8, "lower"), "low pitch below"
+    assert spectrogram.get_extent() == [0, 1, 0, 8] and spectrogram.origin == "lower"
     assert abs((row + 0.5) / len(values) * 8 - 2) < 0.05, "kHz"
     assert (column + 0.5) / values.shape[1] > 0.5, "seconds: the tone comes after the silence"
 
@@ -167,28 +157,22 @@ def test_what_is_missing_is_said():
 
 def test_samples_must_be_as_many_of_each():
     with pytest.raises(ValueError, match="1 images, 2 captions and 1 sounds"):
-        plots.samples([PICTURE], ["a", "b"], [None])
+        plots.samples([IMAGE], ["a", "b"], [None])
 
 
 def test_the_pipeline_names_every_stage_and_every_modality():
     shown = " ".join(text.get_text() for text in texts(pipeline()))
     stages = ("data", "feature extraction", "fusion", "task layer", "output")
-    assert [
-        word
-        for word in (*stages, "picture", "words", "sound", "CNN", "RNN", "audio encoder")
-        if word not in shown
-    ] == []
+    parts = (*stages, "picture", "words", "sound", "CNN", "RNN", "audio encoder")
+    assert [word for word in parts if word not in shown] == []
 
 
 def test_matplotlib_loads_when_the_first_figure_is_drawn():
-    top = [
-        node
-        for node in ast.parse(Path(plots.__file__).read_text()).body
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-    ]
-    assert not [node for node in top if "matplotlib" in ast.dump(node)], (
-        "the command line imports plots even when it draws nothing"
-    )
+    """The command line imports plots even when it draws nothing."""
+    for file in Path(plots.__file__).parent.glob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert "matplotlib" not in ast.dump(node), file
 
 
 @pytest.mark.parametrize(
@@ -206,14 +190,11 @@ def test_any_class_name_is_drawn_as_it_is_written_and_without_a_word(names, tmp_
 def test_a_script_is_drawn_with_a_font_of_this_machine_that_has_it(monkeypatch):
     from matplotlib.font_manager import fontManager
 
-    monkeypatch.setattr(
-        style, "CJK", ("Not a Font", "STIXGeneral")
-    )  # one that comes with matplotlib stands for one that is there
+    # One font that comes with matplotlib stands for one that this machine has.
+    assert "STIXGeneral" in fontManager.get_font_names()
+    monkeypatch.setattr(style, "CJK", ("Not a Font", "STIXGeneral"))
     style.families.cache_clear()
-    assert (
-        style.families() == ["DejaVu Sans", "STIXGeneral"]
-        and "STIXGeneral" in fontManager.get_font_names()
-    )
+    assert style.families() == ["DejaVu Sans", "STIXGeneral"]
     labels = plots.confusion(np.eye(2), ["猫", "狗"]).axes[0].get_xticklabels()
     assert labels[0].get_fontfamily() == ["DejaVu Sans", "STIXGeneral"]
     style.families.cache_clear()
