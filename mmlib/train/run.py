@@ -18,14 +18,11 @@ from torch import Tensor, nn
 from mmlib.train import checkpoint, distributed
 from mmlib.train.history import History
 
-FREE = (
-    "progress",
-    "tensorboard",
-    "checkpoint_every",
-    "device",
-    "keep_freed_memory",
-)  # settings that a resumed run may change
+# settings that a resumed run may change
+FREE = ("progress", "tensorboard", "checkpoint_every", "device", "keep_freed_memory")
+WORDS = "preprocessing, target, why"  # an explanation for readers, which may change as well
 POSITION = ("epoch", "batch", "step", "loss", "count", "best_value", "best_epoch")
+# what a checkpoint must hold so that a run can go on from it
 NEEDED = (
     *POSITION,
     "extra",
@@ -38,7 +35,7 @@ NEEDED = (
     "random",
     "history",
     "seconds",
-)  # in a checkpoint, to go on from it
+)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -363,7 +360,7 @@ def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def _differences(name: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
     """Where two settings differ, at the depth where they do: ('spec, lr', 0.1, 0.2)."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
-        if not _same(then, now):
+        if name != WORDS and not _same(then, now):
             yield name, then, now
         return
     for key in sorted(then.keys() | now.keys()):

@@ -14,6 +14,7 @@ from mmlib.recipes.predictor import BATCH
 from mmlib.recipes.recipe import Recipe
 from mmlib.text_table import aligned
 from mmlib.train.content import finite, misfit, optional, plain, whole
+from mmlib.train.older import renewed_search
 
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 TRIALS, LEADERBOARD = "trials.jsonl", "leaderboard.csv"
@@ -193,7 +194,8 @@ def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
         return []
     try:
         before, *trials = [
-            json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
+            renewed_search(json.loads(line))
+            for line in path.read_text(encoding="utf-8").splitlines()
         ]
     except ValueError as error:
         raise ValueError(

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -604,6 +605,29 @@ def test_a_checkpoint_of_an_older_mmlib_is_resumed_with_a_warning_on_what_it_doe
     ) as warned:
         resumed = resume(copied, *loaders(copied))
     assert len(warned) == 2 and resumed == without_seconds(fit(Sizes(), *loaders(begun), TWO))
+
+
+def saved_with(run: Path, fitted: dict) -> None:
+    """Give a run this state of the preprocessing, and its checksum, as version 0.1 took it."""
+    state = checkpoint.load(run)
+    state["extra"] = {"preprocessing": fitted}
+    for identity in state["data"].values():
+        whole = json.dumps(fitted, sort_keys=True).encode()
+        identity["checksum of the preprocessing"] = zlib.crc32(whole)
+    checkpoint.save(run, state)
+
+
+def test_a_run_is_resumed_where_the_words_for_a_decision_have_changed_and_nothing_else(copied):
+    """``why`` says how the kind of target was decided, and decides about no batch."""
+    train, val = loaders(copied)
+    fitted = train.batches.preprocessing.state()
+    extra = {"preprocessing": fitted}
+    named = {"out": copied / "run", "resume": True, "extra": extra}
+    saved_with(copied / "run", fitted | {"target": fitted["target"] | {"why": "other words"}})
+    assert len(fit(Sizes(), train, val, TWO, **named)) == 2
+    saved_with(copied / "run", fitted | {"target": fitted["target"] | {"std": 2.0}})
+    with pytest.raises(ValueError, match="preprocessing, target, std was 2.0 and is now 1.0"):
+        fit(Sizes(), train, val, TWO, **named)
 
 
 def test_a_run_over_a_list_is_not_resumed_over_a_list_of_other_numbers(tmp_path):

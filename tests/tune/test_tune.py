@@ -287,6 +287,35 @@ def test_a_search_goes_on_only_with_what_it_began_with(folder, search, tmp_path)
         halving.search(recipe_for(folder), 5, out=tmp_path, resume=True)
 
 
+def in_words_of_version_0_1(path):
+    """Rewrite a file of trials with the names of that version."""
+    before, *trials = map(json.loads, path.read_text().splitlines())
+    older = {"modality_dropout": "hide"}
+
+    def old(value):
+        if not isinstance(value, dict):
+            return value
+        return {older.get(name, name): old(inner) for name, inner in value.items()}
+
+    lines = [old(before) | {"task": "classes"}, *map(old, trials)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_search_of_version_0_1_goes_on_as_if_never_stopped(folder, tmp_path, monkeypatch):
+    """Its file says hide for modality_dropout, and classes for classification."""
+    recipe = recipe_for(folder, task="classification")
+    never = halving.search(recipe, 4, out=tmp_path / "never")
+    halving.search(recipe, 2, out=tmp_path / "old")
+    in_words_of_version_0_1(tmp_path / "old" / "trials.jsonl")
+    assert "hide" in (tmp_path / "old" / "trials.jsonl").read_text()
+    with pytest.raises(ValueError, match="task was classification and is now regression"):
+        other = replace(recipe, task="regression", target="size")
+        halving.search(other, 4, out=tmp_path / "old", resume=True)
+    found = halving.search(recipe, 4, out=tmp_path / "old", resume=True)
+    assert without_seconds(found.trials) == without_seconds(never.trials)
+    assert "hide" not in (tmp_path / "old" / "trials.jsonl").read_text()
+
+
 @pytest.mark.parametrize(
     "line, change",
     [
