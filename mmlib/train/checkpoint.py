@@ -160,8 +160,8 @@ def _instead(previous: Path) -> str:
         step = _read(previous).get("step")
     except ValueError:
         if previous.exists():
-            return f"nor can the one before it, {previous}: train again"
-        return "take a copy of it, or train again"
+            return f"the one before it, {previous}, cannot be used either: train again"
+        return "use a copy of it, or train again"
     return (
         f"the one before it is whole (step {step}): to go on from there, rename "
         f"{previous.name} to {NAME}"

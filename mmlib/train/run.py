@@ -145,8 +145,8 @@ class Progress:
         # torch raises this error at any place in the program
         if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
             error.args = (
-                f"{str(error).strip()} It read the files; often memory has run out: try fewer of "
-                "them, load_data(workers=...)",
+                f"{str(error).strip()} It read the files; often memory has run out: use fewer "
+                "workers, load_data(workers=...)",
             )
 
     def _stopped(self) -> str:
