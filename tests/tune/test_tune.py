@@ -1,5 +1,6 @@
-"""The search: a fair ranking by val rows, no look at test rows, the same result whether it was
-interrupted or not.
+"""The search: a fair ranking by the val rows, which never reads the test rows.
+
+The result is the same whether the search was interrupted or not.
 """
 
 import csv
@@ -28,9 +29,7 @@ optuna = pytest.importorskip("optuna")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """48 pets on disk, test rows last, cats so rare that classes are weighed; and a column of
-    numbers.
-    """
+    """48 pets on disk, with the test rows last, few cats, and a column of numbers."""
     folder = tmp_path_factory.mktemp("pets")
     pets.write(pets.draw(48), folder)
     rows = read(folder / "manifest.csv")
@@ -359,8 +358,9 @@ def test_a_search_overwrites_no_files_of_ones_own(folder, tmp_path):
 
 
 class Played:
-    """In place of ``fit``: asks after each epoch whether to stop, and the val losses of trial i
-    are those given, or an error.
+    """Stands in for ``fit``: the val losses of trial i are those given, or an error is raised.
+
+    After each epoch it asks whether to stop.
     """
 
     def __init__(self, monkeypatch, losses):
@@ -445,7 +445,7 @@ def test_settings_that_fail_are_listed_last_with_the_reason_and_the_recipe_itsel
         halving.search(recipe, 5, out=tmp_path / "b")
 
 
-def test_with_one_modality_there_is_nothing_to_fuse_or_to_hide(folder, tmp_path, monkeypatch):
+def test_with_one_modality_there_is_nothing_to_fuse_or_to_drop(folder, tmp_path, monkeypatch):
     Played(monkeypatch, [[0.5] * 3] * 6)
     found = halving.search(replace(recipe_for(folder), use=("text",)), 6, out=tmp_path)
     assert {trial.settings["fusion"] for trial in found.trials} == {"sum"} and {
