@@ -1,6 +1,4 @@
-"""Two functions, one input: does what was written by hand equal the reference, forward and
-gradient, and how far apart are they at most?
-"""
+"""Does a function written by hand equal the reference, in its result and in its gradient?"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,14 +10,15 @@ __all__ = ["Parity", "parity"]
 
 
 class Parity(NamedTuple):
-    """``forward`` and ``gradient``: the largest difference, as a share of the largest number
-    there (or of 1, if that is more).
+    """What ``parity`` found: the largest difference of the results, and of the gradients.
+
+    Each is a share of the largest number there, or of 1, if that is more.
     """
 
     name: str
     reference: str
     forward: float
-    gradient: float | None  # None: no input takes a gradient
+    gradient: float | None  # None: no input requires a gradient
 
     def __str__(self) -> str:
         gradient = "no gradient" if self.gradient is None else f"gradient {self.gradient:.0e}"
@@ -34,18 +33,22 @@ def parity(
     *inputs: Tensor,
     tolerance: float = 1e-5,
 ) -> Parity:
-    """Call ``ours`` and ``theirs`` with the same ``inputs``; AssertionError, with both errors, if
-    one is above ``tolerance``.
+    """Call ``ours`` and ``theirs`` with the same ``inputs``, and compare results and gradients.
 
-    Both give a tensor, or a tuple of tensors. The gradient is that of a fixed random projection of
-    the output with respect to each input that ``requires_grad``: weights to compare are inputs too.
-    ``name`` and ``reference`` are for the line that is printed.
+    Both give a tensor or a tuple of tensors. The gradient is that of a fixed random projection of
+    the output, with respect to each input that requires one; so weights to compare are inputs too.
+    ``name`` and ``reference`` are for the line that is printed. Raises AssertionError, with both
+    differences, if one is above ``tolerance`` or if shapes differ.
+
+    >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> print(parity("x * x", "square", lambda x: x * x, torch.square, x))
+    equal: x * x = square, forward 0e+00, gradient 0e+00
     """
     wanted = [x for x in inputs if x.requires_grad]
     found = [_outputs_and_gradients(function, inputs, wanted) for function in (ours, theirs)]
     outputs, gradients = zip(*found)
     result = Parity(name, reference, _largest(*outputs), _largest(*gradients) if wanted else None)
-    if not max(result.forward, result.gradient or 0.0) <= tolerance:  # nan is not below anything
+    if not max(result.forward, result.gradient or 0.0) <= tolerance:  # "not": also for NaN
         raise AssertionError(f"not {result}, tolerance {tolerance:.0e}")
     return result
 
@@ -53,6 +56,7 @@ def parity(
 def _outputs_and_gradients(
     function: Callable[..., Any], inputs: tuple[Tensor, ...], wanted: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
+    """The outputs, and the gradient of their projection with respect to each ``wanted`` input."""
     output = function(*inputs)
     outputs = list(output) if isinstance(output, (tuple, list)) else [output]
     if not wanted:
@@ -61,12 +65,12 @@ def _outputs_and_gradients(
     total = sum(
         (part * torch.randn(part.shape, generator=make, dtype=part.dtype)).sum() for part in outputs
     )
-    return [part.detach() for part in outputs], list(
-        torch.autograd.grad(total, wanted, materialize_grads=True)
-    )
+    gradients = torch.autograd.grad(total, wanted, materialize_grads=True)
+    return [part.detach() for part in outputs], list(gradients)
 
 
 def _largest(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """The largest difference, as a share of the largest number of ``theirs``, or of 1."""
     shapes = [[tuple(x.shape) for x in side] for side in (ours, theirs)]
     if shapes[0] != shapes[1]:
         raise AssertionError(f"shapes {shapes[0]} and {shapes[1]} are not the same")

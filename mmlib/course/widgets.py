@@ -1,7 +1,7 @@
-"""Interactive figures for notebooks: sliders over a function that also works alone.
+"""Interactive figures for notebooks: sliders over a function that also works without them.
 
-Beside each the notebook shows a still figure. The text and the image are plain widgets with a
-value, so that they change wherever a slider's value changes, browser or not.
+The notebook shows a still figure beside each. The text and the image are plain widgets with a
+value, so they change whenever the value of a slider changes, with or without a browser.
 """
 
 import io
@@ -22,8 +22,9 @@ __all__ = ["aliasing", "attention", "convolution", "dials", "landscape", "memory
 
 
 def landscape() -> Any:
-    """Gradient descent down a bowl, with sliders for learning rate and momentum: crawl,
-    converge, oscillate, diverge.
+    """Gradient descent down a bowl: sliders for learning rate and momentum.
+
+    It crawls, converges, oscillates or diverges.
     """
     import ipywidgets
 
@@ -41,21 +42,20 @@ def landscape() -> Any:
 
 
 def attention(pictures: Any, sentences: Sequence[Sequence[str]], weights: Any) -> Any:
-    """Where each word of a sentence looks in its image, with sliders for the sample and the word.
+    """What each word of a sentence attends to in its image: sliders for the sample and the word.
 
-    Numbers from 1. ``images`` (N, 3, H, W) from 0 to 1; ``sentences``: N lists of words;
-    ``weights`` (N, T, rows, columns), T at least the longest.
+    Both count from 1. ``pictures`` are N images (N, 3, H, W) from 0 to 1, ``sentences`` are N lists
+    of words, and ``weights`` are (N, T, rows, columns) with T at least the longest sentence.
     """
     import ipywidgets
 
     def show(sample: int, word: int) -> tuple[str, Any]:
         words, grids = sentences[sample - 1], weights[sample - 1]
         here = min(word, len(words)) - 1  # a short sentence stays at its last word
+        picture, shown = pictures[sample - 1], slice(here, here + 1)
         return (
             plots_attention.describe(words, grids, here),
-            plots_attention.word_by_word(
-                pictures[sample - 1], words[here : here + 1], grids[here : here + 1]
-            ),
+            plots_attention.word_by_word(picture, words[shown], grids[shown]),
         )
 
     sample = ipywidgets.IntSlider(1, min=1, max=len(sentences), description="sample")
@@ -67,15 +67,15 @@ def attention(pictures: Any, sentences: Sequence[Sequence[str]], weights: Any) -
 
 
 def convolution(picture: Any) -> Any:
-    """A filter slides over one ``image`` (H, W), ink large: sliders for stride, padding and the
-    filter -> the response and its size.
+    """A filter slides over an image: sliders for stride, padding and the filter.
+
+    ``picture`` (H, W) is an image whose ink is large. The response and its size are shown.
     """
     import ipywidgets
 
     def show(stride: int, padding: int, name: str) -> tuple[str, Any]:
-        return plots_cnn.describe(picture, name, stride, padding), plots_cnn.response(
-            picture, name, stride, padding
-        )
+        given = picture, name, stride, padding
+        return plots_cnn.describe(*given), plots_cnn.response(*given)
 
     stride, padding = (
         ipywidgets.IntSlider(low, min=low, max=low + 3, description=name)
@@ -90,8 +90,9 @@ def convolution(picture: Any) -> Any:
 
 
 def memory() -> Any:
-    """A recurrent network with a slider for its gain: the gradient against the steps back, and
-    how large the state grows.
+    """A recurrent network: a slider for its gain.
+
+    The gradient is shown over the steps back, and the largest number in the state over the steps.
     """
     import ipywidgets
 
@@ -102,19 +103,16 @@ def memory() -> Any:
 
 
 def aliasing() -> Any:
-    """A tone and its samples, with sliders for both: what is heard is drawn, said, and can be
-    played.
+    """A tone and its samples: sliders for the tone and for the sampling rate.
+
+    What is heard is drawn, described, and can be played.
     """
     import ipywidgets
 
     def show(frequency: int, rate: int) -> tuple[str, Any]:
-        words, sound = (
-            plots_audio.describe_alias(frequency, rate),
-            plots_audio.heard(frequency, rate),
-        )
-        return words + plots_audio.listen({"as it is heard": sound}).data, plots_audio.aliasing(
-            frequency, rate
-        )
+        words = plots_audio.describe_alias(frequency, rate)
+        player = plots_audio.listen({"as it is heard": plots_audio.heard(frequency, rate)})
+        return words + player.data, plots_audio.aliasing(frequency, rate)
 
     tone = ipywidgets.IntSlider(
         500, min=100, max=plots_audio.HIGHEST, step=100, description="tone (Hz)"
@@ -129,8 +127,9 @@ def aliasing() -> Any:
 
 
 def dials() -> Any:
-    """The dials of the pets world: how the modalities share what they know, how often each does
-    not tell, and the best accuracy that leaves.
+    """The dials of the pets world, and the best possible accuracy under them.
+
+    Sliders for how the modalities share what they know, and how often each is uninformative.
     """
     import ipywidgets
 
@@ -152,9 +151,9 @@ def dials() -> Any:
 
 
 def schedule(train: Callable[[TrainConfig], Sequence[float]]) -> Any:
-    """The learning rate and the loss of a short run, with sliders for its schedule.
+    """The learning rate and the loss of a short run: sliders for its schedule.
 
-    ``train`` makes the run: settings -> losses.
+    ``train`` does the run: settings -> the loss in each step.
     """
     import ipywidgets
 
@@ -173,7 +172,7 @@ def schedule(train: Callable[[TrainConfig], Sequence[float]]) -> Any:
 def panel(show: Callable[..., tuple[str, Any]], *sliders: Any) -> Any:
     """A column of the sliders, a text and an image.
 
-    ``show`` gets the sliders' values and returns the text and the figure.
+    ``show`` takes the values of the sliders and returns the text and the figure.
     """
     import ipywidgets
 
@@ -186,11 +185,8 @@ def panel(show: Callable[..., tuple[str, Any]], *sliders: Any) -> Any:
         text.value, picture.value = words, file.getvalue()
 
     for slider in sliders:
-        slider.style.description_width, slider.continuous_update = (
-            "110px",
-            False,
-        )  # drawn when the mouse lets go
-        slider.layout.width = "420px"
+        slider.style.description_width, slider.layout.width = "110px", "420px"
+        slider.continuous_update = False  # draw only when the mouse lets go
         slider.observe(update, "value")
     update()
     return ipywidgets.VBox([*sliders, text, picture])

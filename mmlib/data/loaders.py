@@ -210,7 +210,9 @@ class Loader:
         was decoded: the bytes of a file may change where what is in it does not.
         """
         parts = self.batches
-        fitted = json.dumps(parts.preprocessing.state(), sort_keys=True).encode()
+        state = parts.preprocessing.state()
+        del state["target"]["why"]  # words for a reader: they decide about no batch
+        fitted = json.dumps(state, sort_keys=True).encode()
         target = None if parts.target is None else parts.target[parts.rows].numpy()
         found = {
             "batch_size": parts.batch_size,

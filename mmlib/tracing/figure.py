@@ -1,17 +1,20 @@
-"""The figure of a Trace: a box per stage, and an arrow to it from what it reads."""
+"""The figure of a Trace: a box for each stage, and an arrow to it from what it reads."""
 
 from typing import Any
 
 from mmlib.plots.style import COLOURS, GREY, INK, empty_figure, styled
 from mmlib.tracing.record import Stage
 
-OTHERS = ("#56B4E9", "#D55E00", "#F0E442")  # colours of modalities with other names
+OTHERS = ("#56B4E9", "#D55E00", "#F0E442")  # for modalities that have no colour in COLOURS
 WIDTH, HEIGHT, GAP = 2.6, 0.95, 0.45  # of a box, in inches
 
 
 @styled
 def draw(rows: list[Stage]) -> Any:
-    """Stages of level 0, numbered as their ``reads`` do -> a matplotlib Figure, left to right."""
+    """A matplotlib Figure of stages of level 0, which run from left to right.
+
+    ``rows`` stand in the order of their numbers, which ``reads`` names.
+    """
     places, colours = _places(rows), _colours(rows)
     across, down = (max(place[axis] for place in places.values()) + 1 for axis in (0, 1))
     wide, high = across * (WIDTH + GAP), down * (HEIGHT + GAP)
@@ -28,30 +31,22 @@ def draw(rows: list[Stage]) -> Any:
 
 
 def _corner(place: tuple[int, float]) -> tuple[float, float]:
-    """Column and line -> where the box begins."""
+    """Column and line -> the upper left corner of the box, in inches."""
     return place[0] * (WIDTH + GAP), place[1] * (HEIGHT + GAP)
 
 
 def _arrow(axes: Any, source: tuple[int, float], target: tuple[int, float]) -> None:
+    """An arrow from the right side of one box to the left side of another."""
     start, end = _corner(source), _corner(target)
-    axes.annotate(
-        "",
-        (end[0], end[1] + HEIGHT / 2),
-        (start[0] + WIDTH, start[1] + HEIGHT / 2),
-        arrowprops={
-            "arrowstyle": "-|>",
-            "color": GREY,
-            "linewidth": 1.5,
-            "shrinkA": 2,
-            "shrinkB": 2,
-        },
-    )
+    style = {"arrowstyle": "-|>", "color": GREY, "linewidth": 1.5, "shrinkA": 2, "shrinkB": 2}
+    left, right = (end[0], end[1] + HEIGHT / 2), (start[0] + WIDTH, start[1] + HEIGHT / 2)
+    axes.annotate("", left, right, arrowprops=style)
 
 
 def _places(rows: list[Stage]) -> dict[int | str, tuple[int, float]]:
-    """Column and line of each key of the batch and each stage.
+    """Column and line of each key of the batch and of each stage.
 
-    A stage stands right of all that it reads, level with their middle.
+    A stage stands to the right of all that it reads, at their mean height.
     """
     keys = list(dict.fromkeys(key for row in rows for key in row.reads if isinstance(key, str)))
     places: dict[int | str, tuple[int, float]] = {
@@ -69,7 +64,7 @@ def _places(rows: list[Stage]) -> dict[int | str, tuple[int, float]]:
 
 
 def _colours(rows: list[Stage]) -> dict[int | str, str]:
-    """A colour per key of the batch, handed on to each stage that reads nothing else."""
+    """A colour for each key of the batch, which goes on to each stage that reads nothing else."""
     keys = dict.fromkeys(key for row in rows for key in row.reads if isinstance(key, str))
     colours: dict[int | str, str] = {
         key: COLOURS.get(key.split(" ")[0], OTHERS[i % len(OTHERS)]) for i, key in enumerate(keys)
@@ -80,6 +75,7 @@ def _colours(rows: list[Stage]) -> dict[int | str, str]:
 
 
 def _lines(row: Stage) -> list[str]:
+    """The text in the box of a stage."""
     return [
         row.name.split(".")[-1],
         row.kind,
@@ -89,6 +85,7 @@ def _lines(row: Stage) -> list[str]:
 
 
 def _box(axes: Any, x: float, y: float, lines: list[str], colour: str) -> None:
+    """A box with its upper left corner at (x, y); the first line in it is bold."""
     from matplotlib.patches import FancyBboxPatch
 
     axes.add_patch(

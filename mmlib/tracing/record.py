@@ -1,4 +1,4 @@
-"""What a forward pass did, call by call: a Stage per module that was called."""
+"""What a forward pass did, call by call: a Stage for each module that was called."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,45 +14,49 @@ FAILED = "failed here"
 
 @dataclass(eq=False)
 class Stage:
-    """One row: a module that was called.
+    """One row of a Trace: a module that was called.
 
-    Shapes are text; ``tokens`` and ``real`` count those of all samples together.
+    Shapes are text. ``tokens`` and ``real`` count the tokens of all samples together.
     """
 
     name: str  # as model.get_submodule(name) takes it
-    kind: str  # its class
-    level: int = 0  # 0: a stage; 1: a layer called by it; 2: one called by that ...
+    kind: str  # the name of its class
+    level: int = 0  # 0: a stage; 1: a layer that a stage calls; 2: a layer that this one calls ...
     input: str = ""
     output: str = FAILED
     tokens: int | None = None  # B * T; None where no Features come out
     real: int | None = None  # how many of them the mask says are real
     parameters: int = 0
     flops: int = 0
-    # what a stage was given: the numbers of other stages; of the batch, key and shape
+    # where its input comes from: the numbers of other stages; keys of the batch, with their shapes
     reads: list[int | str] = field(default_factory=list)
 
 
 class Recorder:
-    """Writes a Stage for each call of a module, down to ``depth`` levels."""
+    """Writes a Stage for each call of a module, down to ``depth`` levels.
+
+    ``flops()`` gives the FLOPs counted so far.
+    """
 
     def __init__(self, model: nn.Module, batch: Any, depth: int, flops: Callable[[], int]):
         self.batch, self.depth, self.flops = batch, depth, flops
         self.flat = isinstance(batch, dict)
         self.rows: list[Stage] = []
-        # calls that have not returned: module, name, Stage, FLOPs before; no Stage where the module
-        # is opened or lies too deep
+        # calls that have not returned: module, name, Stage, FLOPs before it; Stage is None if the
+        # module is opened or lies too deep
         self.calls: list[tuple[nn.Module, str, Stage | None, int]] = []
-        # outputs, each with the number of its stage; held, so that no other tensor gets their id
+        # outputs, each with the number of its stage; kept alive, so that no other tensor gets
+        # their id
         self.made: list[tuple[Tensor, int]] = []
         self.counted: list[set[Tensor]] = [set() for _ in range(depth)]  # parameters, by level
-        # a module may hang in several places: its first call goes by its first name
+        # a module may stand in several places of the model: its first call gets its first name
         self.names: dict[nn.Module, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             self.names.setdefault(module, []).append(name)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Inside this block every module of the model is watched."""
+        """While this block runs, every call of a module of the model is recorded."""
         hooks = []
         try:
             for module in self.names:
@@ -64,7 +68,7 @@ class Recorder:
                 hook.remove()
 
     def before(self, module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """The module is about to be called: note the call, and open its Stage if it gets one."""
+        """Before a module is called: note the call, and add its Stage if it gets one."""
         given = [*positional, *named.values()]
         inside = [row for _, _, row, _ in self.calls if row is not None]
         names = self.names[module]
@@ -80,8 +84,8 @@ class Recorder:
         self.calls.append((module, name, row, self.flops()))
 
     def after(self, module: nn.Module, positional: tuple[Any, ...], output: Any) -> None:
-        """The module has returned: complete its Stage."""
-        while self.calls[-1][0] is not module:  # a module failed, and its caller went on without it
+        """After a module has returned: complete its Stage."""
+        while self.calls[-1][0] is not module:  # a module failed, and its caller handled the error
             self.calls.pop()
         _, _, row, before = self.calls.pop()
         if row is None:
@@ -99,8 +103,8 @@ class Recorder:
     def sources(self, given: list[Any]) -> list[int | str]:
         """Where these tensors come from: keys of the batch, numbers of stages.
 
-        After an operation between stages a tensor has no known source; then the sources are all
-        stages whose output no stage was given yet.
+        A tensor that was computed between two stages has no known source. Then the sources are all
+        stages whose output no other stage has been given yet.
         """
         ids = {id(tensor) for tensor in _tensors(given)}
         items = self.batch.items() if self.flat else []
@@ -114,17 +118,17 @@ class Recorder:
 
 
 def unread(rows: list[Stage]) -> list[int | str]:
-    """The numbers of those stages whose output no stage was given."""
+    """The numbers of the stages whose output no other stage was given."""
     stages = [row for row in rows if row.level == 0]
     read = {number for row in stages for number in row.reads}
     return [number for number in range(len(stages)) if number not in read]
 
 
 def shape(value: Any) -> str:
-    """The shapes of all tensors in ``value``.
+    """The shapes of all tensors in ``value``, as text.
 
-    Of Features only its tokens, but also mask and pooled where they do not fit; of Output its
-    logits.
+    For Features it is the shape of the tokens, and also those of mask and pooled if they do not
+    fit; for Output it is that of the logits.
     """
     if isinstance(value, Tensor):
         return str(tuple(value.shape))
@@ -142,6 +146,7 @@ def shape(value: Any) -> str:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in ``value``, through mappings, lists and tuples."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (Mapping, list, tuple)):

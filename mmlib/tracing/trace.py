@@ -1,6 +1,6 @@
-"""model and batch -> Trace: a row per stage of one forward pass.
+"""A model and a batch -> Trace: shapes, tokens, parameters and FLOPs of one forward pass.
 
-Shapes, tokens, parameters and FLOPs; and where a shape is wrong, the stage that failed.
+It has a row for each stage; if a shape is wrong, it names the stage that failed.
 """
 
 import html
@@ -17,17 +17,18 @@ from mmlib.core import Batch
 from mmlib.text_table import aligned
 from mmlib.tracing.record import FAILED, Recorder, Stage, shape, unread
 
-# what a wrong shape leads to
+# what a wrong shape may raise
 ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 COLUMNS = ("stage", "class", "input", "output", "tokens", "real", "parameters", "FLOPs")
-WORDS = 4  # so many columns stand flush left
+WORDS = 4  # the first four columns are words, aligned to the left; the others are numbers
 
 
 @dataclass
 class Trace:
     """What ``trace`` returns; it prints as a table.
 
-    ``rows`` are in the order of the calls; ``parameters`` and ``flops`` are those of the whole.
+    ``rows`` are in the order of the calls; ``parameters`` and ``flops`` are those of the whole
+    model.
 
     >>> import mmlib, torch
     >>> result = mmlib.trace(torch.nn.Linear(3, 2), torch.zeros(5, 3))
@@ -39,12 +40,12 @@ class Trace:
 
     @property
     def parameters(self) -> int:
-        """Numbers that the model holds as parameters."""
+        """How many numbers the model holds as parameters."""
         return sum(row.parameters for row in self.rows if row.level == 0)
 
     @property
     def flops(self) -> int:
-        """Of the whole forward pass, for this batch."""
+        """The FLOPs of the whole forward pass, for this batch."""
         return sum(row.flops for row in self.rows if row.level == 0)
 
     def __str__(self) -> str:
@@ -85,7 +86,7 @@ class Trace:
     def plot(self) -> Any:
         """A matplotlib Figure: the stages as boxes, from the batch on the left to the answer.
 
-        An arrow goes from what is read to the stage that reads it.
+        An arrow leads from what is read to the stage that reads it.
         """
         from mmlib.tracing.figure import draw
 
@@ -99,21 +100,22 @@ def _number(value: int | None) -> str:
 def trace(model: nn.Module, batch: Batch | Tensor, depth: int = 1) -> Trace:
     """Run ``model(batch)`` once, in evaluation mode and without gradients: what does each stage do?
 
-    The stages are the encoders, the fusion and the head: a module that is given the batch as a
-    whole (Model, Backbone, TwoTower, or one of your own) is opened, and what it calls is a stage.
-    ``depth`` 2 also shows the layers that a stage calls, 3 those below, indented. What the model
-    itself does between its stages, and parameters of no stage, stand in a last row, "(itself)"; a
-    parameter that several rows share counts in the first. So the rows of level 0 add up to the
-    whole.
+    The stages are the encoders, the fusion and the head: a module that is given the whole batch
+    (Model, Backbone, TwoTower, or one of your own) is opened, and each module that it calls is a
+    stage. ``depth`` 2 also shows the layers that a stage calls, 3 the layers below them, indented.
+    What the model itself does between its stages, and parameters that belong to no stage, stand in
+    a last row, "(itself)". A parameter that several rows share counts in the first of them. So the
+    rows of level 0 add up to the whole.
 
-    FLOPs are those of ``torch.utils.flop_counter``, two per multiply-add, of matrix products,
-    convolutions and attention, padding included; added are the fused LSTM and attention that it
-    overlooks on a CPU, and recurrent layers of cuDNN. Norms, activations, sums and Fourier
+    FLOPs are those of ``torch.utils.flop_counter``, two for a multiply-add: matrix products,
+    convolutions and attention, padding included. The fused LSTM and attention, which it misses on
+    a CPU, and the recurrent layers of cuDNN are added here. Norms, activations, sums and Fourier
     transforms are not counted.
 
-    Afterwards the model is as it was before: mode, buffers, hooks, random numbers. (``.weights``
-    that a layer keeps are those of the last forward pass, as always: here, of this one.) Where a
-    stage fails, ValueError names it, with the table up to there.
+    Afterwards the model is as it was: mode, buffers, hooks, random numbers. (The ``.weights`` that
+    a layer keeps are those of its last forward pass, as always: here, of this one.) If a stage
+    fails, ValueError names it and shows the table up to there. Raises ValueError, too, for a
+    ``depth`` below 1.
 
     >>> import mmlib, torch
     >>> fusion = mmlib.SumFusion(16, ["text"])
@@ -139,7 +141,7 @@ def trace(model: nn.Module, batch: Batch | Tensor, depth: int = 1) -> Trace:
                 output = model(batch)
         except ERRORS as error:
             if not recorder.rows or _is_out_of_memory(error):
-                raise  # nothing has run that could be shown, or shapes are not to blame
+                raise  # no stage has begun, or the cause is not a shape
             raise ValueError(_describe(recorder, error)) from error
     rest = _rest(model, output, Trace(recorder.rows), counter.get_total_flops())
     return Trace(recorder.rows + rest)
@@ -150,7 +152,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _rest(model: nn.Module, output: Any, stages: Trace, flops: int) -> list[Stage]:
-    """A row for what belongs to no stage, if anything does."""
+    """A row for what belongs to no stage, if there is anything."""
     parameters = sum(p.numel() for p in model.parameters()) - stages.parameters
     if not (parameters or flops > stages.flops):
         return []
@@ -167,6 +169,7 @@ def _rest(model: nn.Module, output: Any, stages: Trace, flops: int) -> list[Stag
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
+    """The batch, or a tensor, on ``device`` and cut off from its gradients."""
     if isinstance(batch, Mapping):
         return {key: _moved(value, device) for key, value in batch.items()}
     return batch.detach().to(device) if isinstance(batch, Tensor) else batch
@@ -187,19 +190,19 @@ def _describe(recorder: Recorder, error: Exception) -> str:
 
 @contextmanager
 def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside this block the model is in evaluation mode, without gradients.
+    """While this block runs, the model is in evaluation mode and without gradients.
 
-    After it mode, buffers and random numbers are what they were.
+    Afterwards its mode, its buffers and the random numbers are as they were.
     """
     training = {module: module.training for module in model.modules()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     learning = [p for p in model.parameters() if p.requires_grad]
     fast = torch.backends.mha.get_fastpath_enabled()
-    # torch's own transformer layers then run as operations that count
+    # without it, torch's own transformer layers run as operations that the counter knows
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            # torch's counter stumbles over a view of a parameter that learns
+            # torch's counter fails on a view of a parameter that requires a gradient
             model.eval().requires_grad_(False)
             yield
     finally:

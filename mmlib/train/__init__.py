@@ -1,6 +1,4 @@
-"""The training loop and all that it needs: settings, optimizer, evaluation, checkpoints, several
-processes.
-"""
+"""The training loop and what it needs: settings, optimizer, evaluation, checkpoints, processes."""
 
 from mmlib.train.checkpoint import load_weights
 from mmlib.train.config import TrainConfig

@@ -1,6 +1,4 @@
-"""One file per run, complete and atomic: saved, read, checked; weights, optimizer and generators
-in and out.
-"""
+"""The checkpoint of a run, one file, written atomically: saved, read, checked and restored."""
 
 import os
 import pickle
@@ -23,14 +21,14 @@ from mmlib.train.older import renewed
 FORMAT = 1
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 HISTORY, LOCK = "history.jsonl", ".lock"
-_held: set[tuple[str, int, int]] = set()  # folder, process and thread of each lock held here
+_held: set[tuple[str, int, int]] = set()  # folder, process and thread of each lock that is held
 
 
 def save(folder: str | Path, state: dict[str, Any]) -> None:
     """Write ``state`` to checkpoint.pt in ``folder``, atomically.
 
-    It may hold tensors, numbers, strings, lists, tuples and dicts. The one before it stays as
-    checkpoint.previous.pt, in case this one is damaged later. Raises OSError, see
+    It may hold tensors, numbers, strings, lists, tuples and dicts. The checkpoint before it stays
+    as checkpoint.previous.pt, in case this one is damaged later. Raises OSError, see
     ``write_atomically``.
     """
     folder, state = Path(folder), {"format": FORMAT, "torch": str(torch.__version__)} | state
@@ -39,14 +37,13 @@ def save(folder: str | Path, state: dict[str, Any]) -> None:
 
 @contextmanager
 def locked(folder: str | Path | None) -> Iterator[None]:
-    """While this block runs, another that asks for the same folder gets a ValueError.
+    """Lock the folder while this block runs: a second lock on it raises ValueError.
 
-    The thread that holds the lock may ask for it again. None: nothing is locked.
-
-    The lock is the system's (flock): it ends with its process, however that ends. Windows has no
-    such call: there nothing is locked. Raises OSError, saying what to do, where the folder cannot
-    be made or written to: now, rather than after the first epoch. A folder that it made and that is
-    still empty at the end is taken away.
+    The thread that holds the lock may take it again. ``folder`` None locks nothing. The lock is the
+    system's (flock), so it ends with its process, however that ends. Windows has no such call;
+    there nothing is locked. A folder that cannot be made or written to raises OSError, which says
+    what to do, here rather than after the first epoch. A folder that was made here and is still
+    empty at the end is removed.
     """
     mine = (os.path.realpath(folder or ""), os.getpid(), threading.get_ident())
     if folder is None or os.name != "posix" or mine in _held:
@@ -63,18 +60,17 @@ def locked(folder: str | Path | None) -> Iterator[None]:
         raise OSError(
             error.errno,
             f"a run cannot be written into {folder} ({error.strerror}): allow it there, or give "
-            "another folder "
-            "(out=, --out)",
+            "another folder (out=, --out)",
         ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
+            owner = file.read().strip() or "just begun"
             raise ValueError(
-                f"another run is writing into {folder} now "
-                f"({file.read().strip() or 'just begun'}): "
-                "wait for it, or give another folder (out=, --out)"
+                f"another run is writing into {folder} now ({owner}): wait for it, or give another "
+                "folder (out=, --out)"
             ) from error
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise ValueError(f"another run in {folder} has ended just now: start this one again")
@@ -91,14 +87,15 @@ def locked(folder: str | Path | None) -> Iterator[None]:
 
 
 def exists(folder: str | Path) -> bool:
-    """Is there a checkpoint in this folder, or the one before it?"""
+    """Does this folder hold a checkpoint, or the one before it?"""
     return any((Path(folder) / name).is_file() for name in (NAME, PREVIOUS))
 
 
 def strangers(folder: str | Path) -> list[str]:
-    """Names of files in the folder that no run made.
+    """The names of the files in the folder that no run has made.
 
-    None where there is a checkpoint; else all but what a killed run leaves before its first one.
+    A folder with a checkpoint has none. Elsewhere all files count, apart from those that a run
+    leaves if it is killed before its first checkpoint.
     """
     if exists(folder) or not Path(folder).is_dir():
         return []
@@ -108,7 +105,7 @@ def strangers(folder: str | Path) -> list[str]:
 
 
 def check_free(folder: str | Path) -> None:
-    """Raise ValueError where a new run must not begin: over another run, or among other files."""
+    """Raise ValueError if a new run must not begin here: over another run, or among other files."""
     if exists(folder):
         raise ValueError(
             f"{folder} already holds a run: resume it (resume=True, --resume), or "
@@ -125,7 +122,7 @@ def check_free(folder: str | Path) -> None:
 def clear(folder: str | Path) -> None:
     """Make the folder, and remove the checkpoints and the history of an earlier run from it.
 
-    Raises ValueError where there is a history that is of no run.
+    Raises ValueError if there is a history without a checkpoint of its run.
     """
     if HISTORY in strangers(folder):
         raise ValueError(
@@ -138,13 +135,13 @@ def clear(folder: str | Path) -> None:
 
 
 def load(folder: str | Path, needed: Iterable[str] = ()) -> dict[str, Any]:
-    """What ``save`` wrote, on the CPU. "best" holds the weights to use, "extra" what the caller of
-    ``fit`` gave.
+    """What ``save`` wrote, with all tensors on the CPU.
 
-    Reads data only: no code in the file is ever run. Raises ValueError naming the file when it is
-    missing, damaged, not one of mmlib's, of a newer format, without a key that is ``needed``, or
-    with something in it that no run writes (a weight that is NaN is named), and says whether the
-    checkpoint before it can be used instead.
+    "best" holds the weights to use, "extra" what the caller of ``fit`` gave. Only data is read: no
+    code in the file is ever run. Raises ValueError, naming the file, if it is missing, damaged, not
+    one of mmlib's, of another format, without a key that is ``needed``, or if it holds something
+    that no run writes (a weight that is NaN is named). The message says whether the checkpoint
+    before it can be used instead.
     """
     path = Path(folder) / NAME
     if not exists(folder):
@@ -162,11 +159,9 @@ def _instead(previous: Path) -> str:
     try:
         step = _read(previous).get("step")
     except ValueError:
-        return (
-            "take a copy of it, or train again"
-            if not previous.exists()
-            else f"nor can the one before it, {previous}: train again"
-        )
+        if previous.exists():
+            return f"the one before it, {previous}, cannot be used either: train again"
+        return "use a copy of it, or train again"
     return (
         f"the one before it is whole (step {step}): to go on from there, rename "
         f"{previous.name} to {NAME}"
@@ -174,6 +169,7 @@ def _instead(previous: Path) -> str:
 
 
 def _read(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
+    """The content of this file, in today's words; ValueError if it is not what a run writes."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not compare checksums
             damaged = archive.testzip()
@@ -182,7 +178,7 @@ def _read(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
         raise ValueError(
             f"{path} holds more than plain data, so it is not read: mmlib writes no such file"
         ) from error
-    except Exception as error:  # zip, zlib, lzma, pickle and torch: their errors share no class
+    except Exception as error:  # the errors of zip, zlib, lzma, pickle and torch share no class
         reason = str(error) or type(error).__name__
         raise ValueError(f"{path} is damaged, or not a checkpoint ({reason})") from error
     if damaged:
@@ -205,7 +201,7 @@ def _read(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy on the CPU of all weights and buffers, whole also after ``fully_shard``."""
+    """A copy on the CPU of all weights and buffers; they are whole even after ``fully_shard``."""
     return {
         name: distributed.full(value).detach().to("cpu", copy=True)
         for name, value in model.state_dict().items()
@@ -224,20 +220,19 @@ def set_weights(model: nn.Module, saved: dict[str, Tensor]) -> None:
         if have != got:
             raise ValueError(
                 f"the checkpoint is of another model: weight {name!r} is {got} there and {have} "
-                "here; "
-                "build the model as it was, or start a new run in another folder"
+                "here; build the model as it was, or start a new run in another folder"
             )
     for name, value in own.items():
         value.copy_(distributed.like(saved[name], value))
 
 
 def load_weights(model: nn.Module, folder: str | Path, best: bool = True) -> None:
-    """Copy the weights of a run of ``fit`` (or of ``train``) into a model of your own, in place;
-    its mode stays as it is.
+    """Copy the weights of a run of ``fit`` (or of ``train``) into a model of your own, in place.
 
-    ``best``: those of the best epoch, else the last ones, where training would go on. Raises
-    ValueError where ``folder`` holds no readable run, and where a weight of the model or of the run
-    has no counterpart of its name and shape.
+    With ``best`` they are those of the best epoch, else the last ones, from which training would go
+    on. The model's mode (train or eval) stays as it is. Raises ValueError if ``folder`` holds no
+    readable run, or if a weight of the model or of the run has no counterpart of its name and
+    shape.
 
     >>> load_weights(nn.Linear(2, 2), "no/such/folder")
     Traceback (most recent call last):
@@ -253,7 +248,7 @@ def load_weights(model: nn.Module, folder: str | Path, best: bool = True) -> Non
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state dict, whole also after ``fully_shard``."""
+    """The optimizer's state dict; its tensors are whole even after ``fully_shard``."""
     state = optimizer.state_dict()
     moments = {
         i: {key: distributed.full(value) for key, value in one.items()}
@@ -265,7 +260,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Give an optimizer the state that ``optimizer_state`` returned.
 
-    Raises ValueError where it is the state of another optimizer, or of other weights.
+    Raises ValueError if it is the state of another optimizer, or of other weights.
     """
     _check_optimizer(optimizer, saved)
     optimizer.load_state_dict(saved)
@@ -276,7 +271,7 @@ def set_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any])
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Raise ValueError for a state that ``load_state_dict`` would take, though it does not fit."""
+    """Raise ValueError for a state that ``load_state_dict`` would take although it does not fit."""
     groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
     if list(map(_settings, groups)) != list(map(_settings, own)):
         raise ValueError(
@@ -285,7 +280,7 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) ->
         )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
-        return  # only of these is it known here what they keep
+        return  # what other optimizers keep for each weight is not known here
     for place, moments in saved["state"].items():
         shape = tuple(parameters[place].shape) if 0 <= place < len(parameters) else "unknown"
         fine = {key for key, one in moments.items() if tensor(one) and one.is_floating_point()}
@@ -301,18 +296,22 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) ->
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     """What must be the same in a group of weights.
 
-    The learning rate changes with each step, so numbers may differ. One that was given as a tensor
-    is a plain number after the first step.
+    The learning rate changes with each step, so floats may differ. One that was given as a tensor
+    is a float after the first step.
     """
-    return {
-        name: float if isinstance(value, float | Tensor) else value if plain(value) else type(value)
-        for name, value in group.items()
-    }
+
+    def compared(value: Any) -> Any:
+        if isinstance(value, float | Tensor):
+            return float
+        return value if plain(value) else type(value)
+
+    return {name: compared(value) for name, value in group.items()}
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of torch's generators of this process: CPU, and that of its GPU. mmlib draws
-    from no other while it trains.
+    """The states of this process's torch generators: that of the CPU, and that of its GPU.
+
+    While it trains, mmlib draws from no other generator.
     """
     state = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
@@ -323,7 +322,8 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 def set_random_state(device: torch.device, saved: dict[str, Tensor]) -> None:
     """Set torch's generators to what ``random_state`` returned.
 
-    A kind of device that is not in ``saved`` goes on as it is.
+    The generator of a device that is not in ``saved`` stays as it is. Raises ValueError if
+    ``saved`` holds no usable state.
     """
     try:
         torch.set_rng_state(saved["cpu"])

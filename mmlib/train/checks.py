@@ -13,21 +13,8 @@ from mmlib.train.evaluate import to_device
 def check_arguments(
     model: nn.Module, train: Any, val: Any, config: Any, metrics: Any, out: Any
 ) -> None:
-    """Raise ValueError, saying what to do, for arguments of ``fit`` that cannot lead anywhere."""
-    for name, loader in {"train": train, "val": val}.items():
-        if loader is None or (name == "val" and not _has_length(loader)):
-            continue
-        if not _has_length(loader):
-            raise ValueError(
-                f"the train loader, a {type(loader).__name__}, has no length, but the learning "
-                "rate's schedule needs the number of batches (an IterableDataset? give it a "
-                "method __len__: how many samples one epoch has)"
-            )
-        if len(loader) == 0:
-            raise ValueError(
-                f"the {name} loader is empty: no rows, or all of them were left out; check the "
-                "split column and the files"
-            )
+    """Raise ValueError, saying what to do, for arguments that ``fit`` cannot train with."""
+    _check_loaders(train, val)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(
             "no parameter of the model needs a gradient: there is nothing to train; unfreeze a "
@@ -57,6 +44,22 @@ def check_arguments(
         )
 
 
+def _check_loaders(train: Any, val: Any) -> None:
+    """Raise ValueError for a loader without batches, and for a train loader without a length."""
+    if not _has_length(train):
+        raise ValueError(
+            f"the train loader, a {type(train).__name__}, has no length, but the learning "
+            "rate's schedule needs the number of batches (an IterableDataset? give it a "
+            "method __len__: how many samples one epoch has)"
+        )
+    for name, loader in {"train": train, "val": val}.items():
+        if _has_length(loader) and len(loader) == 0:
+            raise ValueError(
+                f"the {name} loader is empty: no rows, or all of them were left out; check the "
+                "split column and the files"
+            )
+
+
 def _has_length(loader: Any) -> bool:
     try:
         len(loader)
@@ -68,8 +71,9 @@ def _has_length(loader: Any) -> bool:
 def check_target(model: nn.Module, batch: Batch, device: torch.device, checked: bool) -> bool:
     """Raise ValueError, naming the sample, for a target that the model's ``kind`` does not take.
 
-    The first time (``checked`` is False) it also asks the model about one sample: is there a loss?
-    Later targets are checked where that is free: on the CPU. Returns True: checked.
+    The first time (``checked`` is False) the model is also run on one sample: does it give a loss?
+    Later targets are checked only if they are on the CPU, where that costs no waiting. Returns
+    True: the next value of ``checked``.
     """
     if not checked:
         _ask_for_one(model, batch, device)
@@ -92,7 +96,10 @@ def check_target(model: nn.Module, batch: Batch, device: torch.device, checked: 
 
 
 def check_classes(model: nn.Module, kind: str, target: Tensor, mask: Tensor | None) -> None:
-    """Raise ValueError, naming the sample, for a target that is not one of the model's classes."""
+    """Raise ValueError, naming the sample, for a target that is not one of the model's classes.
+
+    ``mask`` is the batch's target_mask, or None: what it leaves out may be anything.
+    """
     classes = getattr(model, "classes", None)
     if target.is_floating_point():
         raise ValueError(
@@ -100,8 +107,8 @@ def check_classes(model: nn.Module, kind: str, target: Tensor, mask: Tensor | No
         )
     if classes is None:
         raise ValueError(
-            f"the model is of kind {kind!r} and does not say how many classes it has: "
-            "give it an attribute 'classes'"
+            f"the model is of kind {kind!r} and does not say how many classes it has: give it an "
+            "attribute 'classes'"
         )
     target = target if mask is None else target.masked_fill(~mask, 0)
     how = (
@@ -110,14 +117,13 @@ def check_classes(model: nn.Module, kind: str, target: Tensor, mask: Tensor | No
         else ", or -100 to leave the row out"
     )
     low, high = torch.stack(target.aminmax()).tolist()
-    if low < 0 or high >= classes:  # the usual case costs one look
+    if low < 0 or high >= classes:  # so a batch without -100 costs one pass only
         bad = (target < 0) | (target >= classes)
         _refuse(
             target,
             bad if kind == "sequence" else bad & (target != -100),
             f"a class from 0 to {classes - 1}{how}; give the head more classes, or number the "
-            "targets "
-            "from 0, the same way in every split",
+            "targets from 0, the same way in every split",
         )
 
 
@@ -131,10 +137,10 @@ def _refuse(target: Tensor, bad: Tensor, expected: str) -> None:
 
 @torch.no_grad()
 def _ask_for_one(model: nn.Module, batch: Batch, device: torch.device) -> None:
-    """Raise ValueError where the model gives no loss for the first sample."""
+    """Raise ValueError if the model gives no loss for the first sample."""
     one = {key: value[:1] for key, value in batch.items()}
     if "target" in batch:
-        # class 0 is there, whatever the real one is
+        # the real target has not been checked yet; class 0 exists in any model
         one["target"] = torch.zeros_like(one["target"])
     output = _answer(model.eval(), to_device(one, device))
     model.train()
@@ -147,10 +153,10 @@ def _ask_for_one(model: nn.Module, batch: Batch, device: torch.device) -> None:
 def _answer(model: nn.Module, one: Batch) -> Output:
     """The model's answer to one sample.
 
-    Where that fails, on a shape most likely, ValueError shows the stages up to there.
+    If the model fails, most likely on a shape, ValueError shows the stages up to there.
     """
     try:
         return model(one)
     except ERRORS:
-        trace(model, one)  # fails in the same place, and says where
+        trace(model, one)  # this fails in the same place, and says where
         raise

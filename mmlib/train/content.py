@@ -1,4 +1,7 @@
-"""What a checkpoint must hold: a form that is written down, and what does not fit it, in words."""
+"""The form of a checkpoint, written down; and what in a file does not fit it, in words.
+
+The docstring of each test below is the text of a message: "it is 3, expected a number".
+"""
 
 import math
 from typing import Any
@@ -43,7 +46,8 @@ def optional(value: Any) -> bool:
     return value is None or number(value)
 
 
-FORM = {  # of what a run writes, see ``misfit``; other keys are their writers' own
+# what a run writes, as a form for ``misfit``; any other key may hold anything
+FORM = {
     "model": {str: tensor},
     "best": {str: tensor},
     "random": [{str: tensor}],
@@ -70,11 +74,14 @@ FORM = {  # of what a run writes, see ``misfit``; other keys are their writers' 
 
 
 def misfit(value: Any, form: Any, name: str) -> str | None:
-    """Where ``value`` is not of ``form``, in words; None where it is.
+    """What in ``value`` does not fit ``form``, in words; None if all of it fits.
 
-    A form is a type, or a test whose docstring says what is expected; or [form], a list of such;
-    or a dict of forms by key: every name there must be a key, and each other key must be of a
-    type that stands among the keys.
+    A form is a type, or a test whose docstring says what is expected; or [form], a list of such
+    values; or a dict of forms by key: each name must be a key of ``value``, and each other key of
+    ``value`` must be of a type that stands among the keys of the form.
+
+    >>> misfit({"epoch": -1}, {"epoch": whole}, "it")
+    'it, epoch is -1, expected a whole number, 0 or more'
     """
     if isinstance(form, list | dict) and not isinstance(value, type(form)):
         return f"{name} is {_brief(value)}, expected a {type(form).__name__}"
@@ -91,17 +98,17 @@ def misfit(value: Any, form: Any, name: str) -> str | None:
 
 
 def _form_at(key: Any, form: dict[Any, Any]) -> Any:
-    """The form of what stands at ``key``; None where no such key is expected."""
+    """The form for what stands at ``key``; None if no such key is expected."""
     kinds = [form[kind] for kind in form if isinstance(kind, type) and isinstance(key, kind)]
     return form.get(key, kinds[0] if kinds else None)
 
 
 def _fits(value: Any, form: Any) -> bool:
     try:
-        return (
-            isinstance(value, form) if isinstance(form, type) else form is not None and form(value)
-        )
-    except Exception:  # a test on something of a kind that it does not know
+        if isinstance(form, type):
+            return isinstance(value, form)
+        return form is not None and form(value)
+    except Exception:  # a test may raise anything on a value of a kind that it does not know
         return False
 
 

@@ -1,6 +1,4 @@
-"""Several processes as one: under torchrun they join, sum and gather; in a single process
-nothing happens.
-"""
+"""Several processes as one: join, sum, gather. In a single process nothing happens."""
 
 import atexit
 import os
@@ -16,19 +14,12 @@ from torch import Tensor, nn
 def join(device: str = "auto") -> torch.device:
     """The device of this process ("auto": cuda, else mps, else cpu).
 
-    Under torchrun it also joins the other processes, once. They talk through NCCL on GPUs, where
-    each process takes the GPU of its LOCAL_RANK, and through gloo on CPUs.
+    Under torchrun it also joins the other processes, once. They communicate through NCCL on GPUs,
+    where each process takes the GPU of its LOCAL_RANK, and through gloo on CPUs. Raises ValueError
+    if there are more processes than GPUs.
     """
     many = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
-    if device == "auto":
-        device = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available() and not many
-            else "cpu"
-        )
-    chosen = torch.device(device)
+    chosen = torch.device(_best_device(many) if device == "auto" else device)
     if not many:
         return chosen
     if chosen.type == "cuda":
@@ -36,8 +27,8 @@ def join(device: str = "auto") -> torch.device:
         if local >= torch.cuda.device_count():
             raise ValueError(
                 f"process {local} of this machine has no GPU of its own: there are "
-                f"{torch.cuda.device_count()}; "
-                "give torchrun as many processes as there are GPUs, or device='cpu'"
+                f"{torch.cuda.device_count()}; give torchrun as many processes as there are GPUs, "
+                "or device='cpu'"
             )
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
@@ -45,6 +36,13 @@ def join(device: str = "auto") -> torch.device:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
         atexit.register(_leave)
     return chosen
+
+
+def _best_device(many: bool) -> str:
+    """The kind of device that "auto" means; ``many`` processes cannot share an Apple GPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() and not many else "cpu"
 
 
 def _leave() -> None:
@@ -63,26 +61,23 @@ def world() -> int:
 
 
 def seed(loader: Any, number: int) -> None:
-    """Seed torch's generators, and those of its own that a DataLoader draws its order from."""
+    """Seed torch's generators, and any generator that a DataLoader draws its order from."""
     torch.manual_seed(number)
     batches = getattr(loader, "batch_sampler", None)
-    for owner in (
-        loader,
-        getattr(loader, "sampler", None),
-        batches,
-        getattr(batches, "sampler", None),
-    ):
+    samplers = getattr(loader, "sampler", None), getattr(batches, "sampler", None)
+    for owner in (loader, batches, *samplers):
         own = getattr(owner, "generator", None)
         if isinstance(own, torch.Generator):
             own.manual_seed(number)
 
 
 def wrap(model: nn.Module, kind: str, device: torch.device) -> nn.Module:
-    """The model as the processes train it together: DistributedDataParallel, or its weights shared
-    out by ``fully_shard``.
+    """The model as the processes train it together: by "ddp" or by "fsdp".
 
-    ``fully_shard`` gathers one unit at a time: each entry of an ``nn.ModuleList`` (the blocks of a
-    transformer), then the rest. The processes start from the weights of the first one.
+    "ddp" is DistributedDataParallel: each process holds all weights. "fsdp" is ``fully_shard``:
+    each process holds a part of the weights, and they are gathered one unit at a time, each entry
+    of an ``nn.ModuleList`` (the blocks of a transformer), then the rest. The processes start from
+    the weights of the first one. A single process gets the model as it is.
     """
     if world() == 1:
         return model
@@ -111,9 +106,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def synced(network: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Around forward and backward: the processes exchange gradients only in the ``last`` batch
-    of a step.
-    """
+    """A context for one batch: processes exchange gradients only in a step's ``last`` batch."""
     if world() == 1:
         return nullcontext()
     if isinstance(network, nn.parallel.DistributedDataParallel):
@@ -126,7 +119,7 @@ def synced(network: nn.Module, last: bool) -> AbstractContextManager[None]:
 
 
 def total(sums: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The sums of some scalars over all processes."""
+    """Each of these scalars, summed over all processes."""
     if world() == 1:
         return sums
     together = torch.stack(tuple(sums))
@@ -144,15 +137,15 @@ def gather(value: Any) -> list[Any]:
 
 
 def full(value: Any) -> Any:
-    """The whole of a tensor that ``fully_shard`` cut into pieces; anything else as it is.
+    """The whole of a tensor that ``fully_shard`` has cut; anything else as it is.
 
-    All processes call it together.
+    All processes must call it together.
     """
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def like(value: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor cut as ``other`` is, and on its device."""
+    """A whole tensor on the device of ``other``, and cut as ``other`` is."""
     if not hasattr(other, "full_tensor"):
         return value.to(other.device)
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -1,4 +1,4 @@
-"""A model over a whole loader: its scores, or its logits."""
+"""A model over a whole loader -> its scores, or its logits."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,12 +19,12 @@ Whole = tuple[Tensor, Tensor | None, Tensor | None]  # logits, target, rows
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor | None]  # query, key, present, item
 Answer = TypeVar("Answer")
 LEFT_OUT = ("classes", "ordinal", "contrast")  # kinds in which a target of -100 is left out
-CHUNK = 2048  # queries that are compared with all keys at a time
+CHUNK = 2048  # queries compared with all keys at a time
 EMPTY = "the loader is empty: no batch to evaluate"
 
 
 class Part(NamedTuple):
-    """The answer to one batch, on the CPU."""
+    """The answers to one batch, on the CPU."""
 
     place: Tensor  # (N,) the place of each line in the whole set
     logits: Tensor  # (N, K) or (N,)
@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 class Vectors(NamedTuple):
-    """What a model that compares samples makes of one batch, on the CPU."""
+    """The vectors that a model of kind "contrast" makes of one batch, on the CPU."""
 
     place: Tensor  # (B,)
     pairs: Pairs
@@ -47,7 +47,7 @@ class Comparing(Protocol):
         """The vectors of each sample."""
 
     def compare(self, pairs: Pairs, own: slice) -> Output:
-        """The queries ``own`` by all keys."""
+        """The logits and the loss of the queries ``own`` against all keys."""
 
 
 def evaluate(
@@ -57,15 +57,15 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
 ) -> dict[str, float]:
-    """{"loss": mean over all targets, and each metric's name: metric(logits, target) over the whole
-    set, see ``collect``}.
+    """The scores over the whole set: the mean loss over all targets, and each metric by its name.
 
-    The loss is the head's, over all windows of a row; that of a ``TwoTower`` compares the whole
-    set, not batch by batch. Rows with the target -100 are left out of loss and metrics. Device
-    "auto" is where the model is; another one moves the model there. Its parts end in the mode
-    (train or eval) they were in, also after an error. Under torchrun a loader with ``shard`` is
-    shared out, and every process gets the same numbers; anything else is read whole by each. Raises
-    ValueError when the loader is empty or has no target.
+    A metric is a function (logits, target) -> number of the whole set, as ``collect`` gives it. The
+    loss is the head's, over all windows of a row; that of a ``TwoTower`` compares the samples of
+    the whole set, not batch by batch. Rows with the target -100 are left out of loss and metrics.
+    Device "auto" is where the model is; another one moves the model there. Each part of the model
+    ends in the mode (train or eval) it was in, also after an error. Under torchrun a loader with
+    ``shard`` is shared by the processes, and all of them get the same numbers; each process reads
+    any other loader whole. Raises ValueError if the loader is empty or has no target.
 
     >>> from mmlib import Backbone, ClassifyHead, Model, RecurrentEncoder, SumFusion
     >>> _ = torch.manual_seed(0)
@@ -98,14 +98,14 @@ def evaluate(
 def collect(
     model: nn.Module, loader: Iterable[Batch | None], device: str = "auto", precision: str = "auto"
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Logits, target and rows of the whole set, on the CPU in float32: (N, K) or (N,), (N,), (N,).
+    """Logits, target and rows of the whole set, on the CPU.
 
-    What is not there is None.
-    With ``row`` in the batches there is one line per row, by row number: the windows of a row are
-    averaged, as the model's ``kind`` says (see ``mmlib.core``). Sequences (B, S, K) come as one
-    line per real target position, in order. A ``TwoTower`` gives all queries by all keys, (N, N),
-    and as target the place of each query's own key (-100 where one of the two is absent). For
-    device and mode see ``evaluate``.
+    The logits are float32, (N, K) or (N,); target and rows are (N,), or None if the batches have
+    none. If the batches have ``row``, there is one line per row, sorted by row number: the windows
+    of a row are averaged, as the model's ``kind`` says (see ``mmlib.core``). Sequences (B, S, K)
+    become one line per real target position, in order. A ``TwoTower`` gives all queries by all
+    keys, (N, N), and as target the place of each query's own key (-100 if one of the two is
+    absent). For device, mode and processes see ``evaluate``.
 
     >>> from mmlib import Backbone, ClassifyHead, Model, RecurrentEncoder, SumFusion
     >>> _ = torch.manual_seed(0)
@@ -121,11 +121,10 @@ def collect(
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
-    """The batch on ``device``; images (B, C, H, W) stored pixel by pixel, as convolutions read
-    them, when asked.
+    """The batch on ``device``; with ``channels_last``, images (B, C, H, W) stored pixel by pixel.
 
-    Where the loader pins memory (``DataLoader(pin_memory=True)``) a GPU goes on computing while the
-    batch is copied.
+    Convolutions read them faster in that order. If the loader pins its memory
+    (``DataLoader(pin_memory=True)``), a GPU goes on computing while the batch is copied.
     """
     moved = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
     if channels_last:
@@ -137,19 +136,18 @@ def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """bf16 where asked, or with "auto" on GPUs whose hardware has it; may be entered again and
-    again. Weights stay float32.
+    """A context that computes in bf16: if asked to, or with "auto" on GPUs whose hardware has it.
+
+    Otherwise it does nothing. Weights stay float32. It may be entered any number of times.
     """
     auto = (
         precision == "auto"
         and device.type == "cuda"
         and torch.cuda.is_bf16_supported(including_emulation=False)
     )
-    return (
-        torch.autocast(device.type, torch.bfloat16)
-        if precision == "bf16" or auto
-        else nullcontext()
-    )
+    if precision == "bf16" or auto:
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
 
 
 def _kind(model: nn.Module) -> str | None:
@@ -158,7 +156,7 @@ def _kind(model: nn.Module) -> str | None:
 
 
 def _device(model: nn.Module, device: str) -> torch.device:
-    """Joins the other processes, too."""
+    """The device to compute on; under torchrun this process also joins the others."""
     chosen, first = distributed.join(device), next(model.parameters(), None)
     return first.device if device == "auto" and first is not None else chosen
 
@@ -178,7 +176,7 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
 def _pass_over(
     model: nn.Module, loader: Iterable[Batch | None], device: str, precision: str, keep: bool
 ) -> tuple[float | None, Whole]:
-    """Mean loss, and the whole answer; without ``keep`` the latter is empty."""
+    """The mean loss and the answers to the whole set; without ``keep`` the latter are empty."""
     chosen, shared = _device(model, device), is_shared(loader)
     with _in_eval_mode(model.to(chosen)):
         if _kind(model) == "contrast":
@@ -196,7 +194,7 @@ def _answers(
     device: torch.device,
     precision: str,
 ) -> Iterator[tuple[Tensor, Batch, Answer]]:
-    """The places of a batch's samples in the whole set, the batch, and what ``ask`` makes of it."""
+    """Of each batch: its samples' places in the whole set, the batch, and what ``ask`` returns."""
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(0)
     shared, casting, last = is_shared(loader), autocast(device, precision), None
@@ -210,7 +208,7 @@ def _answers(
                 last = to_device(batch, device)
                 answer = ask(last)
             yield _places(batch, number, shared), batch, answer
-        elif distributed.is_sharded(model):  # no share of a short batch; the others still need it
+        elif distributed.is_sharded(model):  # no share of this batch, but the others need its pass
             if last is None:
                 raise ValueError(
                     "fewer samples than processes: evaluate on more rows, or use fewer processes"
@@ -230,7 +228,7 @@ def _averaged(
     shared: bool,
     keep: bool,
 ) -> tuple[float | None, Whole]:
-    """The mean of the losses, weighed by their counts, and the answers put together."""
+    """The mean of the losses, weighted by their counts, and the answers put together."""
     weighed, parts, seen = [], [], False
     for place, batch, output in answers:
         seen = True
@@ -254,7 +252,7 @@ def _averaged(
 
 
 def _of_all(mine: list[Answer]) -> list[Answer]:
-    """The lists of all processes, one after the other."""
+    """The lists of all processes, joined into one."""
     return [one for theirs in distributed.gather(mine) for one in theirs]
 
 
@@ -283,6 +281,7 @@ def _part(kind: str | None, output: Output, batch: Batch, place: Tensor) -> Part
 
 
 def _whole(parts: list[Part], kind: str | None) -> Whole:
+    """The answers to all batches put together: one line per sample, or per row."""
     shapes = sorted({tuple(part.logits.shape[1:]) for part in parts})
     if len(shapes) > 1:
         raise ValueError(
@@ -313,7 +312,7 @@ def _compared(
     keep: bool,
     device: torch.device,
 ) -> tuple[float, Whole]:
-    """All queries by all keys, in chunks."""
+    """The mean loss of all queries against all keys, computed in chunks, and the whole answer."""
     parts = []
     for place, batch, (query, key, present, item) in answers:
         item, row = (None if x is None else x.cpu() for x in (item, batch.get("row")))
@@ -325,12 +324,8 @@ def _compared(
     if not present.any():
         raise ValueError("no row has both query and key: there is nothing to evaluate")
     loss, logits = 0.0, []
-    pairs = (
-        query.to(device),
-        key.to(device),
-        present.to(device),
-        None if item is None else item.to(device),
-    )
+    item = None if item is None else item.to(device)
+    pairs = query.to(device), key.to(device), present.to(device), item
     for start in range(0, len(present), CHUNK):
         output = model.compare(pairs, slice(start, start + CHUNK))
         if output.loss is not None and output.count is not None:
@@ -344,7 +339,7 @@ def _compared(
 def _all_pairs(parts: list[Vectors]) -> tuple[Pairs, Tensor | None]:
     """The vectors of the whole set, and its rows.
 
-    A row's vector is the mean of its windows' vectors, of length 1 again.
+    A row's vector is the mean of its windows' vectors, scaled to length 1 again.
     """
     order = torch.cat([part.place for part in parts]).argsort(stable=True)
     query = torch.cat([part.pairs[0] for part in parts])[order]

@@ -1,4 +1,4 @@
-"""History: a row per epoch; it prints as a table, draws itself and is written to a folder."""
+"""History: a row per epoch, printed as a table, drawn as curves, and written to a folder."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,10 @@ from mmlib.train import checkpoint
 
 
 class History(list[dict[str, Any]]):
-    """A row (dict) per epoch: epoch, step, lr, loss (mean over the epoch), val_loss,
-    val_<metric> ..., seconds.
+    """A row (dict) per epoch, which prints as a table.
+
+    The keys: epoch, step, lr, loss (the mean over the epoch's targets), val_loss, val_<metric> for
+    each metric, seconds.
 
     >>> first = {"epoch": 1, "loss": 0.9, "val_loss": 0.71}
     >>> history = History([first, {"epoch": 2, "loss": 0.6, "val_loss": 0.8}])
@@ -23,11 +25,10 @@ class History(list[dict[str, Any]]):
     """
 
     def best_epoch(self, monitor: str = "min val_loss") -> int | None:
-        """The number of the epoch with the best score, the first of equals: ``fit`` keeps its
-        weights.
+        """The number of the epoch with the best score, whose weights ``fit`` keeps.
 
-        ``monitor`` is that of ``TrainConfig``. None where no row has the score: then the weights
-        are the last.
+        Of equal scores the first counts. ``monitor`` is that of ``TrainConfig``. None if no row
+        has the score: then ``fit`` keeps the last weights.
         """
         goal, name = monitor.split(" ")
         rows = [row for row in self if name in row]
@@ -39,9 +40,9 @@ class History(list[dict[str, Any]]):
     def plot(self, majority: float | None = None, monitor: str = "min val_loss") -> Any:
         """A matplotlib Figure: the losses, and beside them each metric, over the epochs.
 
-        The best epoch by ``monitor``, that of ``TrainConfig``, is marked. ``majority``: the
-        accuracy of always answering the most frequent class; the panel of the accuracy begins
-        there. Raises ValueError where there is no epoch yet.
+        The best epoch by ``monitor`` (see ``TrainConfig``) is marked. ``majority`` is the accuracy
+        of always answering the most frequent class; the panel of the accuracy begins there. Raises
+        ValueError if there is no epoch yet.
         """
         from mmlib.plots.curves import curves
 
@@ -56,10 +57,12 @@ class History(list[dict[str, Any]]):
         return "\n".join(map("  ".join, aligned(cells)))
 
     def write(self, folder: str | Path) -> None:
-        """Write history.jsonl into ``folder``, a row per line; it is replaced as a whole."""
+        """Write history.jsonl into ``folder``, a row per line, in place of an older one."""
         lines = "".join(as_json(row) + "\n" for row in self)
         write_atomically(Path(folder) / checkpoint.HISTORY, lambda file: file.write(lines.encode()))
 
 
 def _short(value: float | None) -> str:
-    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.4g}"
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -1,5 +1,6 @@
-"""What a run shows while it trains: a bar, or in a log file a line an epoch; TensorBoard; and an
-error as soon as a loss or a gradient is not finite.
+"""What a run shows while it trains: a progress bar, or a line per epoch; and TensorBoard.
+
+Here, too, a loss or a gradient that is not finite is found and raised as an error.
 """
 
 import math
@@ -18,16 +19,16 @@ from mmlib.train.run import Progress
 
 
 class Log:
-    """The losses of a run as they come, shown on a progress bar; ``with Log(...) as log``.
+    """The losses of a run as they come, shown on a progress bar: ``with Log(...) as log``.
 
-    Where stderr is no terminal and no notebook (nohup, Slurm, a pipe), each epoch is a line there
-    instead, written at once: ``scores_line``.
+    If stderr is neither a terminal nor a notebook (nohup, Slurm, a pipe), each epoch is written
+    there as a line instead, at once: see ``scores_line``.
 
-    Losses and lengths of gradients stay tensors until twice a second, the end of an epoch or a
-    checkpoint: on a GPU nothing waits for them in between. Then the losses are added up in ``run``,
-    and the first loss or gradient that is not finite raises ValueError with what ``diagnose(step,
-    "loss" or "gradient")`` says. So it is found within half a second, before anything is saved, and
-    named by its own step.
+    Losses and norms of gradients stay tensors, so that a GPU need not wait for them. They are read
+    twice a second, at the end of an epoch and before a checkpoint. Then the losses are added up in
+    ``run``, and the first loss or gradient that is not finite raises ValueError with the text of
+    ``diagnose(step, "loss" or "gradient")``. So it is found within half a second, before anything
+    is saved, and the message names its own step.
     """
 
     EVERY = 0.5  # seconds
@@ -62,21 +63,22 @@ class Log:
             self.board.close()
 
     def add(self, loss: Tensor, count: Tensor, norm: Tensor) -> None:
-        """After each step: loss * count, count, and the length of the gradient."""
+        """Take in one step: loss * count, count, and the norm of the gradient."""
         self.waiting += (loss, count, norm)
         self.bar.update()
         if time.perf_counter() > self.next:
             self.look()
 
     def settle(self) -> None:
-        """Before anything is saved: look at all that is waiting, and keep the weights, which are
-        then known to be finite.
+        """Before anything is saved: read what is waiting, then keep the weights.
+
+        After that the weights are known to be finite.
         """
         self.look()
         self.run.keep()
 
     def look(self) -> None:
-        """Add up what is waiting; raise if a loss or a gradient was not finite."""
+        """Add up what is waiting; raise ValueError if a loss or a gradient was not finite."""
         if not self.waiting:
             return
         # (steps, 3): one transfer for all of them
@@ -94,7 +96,7 @@ class Log:
         self._show_on_bar({**before, **now})
 
     def show(self, row: dict[str, Any]) -> None:
-        """After each epoch: its row, of which ``run`` knows whether it is the best so far."""
+        """Show the row of an epoch that has ended, and whether it is the best so far."""
         if self.lines:
             best = "  best" if self.run.best_epoch == row["epoch"] else ""
             print(f"{self._scores(row)}  {row['seconds']:.1f} s{best}", file=sys.stderr, flush=True)
@@ -112,9 +114,7 @@ class Log:
 
 
 def scores_line(row: Mapping[str, Any], epochs: int, monitor: str) -> str:
-    """The scores of a row of the history: both losses, the first metric, and the monitored score.
-
-    The history has them all.
+    """One line for a row of the history: both losses, the first metric and the monitored score.
 
     >>> row = {"epoch": 3, "step": 9, "lr": 0.1, "loss": 0.6271, "val_loss": 0.6021, "val_f1": 0.73}
     >>> scores_line(row, 20, "min val_loss")
@@ -127,12 +127,12 @@ def scores_line(row: Mapping[str, Any], epochs: int, monitor: str) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits, of one width where scores are of one size."""
+    """Three digits, in the same width for scores of the same size."""
     return f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
 
 
 def summary_writer() -> Any:
-    """TensorBoard's writer, a class; ImportError that says what to install where it is missing."""
+    """TensorBoard's class SummaryWriter; ImportError says what to install if it is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

@@ -1,7 +1,4 @@
-"""The training loop: model, batches, settings -> history.
-
-``fit`` is all of it, in one straight line.
-"""
+"""The training loop: model, batches, settings -> history. ``fit`` is one straight line."""
 
 import itertools
 import math
@@ -48,36 +45,38 @@ def fit(
     optimizer: MakeOptimizer | None = None,
     after_epoch: AfterEpoch | None = None,
 ) -> History:
-    """Train ``model`` in place; it ends in eval mode, with ``val`` with the weights of its best
-    epoch (``config.monitor``).
+    """Train ``model`` in place, and return the history: a row per epoch.
 
     ``train`` and ``val`` are loaders of mmlib.data, lists of batches or DataLoaders. ``metrics``
-    are computed on ``val`` after each epoch. ``out``: folder of checkpoint.pt (with ``extra``,
-    plain data such as a vocabulary, inside) and history.jsonl, both replaced atomically. ``resume``
-    goes on where the run in ``out`` was stopped, or starts where there is none yet, so that a
-    supervisor may always give it; without it, what ``out`` held is removed. On the same machine the
-    result is that of a run never stopped, bit for bit. torch's generators, and that of a
-    DataLoader, are seeded from (``config.seed``, epoch, process). Data that has changed in the
-    meantime is refused: that of mmlib's loaders (their ``identity()``) and lists of batches; what
-    else decides about your batches belongs into ``extra``.
+    are computed on ``val`` after each epoch. The model ends in eval mode, with the weights of its
+    best epoch (``config.monitor``), or without ``val`` with its last ones.
 
-    ``optimizer``: a function (model, config) -> torch.optim.Optimizer, with parameter groups of
-    your choice; the schedule (``lr_factor``, 0 to 1) multiplies the learning rate of each group.
-    None is ``adamw``. ``after_epoch``: a function (row of the history, model), called when the
-    epoch's row is complete and before the checkpoint is written; where it returns True, training
-    stops, and a resumed run knows it. Under torchrun every process calls it, and one True is
-    enough.
+    ``out`` is the folder of checkpoint.pt, which also holds ``extra`` (plain data, for example a
+    vocabulary), and of history.jsonl; both are replaced atomically. ``resume`` goes on where the
+    run in ``out`` was stopped, or begins one, so a supervisor may always give it; without it, the
+    run in ``out`` is removed. On the same machine the result is that of a run never stopped, bit
+    for bit: the generators of torch and of a DataLoader are seeded from (``config.seed``, epoch,
+    process). Changed data is refused, where it can be known: for mmlib's loaders (by their
+    ``identity()``) and lists of batches. What else decides about your batches belongs in ``extra``.
 
-    Under torchrun the processes share each batch, and the loss is the mean over all their targets:
-    the same as one process. A model that compares samples (kind "contrast") then compares those of
-    all processes; with ``accumulate`` it cannot. Lists of batches, DataLoaders (not over an
-    IterableDataset) and loaders with ``shard`` (``Shardable``) can be shared. Raises ValueError,
-    saying what to do, for a loss or a gradient that is not finite (step, batch and key), an empty
-    loader, a first batch that breaks the contract of ``check_batch``, a batch without target, a
-    target that is no class, nothing to train, a checkpoint of another run, and another run at work
-    in ``out``; OSError where ``out`` cannot be written; torch.OutOfMemoryError with the batch's
-    shapes. Whatever ends it, the model can be used: eval mode, the best weights so far, or where
-    none are known the last ones that were finite. A KeyboardInterrupt carries the ``history``.
+    ``optimizer`` is a function (model, config) -> torch.optim.Optimizer, with parameter groups of
+    your choice; None is ``adamw``. The schedule (``lr_factor``, 0 to 1) multiplies the learning
+    rate of each group. ``after_epoch`` is a function (row of the history, model), called when the
+    row is complete and before the checkpoint is written. If it returns True, training stops, for a
+    resumed run too. Under torchrun every process calls it, and a single True is enough.
+
+    Under torchrun the processes share each batch, and the loss is the mean over all their targets,
+    as in one process. A model of kind "contrast" compares the samples of all processes; it refuses
+    ``accumulate``. Lists of batches, DataLoaders (not over an IterableDataset) and loaders with
+    ``shard`` (``Shardable``) can be shared.
+
+    Raises ValueError, saying what to do, for a loss or a gradient that is not finite (naming step,
+    batch and key), an empty loader, a first batch that breaks the contract of ``check_batch``, a
+    batch without target, a target that is not a class, a model without anything to train, a
+    checkpoint of another run, and another run at work in ``out``; OSError if ``out`` cannot be
+    written; torch.OutOfMemoryError with the batch's shapes. However it ends, the model can be used:
+    in eval mode, with the best weights so far, or else the last ones known to be finite. A
+    KeyboardInterrupt carries the ``history``.
 
     >>> from mmlib import Backbone, ClassifyHead, Model, RecurrentEncoder, SumFusion
     >>> _ = torch.manual_seed(0)
@@ -99,7 +98,7 @@ def fit(
         Progress.begin(out, resume, c, extra, train, val) as run,
         Log(run, steps, c, lambda step, what: _diagnose(step, what, run, train, c)) as log,
     ):
-        # only convolutions gain from it
+        # only convolutions gain from channels_last
         by_pixel = c.channels_last and any(p.ndim == 4 for p in model.parameters())
         run.restore_weights(_placed(model, device, by_pixel))
         train, network = share(train), distributed.wrap(model, c.distributed, device)
@@ -107,7 +106,7 @@ def fit(
         stepper = make_optimizer(optimizer or adamw, model, c)
         run.restore_optimizer(stepper, device)
         trainable = [p for p in model.parameters() if p.requires_grad]
-        checked = False  # the first batch is checked more closely
+        checked = False  # the first batch is checked more thoroughly
         casting = autocast(device, c.precision)
         while run.goes_on(c.epochs, c.patience):
             network.train()
@@ -147,7 +146,7 @@ def fit(
                 run.step, run.batch = run.step + 1, run.batch + len(window)
                 log.add(step_loss, step_count, norm)
                 due = c.checkpoint_every and run.step % c.checkpoint_every == 0
-                if due and run.batch < len(train):  # after the last batch the epoch saves it
+                if due and run.batch < len(train):  # after the last batch the epoch itself saves
                     log.settle()
                     run.save()
             log.settle()
@@ -168,28 +167,31 @@ def fit(
 
 
 def _placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """The model on ``device``; with ``channels_last`` its 4-D weights are laid out pixel by pixel.
+
+    ``model.to(memory_format=torch.channels_last)`` would change 5-D weights too, and fail.
+    """
     model.to(device)
     for parameter in model.parameters():
-        # as a module's .to does it, which also wants to change 5-D weights, and fails
         if channels_last and parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return model
 
 
 def _seed(seed: int, epoch: int, rank: int) -> int:
-    """Of torch's generators in one epoch of one process: far from every other."""
+    """The seed of torch's generators for one epoch of one process, far from all the others."""
     return ((seed * 1_000_003 + epoch) * 10_007 + rank) % 2**63
 
 
 def _windows(
     train: Sized, run: Progress, config: TrainConfig
 ) -> Iterator[list[tuple[Batch, float]]]:
-    """What is left of the epoch, in lists of ``config.accumulate`` batches (the last may be
-    shorter), one a step; a batch has weight 1.
+    """What is left of the epoch: a list of ``config.accumulate`` pairs (batch, weight) per step.
 
-    Where this process has no share of a batch, the one before comes again with weight 0, to keep
-    the processes in step. All processes have one seed until the first batch is there, as a loader
-    draws its order from it; then each has its own.
+    The last list may be shorter. A batch has weight 1. If this process has no share of a batch, the
+    batch before it comes again with weight 0, which keeps the processes in step. Until the first
+    batch is there all processes have the same seed, because a loader draws its order from it; then
+    each has its own.
     """
     own, at_start = _seed(config.seed, run.epoch, distributed.rank()), run.batch == 0
     distributed.seed(train, _seed(config.seed, run.epoch, 0))
@@ -199,8 +201,8 @@ def _windows(
     else:
         batches = iter(train)
         next(itertools.islice(batches, run.batch, run.batch), None)
-    # only now: a plain DataLoader has drawn from torch's generator on its way here, as it had
-    # before the stop
+    # not earlier: up to here a plain DataLoader draws from torch's generator, as it did before the
+    # run was stopped
     run.restore_random()
     last = None
     while window := list(itertools.islice(batches, config.accumulate)):
@@ -218,9 +220,10 @@ def _windows(
 
 
 def _first_batch(train: Sized, epoch: int) -> Batch:
+    """This process's first batch of the epoch that is not empty; ValueError if there is none."""
     if hasattr(train, "set_epoch"):
         train.set_epoch(epoch)
-    with torch.random.fork_rng(devices=()):  # to look draws nothing
+    with torch.random.fork_rng(devices=()):  # looking ahead leaves the generators as they are
         first = next((batch for batch in train if batch is not None), None)
     if first is None:
         raise ValueError(
@@ -231,9 +234,9 @@ def _first_batch(train: Sized, epoch: int) -> Batch:
 
 
 def _diagnose(step: int, what: str, run: Progress, train: Sized, config: TrainConfig) -> str:
-    """What to say about ``what``, a loss or a gradient, that was not finite.
+    """The message about ``what``, a loss or a gradient, that was not finite.
 
-    Its batch is read again and checked.
+    The batches of its step are read again and checked.
     """
     per_epoch = math.ceil(len(train) / config.accumulate)
     first = (step - 1) % per_epoch * config.accumulate
@@ -245,9 +248,8 @@ def _diagnose(step: int, what: str, run: Progress, train: Sized, config: TrainCo
     if what == "gradient":
         found = (
             "the batch and the loss are finite, so an operation of the model has no derivative "
-            "there (a root or a norm of 0, a "
-            "division under torch.where): torch.autograd.set_detect_anomaly(True) names it; or "
-            "lower lr"
+            "there (a root or a norm of 0, a division under torch.where): "
+            "torch.autograd.set_detect_anomaly(True) names it; or lower lr"
         )
     for batch, _ in next(_windows(train, Progress(epoch=run.epoch, batch=first), config)):
         try:

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from mmlib.train import distributed
 from mmlib.train.config import TrainConfig
 
-MakeOptimizer = Callable[[nn.Module, "TrainConfig"], torch.optim.Optimizer]
+MakeOptimizer = Callable[[nn.Module, TrainConfig], torch.optim.Optimizer]
 
 
 def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
-    """The part of its highest learning rate that a step has, 0 to 1: a straight rise over the
-    warm-up, then half a cosine towards 0.
+    """The share of the highest learning rate that a step gets, 0 to 1.
+
+    It rises in a straight line over the warm-up, then falls along half a cosine towards 0. ``step``
+    counts from 0.
     """
     rise = round(config.warmup * steps)
     if step < rise:
@@ -31,7 +33,7 @@ def lr_at(step: int, steps: int, config: TrainConfig) -> float:
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter, 2019), fused.
 
-    Weights of two axes or more decay; biases, norms and single numbers do not.
+    Weights with two axes or more decay; biases, norms and single numbers do not.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -46,9 +48,10 @@ def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 def make_optimizer(
     make: MakeOptimizer, model: nn.Module, config: TrainConfig
 ) -> torch.optim.Optimizer:
-    """The optimizer that ``make`` makes.
+    """The optimizer that ``make(model, config)`` returns.
 
-    Raises ValueError where it is none, or is not one of this model's parameters.
+    Raises ValueError if ``make`` is not a function, if it returns anything else, or if the
+    optimizer holds a parameter that is not the model's.
     """
     if isinstance(make, torch.optim.Optimizer) or not callable(make):
         raise ValueError(
@@ -75,11 +78,10 @@ def _article(value: Any) -> str:
 
 
 def divide_and_clip(parameters: list[nn.Parameter], divisor: Tensor, clip: float) -> Tensor:
-    """Divide all gradients by ``divisor``, a scalar, or by more, so that they are no longer than
-    ``clip`` together.
+    """Divide all gradients by ``divisor``, a scalar, then clip their common norm to ``clip``.
 
-    Returns their length before that, a scalar that nothing has waited for: it is finite where all
-    of them are.
+    Both are one division, by the larger of ``divisor`` and norm / ``clip``. Returns the norm before
+    it, a scalar tensor: it is finite if all gradients are, and a GPU has not been waited for.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.linalg.vector_norm(

@@ -1,6 +1,4 @@
-"""How far a run has come: position, best weights; how it is saved, resumed, and distinguished
-from another run.
-"""
+"""How far a run has come: how that is saved, resumed, and compared with another run."""
 
 import json
 import math
@@ -18,14 +16,11 @@ from torch import Tensor, nn
 from mmlib.train import checkpoint, distributed
 from mmlib.train.history import History
 
-FREE = (
-    "progress",
-    "tensorboard",
-    "checkpoint_every",
-    "device",
-    "keep_freed_memory",
-)  # settings that a resumed run may change
+# settings that a resumed run may change
+FREE = ("progress", "tensorboard", "checkpoint_every", "device", "keep_freed_memory")
+WORDS = "preprocessing, target, why"  # an explanation for readers, which may change as well
 POSITION = ("epoch", "batch", "step", "loss", "count", "best_value", "best_epoch")
+# what a checkpoint must hold so that a run can go on from it
 NEEDED = (
     *POSITION,
     "extra",
@@ -38,12 +33,13 @@ NEEDED = (
     "random",
     "history",
     "seconds",
-)  # in a checkpoint, to go on from it
+)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in ``fit``: the message says where it was and how to go on, ``history`` has the
-    epochs that are done.
+    """Ctrl-C in ``fit``: the message says where the run was and how to go on.
+
+    ``history`` has the epochs that are done.
     """
 
     def __init__(self, message: str, history: History):
@@ -51,7 +47,7 @@ class Interrupted(KeyboardInterrupt):
         self.history = history
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows: the message in place of forty lines."""
+        """What IPython shows: the message in place of a long traceback."""
         return [str(self)]
 
 
@@ -59,40 +55,40 @@ class Interrupted(KeyboardInterrupt):
 class Progress:
     """How far a call of ``fit`` has come, and the folder where that is kept.
 
-    ``Progress.begin`` starts a run, or takes one up again. Under torchrun all processes read
-    ``out``, and the first one writes. ``with Progress.begin(...) as run`` leaves a model that can
-    be used, whatever ends it.
+    ``Progress.begin`` starts a run or resumes one. Under torchrun all processes read ``out``, and
+    the first one writes. ``with Progress.begin(...) as run`` leaves a model that can be used,
+    however the block ends.
     """
 
-    out: str | Path | None = None  # the folder; None: nowhere
-    # what must be as it was where the run is resumed
+    out: str | Path | None = None  # the folder; None: nothing is written
+    # what must be as it was when the run is resumed
     identity: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0  # epochs that are done
     batch: int = 0  # batches of the next epoch that are done, of all processes together
-    step: int = 0  # optimizer steps that are done: from them follows the learning rate
+    step: int = 0  # optimizer steps that are done; the learning rate follows from them
     loss: float = 0.0  # the sum of loss * count over the epoch so far
-    count: float = 0.0  # and that of count
+    count: float = 0.0  # the sum of count over the epoch so far
     best_value: float | None = None  # the best score so far, the higher the better
     best_epoch: int = 0  # the epoch that had it; 0: there is no score yet
-    stopped: bool = False  # ``after_epoch`` has said so
+    stopped: bool = False  # ``after_epoch`` has ended the training
     history: History = field(default_factory=History)
-    # weights on the CPU, empty as long as there are none: those of the best epoch, and the last
-    # ones that were checked, all of them finite
+    # weights on the CPU, all of them finite: those of the best epoch, and the last ones that were
+    # checked; empty as long as there are none
     best: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0  # of this epoch, before the run was stopped
     began: float = field(default_factory=time.perf_counter)  # when this epoch began, or went on
-    # states of torch's generators, where a checkpoint was made within an epoch
+    # the states of torch's generators, if the checkpoint was made within an epoch
     random: dict[str, Tensor] | None = None
-    # the checkpoint, until all of it is restored; empty where there is none
+    # the checkpoint, until all of it is restored; empty if there is none
     saved: dict[str, Any] = field(default_factory=dict)
     # the highest learning rate of each parameter group
     rates: list[float] = field(default_factory=list)
-    model: nn.Module = field(init=False, repr=False)  # from ``restore_weights`` on
-    optimizer: torch.optim.Optimizer = field(
-        init=False, repr=False
-    )  # from ``restore_optimizer`` on
-    device: torch.device = field(init=False, repr=False)  # likewise
+    # set by ``restore_weights``
+    model: nn.Module = field(init=False, repr=False)
+    # set by ``restore_optimizer``
+    optimizer: torch.optim.Optimizer = field(init=False, repr=False)
+    device: torch.device = field(init=False, repr=False)
 
     @classmethod
     def begin(
@@ -106,7 +102,7 @@ class Progress:
     ) -> "Progress":
         """A new run, or with ``resume`` that of the checkpoint in ``out``, if there is one.
 
-        Raises ValueError where it is another.
+        Raises ValueError if the checkpoint is of another run.
         """
         if resume and out is None:
             raise ValueError("resume=True needs the folder of the run: fit(..., out=FOLDER)")
@@ -135,54 +131,54 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        """The best weights so far, in eval mode.
+        """Leave the model with its best weights so far, in eval mode.
 
-        An interrupt (Ctrl-C) goes on its way with ``history``, and a line on where it was.
+        An interrupt (Ctrl-C) becomes an ``Interrupted``, with the history and how to go on.
         """
-        # after an error the other processes do not take part; before the weights were restored,
-        # there is no model here
+        # before the weights are restored there is no model here; after an error the other processes
+        # do not take part, so the pieces of a sharded model cannot be put together
         if hasattr(self, "model") and (kind is None or not distributed.is_sharded(self.model)):
             self.restore_best()
             self.model.eval()
         if kind is KeyboardInterrupt:
             raise Interrupted(self._stopped(), self.history) from None
-        # torch raises it wherever the program stands
+        # torch raises this error at any place in the program
         if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
             error.args = (
-                f"{str(error).strip()} It read the files; often memory has run out: try fewer of "
-                "them, load_data(workers=...)",
+                f"{str(error).strip()} It read the files; often memory has run out: use fewer "
+                "workers, load_data(workers=...)",
             )
 
     def _stopped(self) -> str:
         weights = f"the best, those of epoch {self.best_epoch}" if self.best_epoch else "the last"
-        again = (
-            f"; fit(..., out={str(self.out)!r}, resume=True) goes on from the last checkpoint"
-            if self.out is not None
-            else ""
-        )
+        again = ""
+        if self.out is not None:
+            again = (
+                f"; fit(..., out={str(self.out)!r}, resume=True) goes on from the last checkpoint"
+            )
         return (
             f"fit was interrupted in epoch {self.epoch + 1}, at step {self.step}: the model "
             f"has weights to use, {weights}{again}"
         )
 
     def _check_same(self, parts: dict[str, Any]) -> None:
+        """Raise ValueError for the first setting that is not as it was; warn of unknown parts."""
         for part, now in parts.items():
             if part not in self.saved:
                 warnings.warn(
                     f"the checkpoint in {self.out} was written by an older mmlib, which did not "
-                    f"note the {part}: "
-                    "it cannot be checked that they are as they were",
+                    f"note the {part}: it cannot be checked that they are as they were",
                     stacklevel=4,
                 )
                 continue
             for name, was, given in _differences(part, self.saved[part], now):
                 raise ValueError(
                     f"cannot resume the run in {self.out}: {name} was {_brief(was)} and is now "
-                    f"{_brief(given)}; "
-                    "give what it was, or another folder"
+                    f"{_brief(given)}; give what it was, or another folder"
                 )
 
     def _take(self, saved: dict[str, Any]) -> None:
+        """Stand where the checkpoint ``saved`` was made."""
         for name in POSITION:
             setattr(self, name, saved[name])
         self.stopped = saved.get("stopped", False)  # a checkpoint of an older mmlib does not say
@@ -197,19 +193,23 @@ class Progress:
         self.random = saved["random"][distributed.rank()] if self.batch else None
 
     def restore_weights(self, model: nn.Module) -> None:
-        """The weights of the checkpoint, before the processes share the model out."""
+        """Give the model the weights of the checkpoint, if there is one.
+
+        It is called before the model is wrapped for several processes.
+        """
         if self.saved:
             checkpoint.set_weights(model, self.saved["model"])
         self.model = model
         self.keep()
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        """Its state in the checkpoint; from here on the run is where it was stopped, and so is
-        its history on disk.
+        """Give the optimizer its state from the checkpoint, if there is one.
+
+        From here on the run is where it was stopped, and so is its history on disk.
         """
         self.optimizer, self.device = optimizer, device
-        self.model.zero_grad()  # what a backward pass left that was interrupted
-        # before the checkpoint's, which are those of its step
+        self.model.zero_grad()  # an interrupted backward pass may have left gradients
+        # read before the checkpoint is restored, whose rates are those of its step
         self.rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.identity["optimizer settings"] = _settings(optimizer)
         if self.out is not None and self.saved:
@@ -220,9 +220,9 @@ class Progress:
         self.saved = {}
 
     def keep(self) -> None:
-        """Keep a copy of the weights, to go back to.
+        """Keep a copy of the weights, to save them or to go back to them.
 
-        Raises ValueError, naming the first, where one is not finite; then it keeps none.
+        Raises ValueError, naming the first weight that is not finite; then the copy before stays.
         """
         weights = checkpoint.weights(self.model)
         trained = [name for name, p in self.model.named_parameters() if p.requires_grad]
@@ -237,17 +237,15 @@ class Progress:
         self.kept = weights
 
     def restore_random(self) -> None:
-        """torch's generators, where the checkpoint was made within an epoch: once, before the
-        first batch.
-        """
+        """Set torch's generators to their state in a checkpoint made within an epoch, once."""
         if self.random is not None:
             checkpoint.set_random_state(self.device, self.random)
             self.random = None
 
     def restore_best(self) -> None:
-        """The weights of the best epoch.
+        """Give the model the weights of the best epoch.
 
-        Where there is no score yet: those kept last, if the present ones are not finite.
+        If there is no score yet, it keeps its own, or gets those kept last if these are not finite.
         """
         if self.best_epoch:
             checkpoint.set_weights(self.model, self.best)
@@ -257,15 +255,19 @@ class Progress:
             checkpoint.set_weights(self.model, self.kept)
 
     def goes_on(self, epochs: int, patience: int) -> bool:
-        """There are epochs left, nobody has stopped it, and the last better score is less than
-        ``patience`` epochs old (0: any age).
+        """Is there another epoch to train?
+
+        Yes, if epochs are left, ``after_epoch`` has not stopped the run, and the best score is less
+        than ``patience`` epochs old (0: however old).
         """
         stale = bool(patience and self.best_epoch) and self.epoch - self.best_epoch >= patience
         return self.epoch < epochs and not self.stopped and not stale
 
     def end_epoch(self, row: dict[str, float], monitor: str) -> None:
-        """Add a row to the history, note the weights kept last if they are the best so far, and
-        stand at the start of the next epoch.
+        """Add the row of an epoch to the history, and stand at the start of the next epoch.
+
+        The weights kept last become the best ones if the score in ``row`` is the best so far.
+        Raises ValueError for a score that is not finite.
         """
         goal, name = monitor.split(" ")
         self.epoch, self.batch, self.loss, self.count = self.epoch + 1, 0, 0.0, 0.0
@@ -287,9 +289,9 @@ class Progress:
         after_epoch: Callable[[dict[str, Any], nn.Module], bool | None] | None,
         row: dict[str, Any],
     ) -> None:
-        """Is the run to stop? A "yes" in one process is one for all.
+        """Ask ``after_epoch``, if there is one, whether to stop; a "yes" in one process counts.
 
-        The weights are kept again: it may have changed them.
+        The weights are kept again, because the function may have changed them.
         """
         if after_epoch is not None:
             self.stopped = any(distributed.gather(bool(after_epoch(dict(row), self.model))))
@@ -298,7 +300,7 @@ class Progress:
     def save(self) -> None:
         """Write the checkpoint, with the weights kept last, then the history.
 
-        All processes call it together.
+        All processes must call it together.
         """
         if self.out is None:
             return
@@ -321,6 +323,7 @@ class Progress:
 
 
 def _plain(extra: dict[str, Any] | None) -> dict[str, Any]:
+    """``extra`` as JSON gives it back; ValueError if it is not plain data."""
     try:
         return json.loads(json.dumps(extra or {}))
     except TypeError as error:
@@ -331,8 +334,9 @@ def _plain(extra: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _content(loader: Any) -> Any:
-    """What a loader's batches are made of, as plain data, as far as it can be known: a loader
-    says it, a list is read.
+    """What a loader's batches are made of, as plain data; None if that cannot be known.
+
+    A loader of mmlib.data says it (``identity``); of a list of batches a checksum is taken.
     """
     if hasattr(loader, "identity"):
         return _plain(loader.identity())
@@ -351,7 +355,7 @@ def _content(loader: Any) -> Any:
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's class, and the settings of each group, apart from tensors: plain data."""
+    """The optimizer's class and the settings of each group of weights, as plain data."""
     return {"algorithm": type(optimizer).__name__} | {
         f"group {number}": json.loads(
             json.dumps(group | {"params": len(group["params"])}, default=str)
@@ -361,22 +365,20 @@ def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def _differences(name: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Where two settings differ, at the depth where they do: ('spec, lr', 0.1, 0.2)."""
+    """Where two settings differ, as deep as they do: ('spec, lr', 0.1, 0.2)."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
-        if not _same(then, now):
+        if name != WORDS and not _same(then, now):
             yield name, then, now
         return
+    path = "" if name in ("config", "extra", "data", "optimizer settings") else f"{name}, "
     for key in sorted(then.keys() | now.keys()):
-        inner = (
-            key if name in ("config", "extra", "data", "optimizer settings") else f"{name}, {key}"
-        )
-        yield from _differences(inner, then.get(key), now.get(key))
+        yield from _differences(path + key, then.get(key), now.get(key))
 
 
 def _same(then: Any, now: Any) -> bool:
     try:
         return bool(then == now)
-    except RuntimeError:  # tensors, in a file that no run of ours wrote
+    except RuntimeError:  # tensors, in a file that no run has written
         return False
 
 

@@ -21,19 +21,19 @@ class Sized(Protocol):
         """Batches of one pass."""
 
     def __iter__(self) -> Iterator[Batch | None]:
-        """One pass; None where this process has no share of a batch."""
+        """One pass; None in place of a batch that this process has no share of."""
 
 
 class Shardable(Sized, Protocol):
     """A loader of your own that several processes can share.
 
-    All parts draw the same batches in the same order; the part of process ``rank`` gives rows
-    ``rank::world`` of each, and None where a batch has too few. So all parts give equally many
-    batches, and together each row once. The order may depend on torch's generator (``fit`` gives it
-    the same seed in all processes until the first batch is there) or on the epoch:
-    ``set_epoch(epoch, skip)``, where it exists, is called before each pass. A generator of another
-    kind (random, numpy) needs the same seed in all processes: otherwise some rows come twice and
-    some never.
+    All parts draw the same batches in the same order. The part of process ``rank`` gives rows
+    ``rank::world`` of each batch, or None if the batch has too few rows. So all parts give the same
+    number of batches, and together they give each row once. The order may depend on torch's
+    generator (``fit`` gives it the same seed in all processes until the first batch is there) or on
+    the epoch: ``set_epoch(epoch, skip)``, if there is such a method, is called before each pass. A
+    generator of another kind (random, numpy) needs the same seed in all processes; otherwise some
+    rows come twice and some never.
     """
 
     def shard(self, rank: int, world: int) -> Sized:
@@ -41,17 +41,17 @@ class Shardable(Sized, Protocol):
 
 
 def is_shared(loader: Iterable[Batch | None]) -> TypeGuard[Shardable]:
-    """There are several processes, and the loader can give each its part."""
+    """Are there several processes, and can the loader give each its part?"""
     return distributed.world() > 1 and hasattr(loader, "shard")
 
 
 def share(loader: Sized) -> Sized:
-    """This process's part of a training loader: rows rank::world of each batch, None where that is
-    empty.
+    """This process's part of a training loader: rows rank::world of each batch, or None.
 
-    A loader gives its part through ``shard(rank, world)``, see ``Shardable``; a list of batches is
-    cut here; of a DataLoader each process reads only its own part of every batch. Raises
-    ValueError for a loader that cannot be shared.
+    None stands for a part without rows. A loader of mmlib.data, or one of your own, gives its part
+    by ``shard(rank, world)``, see ``Shardable``. A list of batches is cut here. Of a DataLoader
+    each process reads only its own part of every batch. Raises ValueError for a loader that cannot
+    be shared.
     """
     rank, world = distributed.rank(), distributed.world()
     if world == 1:
@@ -83,7 +83,7 @@ def share(loader: Sized) -> Sized:
 def _share_dataloader(given: DataLoader[Any], batches: Iterable[list[Any]]) -> DataLoader[Any]:
     """The same DataLoader over this process's part of each batch.
 
-    Raises ValueError where the processes draw different batches.
+    Raises ValueError if the processes draw different batches.
     """
     with torch.random.fork_rng(devices=()):
         distributed.seed(given, 0)
@@ -110,9 +110,9 @@ def _share_dataloader(given: DataLoader[Any], batches: Iterable[list[Any]]) -> D
 
 
 class Share:
-    """Of each batch of places in a dataset those of one process.
+    """A batch sampler: of each batch of places in a dataset, the places of one process.
 
-    All of them are drawn before the first is given away.
+    All batches are drawn before the first is given away.
     """
 
     def __init__(self, batches: Any, rank: int, world: int):
@@ -124,7 +124,7 @@ class Share:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Any]]:
-        # drawn at the first next(), as without this class
+        # a generator, so that they are drawn at the first next(), as without this class
         yield from [batch[self.rank :: self.world] for batch in self.batches]
 
 
@@ -133,7 +133,7 @@ def _collate(given: Callable[[list[Any]], Batch], samples: list[Any]) -> Batch |
 
 
 def _start_worker(rank: int, given: Callable[[int], None] | None, worker: int) -> None:
-    """A worker process gets random numbers that those of the other processes do not have."""
+    """Give a worker random numbers of its own, other than the workers of other processes have."""
     own = (torch.initial_seed() + 10_007 * rank) % 2**63
     torch.manual_seed(own)
     random.seed(own)
@@ -143,6 +143,6 @@ def _start_worker(rank: int, given: Callable[[int], None] | None, worker: int) -
 
 
 def stand_in(batch: Batch) -> Batch:
-    """The batch with every modality missing: keeps a process in step, and counts for nothing."""
+    """The batch with every modality missing: it keeps a process in step and counts for nothing."""
     masks = [key for key in batch if key.endswith("_mask") and key != "target_mask"]
     return batch | {key: torch.zeros_like(batch[key]) for key in masks}

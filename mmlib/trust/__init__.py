@@ -1,1 +1,1 @@
-"""Can the model be believed? Noise, occlusion, missing modalities."""
+"""Can the model be trusted when a modality is noisy, partly covered or missing?"""

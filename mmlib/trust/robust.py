@@ -1,5 +1,4 @@
-"""How accuracy falls when a modality is noisy, covered or missing; and what each subset of the
-modalities is worth.
+"""How accuracy falls when a modality is noisy, covered or missing; the score of each subset.
 
 >>> import torch
 >>> batch = {"text": torch.tensor([[3, 4, 5]]), "text_mask": torch.ones(1, 3, dtype=torch.bool)}
@@ -23,9 +22,9 @@ from mmlib.models import Model
 from mmlib.train.evaluate import collect
 
 FAULTS = ("noise", "occlusion", "missing")
-LEVELS: dict[
-    str, dict[str, Sequence[float]]
-] = {  # by fault and kind of modality; see ``corrupt`` for the units
+Levels = Mapping[str, Mapping[str, Sequence[float]]]
+# by fault and kind of modality; see ``corrupt`` for the units
+LEVELS: Levels = {
     "noise": {
         "image": (0, 0.5, 1, 2, 4),
         "audio": (0, 0.1, 0.3, 1, 3),
@@ -41,17 +40,16 @@ def curves(
     batches: Iterable[Batch],
     faults: Sequence[str] = FAULTS,
     seed: int = 0,
-    levels: Mapping[str, Mapping[str, Sequence[float]]] = LEVELS,
+    levels: Levels = LEVELS,
     device: str = "auto",
 ) -> list[dict[str, Any]]:
-    """Accuracy of each model, by name, under each fault of each of its modalities at each level,
-    one modality at a time.
+    """The accuracy of each model under each fault of each of its modalities, at each level.
 
-    -> rows {"model", "modality", "fault", "level", "accuracy"}. ``batches`` is a loader or a list
-    of batches with targets that are classes. All models see the same corrupted rows, whatever the
-    batch size; the same seed gives the same rows; and what is covered at one level is covered at
-    the next, too. Level 0 changes nothing. Raises ValueError for an unknown fault or a level out of
-    range.
+    Only one modality is changed at a time. Returns rows {"model", "modality", "fault", "level",
+    "accuracy"}; ``models`` is by name. ``batches`` is a loader or a list of batches whose targets
+    are classes. All models see the same corrupted rows, whatever the batch size, and the same seed
+    gives the same rows. What is covered at one level is also covered at the next. Level 0 changes
+    nothing. Raises ValueError for an unknown fault or a level out of range.
     """
     batches, rows = _again(batches), []
     unknown = [fault for fault in faults if fault not in levels]
@@ -62,30 +60,19 @@ def curves(
             kind = kind_of(batches, modality)
             for fault in faults:
                 for level in levels[fault][kind]:
-                    score = _accuracy(
-                        model,
-                        (corrupt(batch, modality, fault, level, seed) for batch in batches),
-                        device,
-                    )
-                    rows.append(
-                        {
-                            "model": name,
-                            "modality": modality,
-                            "fault": fault,
-                            "level": level,
-                            "accuracy": score,
-                        }
-                    )
+                    changed = (corrupt(batch, modality, fault, level, seed) for batch in batches)
+                    row = {"model": name, "modality": modality, "fault": fault, "level": level}
+                    rows.append(row | {"accuracy": _accuracy(model, changed, device)})
     return rows
 
 
 def subsets(
     model: Model, batches: Iterable[Batch], device: str = "auto"
 ) -> dict[tuple[str, ...], float]:
-    """The accuracy of one model with each of the 2^M - 1 subsets of its M modalities, the others
-    missing; smaller subsets first.
+    """The accuracy of one model with each subset of its modalities, the others missing.
 
-    All rows count: one that has none of the subset's modalities is answered by the training prior.
+    M modalities have 2^M - 1 subsets; the smaller ones come first. All rows count: a row that has
+    none of the subset's modalities is answered by the training prior.
     """
     batches, modalities = _again(batches), sorted(model.backbone.encoders)
     found = [
@@ -100,21 +87,20 @@ def subsets(
 
 
 def corrupt(batch: Batch, modality: str, fault: str, level: float, seed: int = 0) -> Batch:
-    """The batch with one modality changed; what is missing or padding stays so, and the input is
-    left as it is.
+    """A copy of the batch with one modality changed.
 
     - "noise": an image gets Gaussian noise of ``level`` standard deviations of the training
       pixels; audio gets white noise of ``level`` times the clip's own root mean square (1 is 0 dB,
-      0.1 is 20 dB); of a text, a share ``level`` of the words is read as unknown.
-    - "occlusion": a rectangle of the image's proportions and ``level`` of its area takes the mean
-      colour; ``level`` of the clip is silent; ``level`` of the words, one after the other, are cut
-      out (all of them: the text is missing).
-    - "missing": the modality is missing with probability ``level``. Only this modality, and also
-      where it is the row's last one: such a row is then answered by the training prior, as any row
-      without modalities.
+      0.1 is 20 dB); in a text, a share ``level`` of the words is read as unknown.
+    - "occlusion": a rectangle with the image's proportions and a share ``level`` of its area gets
+      the mean colour; a share ``level`` of a clip is silent; a share ``level`` of the words, in one
+      piece, is cut out (all of them: the text is missing).
+    - "missing": the modality is missing with probability ``level``, even if it is the row's last
+      one. Such a row is then answered by the training prior, like any row without modalities.
 
-    A row's changes depend on the seed, the modality's kind and the row's number (``batch["row"]``;
-    without it, its place in the batch).
+    What is missing or padding stays so. A row's changes depend on the seed, the kind of the
+    modality and the row's number (``batch["row"]``, or else its place in the batch). Raises
+    ValueError for an unknown fault, a level out of range or a modality that is not in the batch.
     """
     if fault not in FAULTS:
         raise ValueError(f"fault is {fault!r}, expected one of {FAULTS}")
@@ -127,17 +113,15 @@ def corrupt(batch: Batch, modality: str, fault: str, level: float, seed: int = 0
             + ("0 to 1" if highest == 1 else "0 or more")
         )
     place = torch.arange(len(x)) if "row" not in batch else batch["row"].cpu()
-    stream = (
-        1000 + 10 * FAULTS.index(fault) + ("image", "text", "audio").index(kind)
-    )  # far from those of training
+    # far from the streams that training draws from
+    stream = 1000 + 10 * FAULTS.index(fault) + ("image", "text", "audio").index(kind)
 
     def chance(count: int) -> Tensor:
-        return draws(seed, 0, place.numpy(), stream, count).to(
-            x.device
-        )  # (B, count) uniform in 0..1
+        """(B, count) uniform in 0..1."""
+        return draws(seed, 0, place.numpy(), stream, count).to(x.device)
 
     if fault == "missing":
-        x, mask = _hidden(x, mask, chance(1)[:, 0] < level)
+        x, mask = _dropped(x, mask, chance(1)[:, 0] < level)
     elif fault == "noise":
         x = _noisy(x, mask, kind, level, chance(x[0].numel()))
     elif kind == "image":
@@ -151,9 +135,9 @@ def corrupt(batch: Batch, modality: str, fault: str, level: float, seed: int = 0
 
 
 def kind_of(batches: Iterable[Batch], modality: str) -> str:
-    """ "image", "text" or "audio", from the shape of the first batch.
+    """The kind of a modality, "image", "text" or "audio", from its shape in the first batch.
 
-    Raises ValueError where it is none of them, or not there.
+    Raises ValueError if it is none of them, or not there.
     """
     batch = next(iter(batches), {})
     if modality not in batch:
@@ -165,18 +149,17 @@ def kind_of(batches: Iterable[Batch], modality: str) -> str:
     if kind is None:
         raise ValueError(
             f"batch[{modality!r}] is {x.dtype} {tuple(x.shape)}: neither images (B, C, H, W), nor "
-            "ids (B, T), nor sound (B, L)"
+            "ids (B, T), nor audio (B, L)"
         )
     return kind
 
 
 def _noisy(x: Tensor, mask: Tensor, kind: str, level: float, u: Tensor) -> Tensor:
-    """u (B, numbers per sample) uniform."""
+    """The input with noise; u (B, numbers per sample) is uniform in 0..1."""
     if kind == "text":
         return x.masked_fill((u < level) & mask, UNKNOWN)
-    noise = torch.special.ndtri(u + 2.0**-25).reshape(
-        x.shape
-    )  # u is a multiple of 2 ** -24: never 0 or 1 now
+    # u is a multiple of 2 ** -24, so half a step more is never 0 or 1, where ndtri is infinite
+    noise = torch.special.ndtri(u + 2.0**-25).reshape(x.shape)
     real = mask.reshape(len(x), *[1] * (x.ndim - 2), -1)
     if kind == "audio":
         noise = noise * (x.square().sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sqrt()[:, None]
@@ -184,8 +167,9 @@ def _noisy(x: Tensor, mask: Tensor, kind: str, level: float, u: Tensor) -> Tenso
 
 
 def _covered(x: Tensor, level: float, u: Tensor) -> Tensor:
-    """A rectangle of each image (B, C, H, W) set to 0, the mean of the training images; u (B, 2)
-    says where.
+    """Images (B, C, H, W), a rectangle of each set to 0, the mean of the training images.
+
+    u (B, 2), uniform in 0..1, says where the rectangle lies.
     """
     inside = torch.ones(len(x), 1, 1, 1, dtype=torch.bool, device=x.device)
     for axis, length in ((0, x.shape[2]), (1, x.shape[3])):
@@ -200,7 +184,7 @@ def _covered(x: Tensor, level: float, u: Tensor) -> Tensor:
 def _stretch(lengths: Tensor, level: float, u: Tensor) -> tuple[Tensor, Tensor]:
     """First and last (exclusive) of the samples or words taken from each row: (B,) each.
 
-    A greater level takes more on both sides.
+    A higher level takes more on both sides. u (B,), uniform in 0..1, says where.
     """
     size = (level * lengths).round()
     first = (u * (lengths - size)).round()
@@ -208,36 +192,35 @@ def _stretch(lengths: Tensor, level: float, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cut(x: Tensor, mask: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and mask (B, T) without the words ``inside``; the rest moves up, so that padding stays
-    on the right.
-    """
+    """Ids and mask (B, T) without the words ``inside``; the rest moves to the left."""
     keep = mask & ~inside
     order = (~keep).long().argsort(dim=1, stable=True)
     keep = keep.gather(1, order)
     return x.gather(1, order).masked_fill(~keep, 0), keep
 
 
-def _hidden(x: Tensor, mask: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
+def _dropped(x: Tensor, mask: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
+    """A modality and its mask, missing in the rows where ``gone`` (B,) is True."""
     return x.masked_fill(gone.reshape(-1, *[1] * (x.ndim - 1)), 0), mask & ~gone[:, None]
 
 
 def _only(batch: Batch, modalities: Sequence[str], subset: Sequence[str]) -> Batch:
-    """The batch with all modalities but those of ``subset`` missing."""
+    """The batch in which all modalities but those of ``subset`` are missing."""
     out = dict(batch)
     for modality in set(modalities) - set(subset):
-        every = torch.ones(len(batch[modality]), dtype=torch.bool, device=batch[modality].device)
-        out[modality], out[f"{modality}_mask"] = _hidden(
-            batch[modality], batch[f"{modality}_mask"], every
-        )
+        x, mask = batch[modality], batch[f"{modality}_mask"]
+        every = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        out[modality], out[f"{modality}_mask"] = _dropped(x, mask, every)
     return out
 
 
 def _again(batches: Iterable[Batch]) -> Iterable[Batch]:
-    """What can be gone through more than once."""
+    """The batches as something that can be read more than once."""
     return list(batches) if iter(batches) is batches else batches
 
 
 def _accuracy(model: Model, batches: Iterable[Batch], device: str) -> float:
+    """The share of right answers; ValueError if the batches have no target."""
     logits, target, _ = collect(model, batches, device)
     if target is None:
         raise ValueError(

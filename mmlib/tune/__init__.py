@@ -1,4 +1,4 @@
-"""Which settings are best? Successive halving, which never reads the test rows.
+"""Which settings are best? A search by successive halving, which never reads the test rows.
 
 ``search(recipe, trials=20, out="runs/search")`` returns a ``Search``; its ``best`` is a recipe.
 """

@@ -14,9 +14,11 @@ from mmlib.recipes.predictor import BATCH
 from mmlib.recipes.recipe import Recipe
 from mmlib.text_table import aligned
 from mmlib.train.content import finite, misfit, optional, plain, whole
+from mmlib.train.older import renewed_search
 
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 TRIALS, LEADERBOARD = "trials.jsonl", "leaderboard.csv"
+# options of the command ``train`` that stand in the line to train with, unless they are the default
 OPTIONS = (
     "group",
     "task",
@@ -28,15 +30,15 @@ OPTIONS = (
     "distributed",
     "tensorboard",
     "batch_size",
-)  # of train
+)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One attempt. ``epochs`` were trained; ``loss`` is the best val loss among them.
+    """One attempt: its settings, and what came of them.
 
-    ``scores`` are those of that epoch. ``number`` counts from 0, as optuna does; screen and
-    leaderboard count from 1.
+    ``epochs`` were trained; ``loss`` is the best val loss among them, and ``scores`` are those of
+    that epoch. ``number`` counts from 0, as in optuna; the screen and the leaderboard count from 1.
     """
 
     number: int
@@ -48,15 +50,15 @@ class Trial:
     seconds: float
     losses: list[float]  # val loss after each epoch
     reason: str = ""
-    marks: dict[str, Any] | None = None  # optuna's own
+    marks: dict[str, Any] | None = None  # what optuna itself notes about the trial
 
 
 @dataclass(frozen=True)
 class Search:
     """What ``search`` returns: ``trials``, the best first, and the recipe with the best settings.
 
-    ``best`` trains as that trial was trained: the same epochs, whatever the budget would pay for;
-    its ``out`` is the folder "best" in that of the search.
+    ``best`` trains as that trial was trained, for the same number of epochs, whatever the budget
+    is. Its ``out`` is the folder "best" in the folder of the search.
     """
 
     trials: list[Trial]
@@ -66,8 +68,8 @@ class Search:
     def rows(self) -> list[dict[str, Any]]:
         """The leaderboard: rank, state, val_loss, scores, epochs, settings, seconds and number.
 
-        Only finished trials have a rank: a stopped one has the val loss of a shorter training,
-        which is not to be compared with theirs.
+        Only finished trials have a rank. A stopped one has the val loss of a shorter training,
+        which cannot be compared with theirs.
         """
         return [
             {
@@ -84,10 +86,10 @@ class Search:
 
     @property
     def command(self) -> str:
-        """The line that trains with the best settings.
+        """The command line that trains with the best settings.
 
-        What only Python can say (a DataFrame, an augmentation of one's own) is not in it: train
-        ``best`` itself there.
+        It leaves out what only Python can say (a DataFrame, your own augmentation): in that case
+        train ``best`` itself.
         """
         recipe, usual = self.best, Recipe("")
         source = str(recipe.manifest) if isinstance(recipe.manifest, str | Path) else "MANIFEST.csv"
@@ -102,8 +104,8 @@ class Search:
             if (value := getattr(recipe, name)) != getattr(usual, name):
                 said[name] = value
         for name, value in said.items():
-            flag = f"--{name.replace('_', '-')}"
-            words += [] if value in (None, "") else [flag] if value is True else [flag, str(value)]
+            if value not in (None, ""):
+                words += [f"--{name.replace('_', '-')}"] + [str(value)] * (value is not True)
         return shlex.join(words)
 
     def __str__(self) -> str:
@@ -114,13 +116,15 @@ class Search:
 
 
 def _short(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def rank(recipe: Recipe, done: list[Trial]) -> Search:
-    """Those that were not stopped first, by val loss; then those that came furthest.
+    """The finished trials first, by val loss; then the stopped ones that came furthest.
 
-    ``recipe`` is as the trials were trained.
+    Failed trials stand last. ``recipe`` is the one that the trials were trained with.
     """
     order = sorted(
         done,
@@ -153,7 +157,7 @@ def _marks(value: Any) -> bool:
 
 
 def _misfit(trial: Any, number: int) -> str | None:
-    """Where a line of trials.jsonl is no trial, or not the one of this number."""
+    """Why a line of trials.jsonl is not the trial of this number, in words; None if it is."""
     found = misfit(
         trial,
         {
@@ -184,16 +188,17 @@ def _misfit(trial: Any, number: int) -> str | None:
 
 
 def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
-    """The trials of the search in ``out``, none where there is no search.
+    """The trials of the search in ``out``; an empty list if there is no search.
 
-    Raises ValueError where it is another one, or damaged.
+    A search of version 0.1 is read too. Raises ValueError if it is another search, or damaged.
     """
     path = out / TRIALS
     if not path.is_file():
         return []
     try:
         before, *trials = [
-            json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
+            renewed_search(json.loads(line))
+            for line in path.read_text(encoding="utf-8").splitlines()
         ]
     except ValueError as error:
         raise ValueError(
@@ -207,19 +212,18 @@ def read(out: Path, identity: dict[str, Any]) -> list[Trial]:
             f"{path} is damaged, or no search of this version: {found}; choose another folder"
         )
     done = [Trial(**trial) for trial in trials]
-    before = {"batch_size": BATCH} | before  # that of every search before one could choose
+    before = {"batch_size": BATCH} | before  # the only batch size of the first searches
     for name, now in identity.items():
         if before.get(name) != json.loads(json.dumps(now)):
             raise ValueError(
                 f"cannot go on with the search in {out}: {name} was {before.get(name)} and is now "
-                f"{now}; "
-                "give what it was, or another folder"
+                f"{now}; give what it was, or another folder"
             )
     return done
 
 
 def write(out: Path, identity: dict[str, Any], done: list[Trial], found: Search) -> None:
-    """Replace both files in ``out``, each as a whole."""
+    """Write trials.jsonl and leaderboard.csv in ``out``; each replaces the old file as a whole."""
     lines = "".join(as_json(part) + "\n" for part in [identity, *map(asdict, done)])
     write_atomically(out / TRIALS, lambda file: file.write(lines.encode()))
     table = io.StringIO()

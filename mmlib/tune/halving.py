@@ -1,14 +1,15 @@
-"""Which settings?
+"""Successive halving: a search over fusion, size, learning rate, dropout and modality dropout.
 
-A search over fusion, size, learning rate, dropout and modality dropout, judged on the val rows,
-never on test. Successive halving (Jamieson & Talwalkar, 2016), in the form that needs no rounds
-(ASHA: Li et al., 2020, arXiv:1810.05934), by optuna: after a quarter and after half of its epochs a
-trial goes on only where it is in the better half of all that came as far, so that a search takes
-about half the time of all its trials. A trial has the schedule of a whole training from the start:
-one that is not stopped is exactly what ``train`` makes of its settings. The price is that
-unfinished models are compared, and settings that start slowly may be stopped unjustly; a short
-schedule of its own for every round would be fairer there, and take longer. What is tried next is
-chosen by TPE.
+Settings are judged on the val rows, never on the test rows. Successive halving (Jamieson &
+Talwalkar, 2016) runs here in the form without rounds (ASHA: Li et al., 2020, arXiv:1810.05934), by
+optuna: after a quarter and after half of its epochs, a trial goes on only if it is in the better
+half of all trials that came as far. So a search takes about half the time of all its trials. TPE
+chooses what is tried next.
+
+A trial has the schedule of a whole training from the start: one that is not stopped is exactly what
+``train`` makes of its settings. The price: unfinished models are compared, and settings that start
+slowly may be stopped unjustly. A short schedule of its own for each round would be fairer to them,
+and would take longer.
 """
 
 import importlib
@@ -45,29 +46,42 @@ from mmlib.tune.board import (
     write,
 )
 
-# that add up, that mix, that choose, that multiply, that read tokens
+# one fusion of each kind: they add up, mix, choose, multiply, and read tokens
 TRIED = ("sum", "concat", "gated", "lowrank", "join")
 DIMS, LR, DROPOUT, MODALITY_DROPOUT = (32, 64, 128), (5e-4, 1e-2), (0.0, 0.5), (0.0, 0.25, 0.5)
-HALF = 2  # one in so many goes on
-BEST = "best"  # the folder in ``out`` that the line to train with names
+HALF = 2  # one trial in so many goes on
+BEST = "best"  # the folder in ``out`` for a training with the best settings
 
 
 def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = False) -> Search:
-    """Train with up to ``trials`` settings, the recipe's own first, and rank them by their val
-    loss, by which ``train`` chooses its epoch.
+    """Train with up to ``trials`` settings, the recipe's own first, and rank them by val loss.
 
     Each trial is trained as ``recipe`` says (``budget`` 0.3 is enough to compare with), apart from
-    fusion, dim, lr, dropout and ``augment.modality_dropout``; its ``out`` and ``resume`` are not
-    used. Test rows are dropped before anything is read: neither their cells nor their files can
-    matter. Where there are no val rows, a part of train is taken, the same as in ``train``.
+    fusion, dim, lr, dropout and ``augment.modality_dropout``. The recipe's ``out`` and ``resume``
+    are not used. Test rows are dropped before anything is read, so neither their cells nor their
+    files can matter. If there are no val rows, the same part of train is taken as in ``train``.
+    The val loss of a trial is that of its best epoch, which ``train`` would choose.
 
     ``out`` then holds trials.jsonl and leaderboard.csv, replaced atomically after every trial.
-    ``resume`` goes on with the search there: the trial that was interrupted begins again, and as
-    every choice is drawn from ``recipe.seed`` and the trials before it, the result is that of a
-    search never stopped, on the same machine, apart from the seconds. More ``trials`` than before
-    go on from there. Needs optuna. Raises ImportError without it, and ValueError for wrong
-    arguments, another search in ``out``, and whatever is wrong with the data or with the recipe
-    itself; other settings that fail (a loss that is not finite) are listed as failed.
+    ``resume`` goes on with the search there: a trial that was interrupted begins again. Every
+    choice is drawn from ``recipe.seed`` and the trials before it, so on the same machine the
+    result is that of a search never stopped, apart from the seconds. ``trials`` may then be more
+    than before.
+
+    Needs optuna. Raises ImportError without it; ValueError for wrong arguments, for another search
+    in ``out``, and for what is wrong with the data or with the recipe itself. Other settings that
+    fail (a loss that is not finite) are listed as failed.
+
+    >>> import pandas, tempfile
+    >>> texts = [f"{word} {i}" for i in range(24) for word in ("good", "bad")]
+    >>> rows = pandas.DataFrame({"text": texts, "label": [text.split()[0] for text in texts]})
+    >>> recipe = Recipe(rows, epochs=2, device="cpu", log=lambda line: None)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = search(recipe, trials=2, out=folder + "/search")
+    >>> len(found.trials), found.rows[0]["rank"], found.best.epochs
+    (2, 1, 2)
+    >>> found.trials[0].settings.keys()
+    dict_keys(['fusion', 'dim', 'lr', 'dropout', 'modality_dropout'])
     """
     if trials < 1:
         raise ValueError(f"trials is {trials}, expected 1 or more")
@@ -88,7 +102,7 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
         epochs = recipe.epochs or recipe.plan(data)["epochs"]
         space = _space(optuna, recipe, len(manifest.modalities))
         identity = _identity(recipe, manifest, space, epochs)
-        # what a finished trial was trained as
+        # how each finished trial was trained
         asked = replace(recipe, epochs=epochs, out=Path(out) / BEST, resume=False)
         done = read(Path(out), identity)
         for line in data.summary + [_plan(recipe, trials, epochs, len(done), data)]:
@@ -106,7 +120,10 @@ def search(recipe: Recipe, trials: int = 20, *, out: str | Path, resume: bool = 
 
 
 def without_test(manifest: Manifest) -> Manifest:
-    """The rows of train and val alone, in splits chosen as ``load_data`` would choose them."""
+    """The rows of train and val only, in the splits that ``load_data`` would choose.
+
+    Raises ValueError if one of the two has no rows.
+    """
     names = choose_splits(manifest)
     kept = [row for row, name in enumerate(names) if name in ("train", "val")]
     missing = [name for name in ("train", "val") if name not in names]
@@ -130,9 +147,9 @@ def _own(recipe: Recipe) -> dict[str, Any]:
 
 
 def _space(optuna: Any, recipe: Recipe, modalities: int) -> dict[str, Any]:
-    """What is searched, wide enough to hold the recipe's own settings.
+    """What is searched: wide enough to include the recipe's own settings.
 
-    With one modality there is nothing to fuse, and nothing to drop.
+    With a single modality there is nothing to fuse and nothing to drop.
     """
     own, some = _own(recipe), optuna.distributions
     return {
@@ -157,8 +174,9 @@ def _space(optuna: Any, recipe: Recipe, modalities: int) -> dict[str, Any]:
 def _study(
     optuna: Any, space: dict[str, Any], recipe: Recipe, epochs: int, done: list[Trial]
 ) -> Any:
-    """A study that knows what is done, and nothing else: so it cannot matter whether the search
-    was interrupted.
+    """A study made of the trials that are done.
+
+    It knows nothing else, so it does not matter whether the search was interrupted.
     """
     study = optuna.create_study(
         sampler=optuna.samplers.TPESampler(seed=recipe.seed * 10_007 + len(done)),
@@ -182,7 +200,7 @@ def _study(
 
 
 def _rung(epochs: int) -> int:
-    """After so many epochs a trial is first compared with the others."""
+    """The number of epochs after which a trial is first compared with the others."""
     return math.ceil(epochs / HALF**2)
 
 
@@ -194,16 +212,40 @@ def _states(optuna: Any) -> dict[str, Any]:
 def _run(
     optuna: Any, study: Any, space: dict[str, Any], recipe: Recipe, data: Data, epochs: int
 ) -> Trial:
-    """Ask for settings, train with them, and report how it went."""
-    asked, began, state, reason = study.ask(space), time.perf_counter(), DONE, ""
+    """One trial: ask the study for settings, train with them, and report the result to it."""
+    asked, began = study.ask(space), time.perf_counter()
     chosen = _own(recipe)
     if asked.number:
         chosen = {name: _rounded(asked.params[name], part) for name, part in space.items()}
-    tried = with_settings(recipe, chosen)
-    spec, rows = tried.plan(data), []
-    config = replace(settings(tried, epochs), progress=False, tensorboard=False)
-    train, val = _changed(data.loaders["train"], tried.augment), data.loaders["val"]
-    metrics = SCORES[spec["task"]]
+    state, reason, rows = _train(asked, with_settings(recipe, chosen), data, epochs)
+    best = min(rows, key=lambda row: row["val_loss"], default={})
+    scores = {name.removeprefix("val_"): x for name, x in best.items() if name.startswith("val_")}
+    loss = scores.pop("loss", None)
+    study.tell(asked, loss if state == DONE else None, _states(optuna)[state])
+    return Trial(
+        number=asked.number,
+        state=state,
+        settings=chosen,
+        loss=loss,
+        scores=scores,
+        epochs=len(rows),
+        seconds=round(time.perf_counter() - began, 1),
+        losses=[row["val_loss"] for row in rows],
+        reason=reason,
+        marks=study.trials[-1].system_attrs,
+    )
+
+
+def _train(
+    asked: Any, recipe: Recipe, data: Data, epochs: int
+) -> tuple[str, str, list[dict[str, Any]]]:
+    """Train as the recipe says, for as long as successive halving lets it.
+
+    Returns the state of the trial, the reason where it failed, and the rows of its epochs.
+    """
+    spec, state, rows = recipe.plan(data), DONE, []
+    config = replace(settings(recipe, epochs), progress=False, tensorboard=False)
+    train, val = _augmented(data.loaders["train"], recipe.augment), data.loaders["val"]
 
     def give_up(row: dict[str, Any], model: nn.Module) -> bool:
         """After each epoch: does successive halving end this trial?"""
@@ -216,39 +258,21 @@ def _run(
 
     try:
         torch.manual_seed(recipe.seed)
-        fit(build(spec), train, val, config, metrics, after_epoch=give_up)
+        fit(build(spec), train, val, config, SCORES[spec["task"]], after_epoch=give_up)
     except (ValueError, torch.OutOfMemoryError) as error:
-        if not asked.number:  # the recipe's own settings: it, or the data, is at fault
+        if not asked.number:  # the recipe's own settings: the recipe or the data is at fault
             raise
-        state, reason = FAILED, str(error)
-    best = min(rows, key=lambda row: row["val_loss"], default=None)
-    loss = None if best is None else best["val_loss"]
-    own = {} if best is None else best
-    scores = {name: own[f"val_{name}"] for name in metrics if f"val_{name}" in own}
-    study.tell(asked, loss if state == DONE else None, _states(optuna)[state])
-    return Trial(
-        asked.number,
-        state,
-        chosen,
-        loss,
-        scores,
-        len(rows),
-        round(time.perf_counter() - began, 1),
-        [row["val_loss"] for row in rows],
-        reason,
-        study.trials[-1].system_attrs,
-    )
+        return FAILED, str(error), rows
+    return state, "", rows
 
 
 def _rounded(value: Any, part: Any) -> Any:
-    """A number between two others to three digits, so that it can be typed; anything else as it
-    is.
-    """
+    """A number from a range is rounded to three digits, so that it can be typed."""
     return min(max(float(f"{value:.3g}"), part.low), part.high) if hasattr(part, "low") else value
 
 
-def _changed(loader: Loader, augment: Augment) -> Loader:
-    """The same rows, changed in another way."""
+def _augmented(loader: Loader, augment: Augment) -> Loader:
+    """The same rows under another augmentation."""
     parts = loader.batches
     return Loader(
         parts.preprocessing,
@@ -265,7 +289,7 @@ def _changed(loader: Loader, augment: Augment) -> Loader:
 def _identity(
     recipe: Recipe, manifest: Manifest, space: dict[str, Any], epochs: int
 ) -> dict[str, Any]:
-    """What must be the same where a search goes on."""
+    """What must be as it was for a search to go on."""
     rows = {
         name: [row for row, split in enumerate(manifest.split or ()) if split == name]
         for name in ("train", "val")
@@ -307,7 +331,7 @@ def _line(trial: Trial, trials: int, found: Search) -> str:
 
 @contextmanager
 def _quiet_optuna() -> Iterator[Any]:
-    """optuna, saying nothing but warnings inside this block."""
+    """optuna, which prints nothing but warnings inside this block."""
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:

@@ -1,5 +1,6 @@
-"""Every exercise of every module: the right answer is done, each typical mistake gets its own
-hint; and the check itself is checked.
+"""Every exercise: the right answer is done, and each typical mistake gets its own hint.
+
+The check itself is checked, too.
 """
 
 import importlib

@@ -1,5 +1,6 @@
-"""The judge of equality: it sees a wrong value, a wrong gradient, a wrong shape and nan, and
-measures the error there is.
+"""``parity`` sees a wrong value, a wrong gradient, a wrong shape and NaN.
+
+It measures the error there is.
 """
 
 import pytest

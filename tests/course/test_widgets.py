@@ -1,5 +1,6 @@
-"""Widgets without a browser: where a slider's value changes, the text and the image change, and
-they are those of the function.
+"""Widgets without a browser: a slider's value changes the text and the image.
+
+Both are those of the function.
 """
 
 import ast

@@ -340,7 +340,7 @@ def test_a_killed_loader_process_is_an_error_not_a_hang_and_the_loader_works_aga
     for _ in range(3):  # the moments at which it is found out differ
         model = Murderer(others)
         with pytest.raises(
-            RuntimeError, match=r"DataLoader worker .* memory has run out: try fewer of them"
+            RuntimeError, match=r"DataLoader worker .* memory has run out: use fewer workers"
         ):
             fit(model, loader, None, replace(CPU, epochs=20))
         assert not model.training

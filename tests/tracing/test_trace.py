@@ -68,8 +68,9 @@ def build(modalities: str = "conv", fusing: str = "SumFusion", head: str = "clas
 
 
 def counted(model: nn.Module, batch: object) -> int:
-    """What torch counts, with attention written out (on a CPU it overlooks the fused one); it
-    overlooks LSTMs too.
+    """What torch counts, with attention written out, since on a CPU it misses the fused one.
+
+    It misses LSTMs too.
     """
     with recording(model), FlopCounterMode(display=False) as counter:
         model.eval()(batch)
@@ -233,7 +234,7 @@ def test_a_shared_encoder_has_a_row_per_modality_and_its_parameters_count_once()
 
 
 class Restless(nn.Module):
-    """Draws numbers and counts its calls, also in evaluation mode; fails when told to."""
+    """Draws numbers and counts its calls, also in evaluation mode; fails when asked to."""
 
     def __init__(self, fails: bool):
         super().__init__()

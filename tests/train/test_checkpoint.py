@@ -1,5 +1,6 @@
-"""Checkpoints: killed at any moment and resumed = never stopped, bit for bit; what is wrong with
-a file is said; no code is run.
+"""Checkpoints: a run that was killed and resumed is a run never stopped, bit for bit.
+
+What is wrong with a file is named, and no code in it is ever run.
 """
 
 import csv
@@ -12,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +45,8 @@ KILLED = replace(CPU, epochs=8, accumulate=2, checkpoint_every=2, patience=6)
 
 
 class Shaken:
-    """Batches whose order and noise are functions of (seed, epoch, row), as those of mmlib.data;
+    """Batches whose order and noise depend on (seed, epoch, row), as those of mmlib.data do.
+
     ``pause`` makes them slow.
     """
 
@@ -220,8 +223,9 @@ def straight_and_resumed(
 
 @pytest.mark.parametrize("saves", [1, 2, 5, 6, 7])
 def test_resumed_from_every_kind_of_place(tmp_path, monkeypatch, saves):
-    """Within the first epoch, at its end, within a later one; the best weights and the patience
-    go on too.
+    """Within the first epoch, at its end, within a later one.
+
+    The best weights and the patience go on too.
     """
     config = replace(CPU, epochs=4, checkpoint_every=2, accumulate=2, lr=0.05)
     a, b = straight_and_resumed(tmp_path, monkeypatch, Shaken, config, saves)
@@ -353,7 +357,7 @@ def test_what_is_done_and_decided_after_an_epoch_is_resumed_too(tmp_path, monkey
         out=tmp_path / "stopped",
         resume=True,
     )
-    assert len(history) == 3  # nobody is asked again: it knows that it was stopped
+    assert len(history) == 3  # after_epoch is not asked again: the run knows that it was stopped
 
 
 def test_a_run_that_ends_between_the_question_and_the_checkpoint_asks_again(tmp_path):
@@ -577,8 +581,9 @@ def test_a_run_is_not_resumed_where_two_cells_of_train_rows_have_changed_places(
 
 @pytest.mark.parametrize("memory", [True, False])
 def test_a_run_over_the_same_data_goes_on_wherever_the_data_lies(begun, copied, memory):
-    """Another folder, later times of change, another encoding of the same pixels, from memory or
-    from disk.
+    """The same pixels in another folder, with later times of change and another encoding.
+
+    From memory or from disk.
     """
     path = first(copied, "train", "image")
     with Image.open(path) as image:
@@ -604,6 +609,29 @@ def test_a_checkpoint_of_an_older_mmlib_is_resumed_with_a_warning_on_what_it_doe
     ) as warned:
         resumed = resume(copied, *loaders(copied))
     assert len(warned) == 2 and resumed == without_seconds(fit(Sizes(), *loaders(begun), TWO))
+
+
+def saved_with(run: Path, fitted: dict) -> None:
+    """Give a run this state of the preprocessing, and its checksum, as version 0.1 took it."""
+    state = checkpoint.load(run)
+    state["extra"] = {"preprocessing": fitted}
+    for identity in state["data"].values():
+        whole = json.dumps(fitted, sort_keys=True).encode()
+        identity["checksum of the preprocessing"] = zlib.crc32(whole)
+    checkpoint.save(run, state)
+
+
+def test_a_run_is_resumed_where_the_words_for_a_decision_have_changed_and_nothing_else(copied):
+    """``why`` says how the kind of target was decided, and decides about no batch."""
+    train, val = loaders(copied)
+    fitted = train.batches.preprocessing.state()
+    extra = {"preprocessing": fitted}
+    named = {"out": copied / "run", "resume": True, "extra": extra}
+    saved_with(copied / "run", fitted | {"target": fitted["target"] | {"why": "other words"}})
+    assert len(fit(Sizes(), train, val, TWO, **named)) == 2
+    saved_with(copied / "run", fitted | {"target": fitted["target"] | {"std": 2.0}})
+    with pytest.raises(ValueError, match="preprocessing, target, std was 2.0 and is now 1.0"):
+        fit(Sizes(), train, val, TWO, **named)
 
 
 def test_a_run_over_a_list_is_not_resumed_over_a_list_of_other_numbers(tmp_path):
@@ -642,7 +670,7 @@ def test_weights_of_a_run_are_loaded_into_a_model_of_ones_own_best_or_last(tmp_p
         load(tmp_path)
 
 
-def test_a_model_of_another_width_is_told_by_its_first_weight(tmp_path):
+def test_a_model_of_another_width_is_named_by_its_first_weight(tmp_path):
     fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
     wide = Tiny()
     wide.head = nn.Linear(8, 4)

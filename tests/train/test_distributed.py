@@ -1,5 +1,6 @@
-"""Two processes that share each batch train as one: ragged targets, an uneven last batch,
-accumulation, resume, fully_shard.
+"""Two processes that share each batch train as one.
+
+With ragged targets, an uneven last batch, accumulation, resume and fully_shard.
 """
 
 import multiprocessing
@@ -155,8 +156,9 @@ class Rows(torch.utils.data.Dataset):
 
 
 class Adapter:
-    """What one writes around a shuffling DataLoader to give it ``shard``: each process cuts what
-    it draws itself.
+    """A shuffling DataLoader with a method ``shard``, as a user would write it.
+
+    Each process cuts the batches that it draws itself.
     """
 
     def __init__(self, loader, rank: int = 0, world: int = 1):
@@ -245,8 +247,9 @@ def refused() -> dict[str, str]:
 
 
 def with_own_optimizer(kind: str) -> dict:
-    """SGD with momentum in two groups; the second process alone wants to stop after two epochs
-    of three.
+    """SGD with momentum in two groups.
+
+    The second process alone wants to stop after two epochs of three.
     """
 
     def optimizer(model, config):
@@ -281,8 +284,9 @@ class Stop(Exception):
 
 
 def resumed(kind: str, out: Path) -> dict:
-    """Stopped after the third step, within the second epoch, by both processes; then resumed
-    with fresh models.
+    """Both processes stop after the third step, within the second epoch.
+
+    Then the run is resumed with fresh models.
     """
     config, saves = replace(CONFIG, distributed=kind, checkpoint_every=1), []
     real = checkpoint.random_state
@@ -431,8 +435,9 @@ def test_the_checkpoint_of_many_is_a_plain_one_that_one_process_reads(pair, kind
 
 @pytest.mark.parametrize("kind", [*LOADERS, "adapter"])
 def test_of_a_dataloader_each_process_reads_its_own_rows_and_the_run_is_that_of_one(pair, kind):
-    """Two seeds would be two orders: some rows twice in an epoch, some never, and nothing else
-    would tell.
+    """Two seeds would be two orders: some rows would come twice in an epoch and some never.
+
+    Nothing else would show it.
     """
     alone, parts = from_loader(kind), [results[f"loader {kind}"] for results in pair]
     for epoch in range(2):

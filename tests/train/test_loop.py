@@ -1,5 +1,6 @@
-"""The loop: weighing, early stopping, precision, errors that name what to do, evaluation of
-whole sets.
+"""The loop: weights of short batches, early stopping, precision, and evaluation of whole sets.
+
+Errors say what to do.
 """
 
 import copy
@@ -132,9 +133,7 @@ def test_accumulating_small_batches_is_one_large_batch(words, clip):
 
 
 def test_a_step_is_that_of_a_bare_loop():
-    """Judge: torch's clip_grad_norm_, AdamW (not fused) and OneCycle-free arithmetic, written
-    out.
-    """
+    """The reference: torch's clip_grad_norm_ and AdamW (not fused), the schedule written out."""
     batches, mine, bare = cut(sample_batch(12), 4), Tiny(), Tiny()
     fit(mine, batches, config=replace(CPU, clip=0.3, weight_decay=0.5))
     decayed = [p for p in bare.parameters() if p.ndim >= 2]
@@ -190,8 +189,9 @@ def test_every_trained_parameter_is_in_one_group_and_only_matrices_decay():
 
 
 def overfitting(epochs: int, **changes) -> tuple[Tiny, list[dict], list[Batch]]:
-    """Training targets that say the opposite of the validation targets: val loss gets worse from
-    the first epoch on.
+    """Training targets that are the opposite of the validation targets.
+
+    So the val loss gets worse from the first epoch on.
     """
     train, val = cut(sample_batch(12), 4), cut(sample_batch(12), 5)
     for batch in val:
@@ -397,9 +397,7 @@ class Breaks(nn.Module):
 def test_a_gradient_that_breaks_under_a_finite_loss_in_the_last_step_is_an_error(
     tmp_path, clip, val
 ):
-    """Neither what is saved nor what is left in the model is broken: the weights are those of
-    the epoch before.
-    """
+    """Neither the checkpoint nor the model is broken: the weights are those of the epoch before."""
     batches, model = cut(sample_batch(12), 4), Breaks(at=8)  # nine steps
     val_batches = [sample_batch(8)] if val else None
     text = message(
@@ -469,8 +467,9 @@ def test_a_last_step_that_makes_the_weights_infinite_is_an_error_and_is_not_save
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_targets_not_over_its_steps():
-    """A short last batch: three steps of 5, 5 and 1 samples, with a rate so small that the model
-    stays what it is.
+    """A short last batch: three steps of 5, 5 and 1 samples.
+
+    The rate is so small that the model stays what it is.
     """
     whole, model = sample_batch(11), Tiny()
     expected = evaluate(model, [whole], device="cpu")["loss"]
@@ -711,11 +710,11 @@ def test_tensorboard_missing_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_tensorboard_gets_every_score_of_every_epoch(tmp_path, monkeypatch):
-    told = []
+    written = []
 
     class Writer:
         def add_scalar(self, name, value, step):
-            told.append((name, step))
+            written.append((name, step))
 
         def flush(self):
             pass
@@ -724,7 +723,7 @@ def test_tensorboard_gets_every_score_of_every_epoch(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_log, "_writer", lambda folder, step: Writer())
     fit(Tiny(), [sample_batch(4)], [sample_batch(4)], replace(CPU, tensorboard=True), out=tmp_path)
-    assert [step for name, step in told if name == "val_loss"] == [1, 2, 3]
+    assert [step for name, step in written if name == "val_loss"] == [1, 2, 3]
 
 
 # ---- evaluation
@@ -1002,8 +1001,9 @@ def test_auto_is_where_the_model_is(monkeypatch):
 
 
 def test_rows_numbered_from_zero_in_every_batch_are_refused_not_mixed():
-    """What ``Preprocessing.batch`` gives, batch after batch, with targets beside it: they would
-    be averaged as windows of one row.
+    """``Preprocessing.batch`` numbers the rows of each batch from 0.
+
+    Several such batches, with targets, would be averaged as windows of one row.
     """
     batches = [sample_batch(8, seed=seed) | {"row": torch.arange(8)} for seed in (0, 1)]
     with pytest.raises(

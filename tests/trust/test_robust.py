@@ -1,5 +1,6 @@
-"""Corrupted modalities: what each fault does and leaves alone, the same for every model and
-batch; what curves and subsets count.
+"""Corrupted modalities: what each fault changes and leaves alone, the same for every model.
+
+Also what curves and subsets count.
 """
 
 from types import SimpleNamespace
@@ -16,8 +17,9 @@ MODALITIES = {"photo": "image", "words": "text", "voice": "audio"}
 
 
 def batch(rows=24, seed=0):
-    """All kinds, ragged, with rows that lack a modality; modalities named otherwise than their
-    kinds.
+    """Ragged modalities of all kinds, under names of their own.
+
+    Some rows lack a modality.
     """
     generator = torch.Generator().manual_seed(seed)
     there = torch.rand(rows, 3, generator=generator) > 0.2
@@ -202,7 +204,7 @@ def full(rows=40):
     return part(whole, every) | {"target": torch.ones(rows, dtype=torch.int64)}
 
 
-def test_subsets_are_all_of_them_and_the_others_are_hidden():
+def test_subsets_are_all_of_them_and_the_others_are_missing():
     found = subsets(Seeing(["photo", "voice"]), [full()], "cpu")
     assert len(found) == 7 and list(found)[-1] == ("photo", "voice", "words")
     assert found == {subset: float({"photo", "voice"} <= set(subset)) for subset in found}

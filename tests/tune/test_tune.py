@@ -1,5 +1,6 @@
-"""The search: a fair ranking by val rows, no look at test rows, the same result whether it was
-interrupted or not.
+"""The search: a fair ranking by the val rows, which never reads the test rows.
+
+The result is the same whether the search was interrupted or not.
 """
 
 import csv
@@ -28,9 +29,7 @@ optuna = pytest.importorskip("optuna")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """48 pets on disk, test rows last, cats so rare that classes are weighed; and a column of
-    numbers.
-    """
+    """48 pets on disk, with the test rows last, few cats, and a column of numbers."""
     folder = tmp_path_factory.mktemp("pets")
     pets.write(pets.draw(48), folder)
     rows = read(folder / "manifest.csv")
@@ -287,6 +286,35 @@ def test_a_search_goes_on_only_with_what_it_began_with(folder, search, tmp_path)
         halving.search(recipe_for(folder), 5, out=tmp_path, resume=True)
 
 
+def in_words_of_version_0_1(path):
+    """Rewrite a file of trials with the names of that version."""
+    before, *trials = map(json.loads, path.read_text().splitlines())
+    older = {"modality_dropout": "hide"}
+
+    def old(value):
+        if not isinstance(value, dict):
+            return value
+        return {older.get(name, name): old(inner) for name, inner in value.items()}
+
+    lines = [old(before) | {"task": "classes"}, *map(old, trials)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_search_of_version_0_1_goes_on_as_if_never_stopped(folder, tmp_path, monkeypatch):
+    """Its file says hide for modality_dropout, and classes for classification."""
+    recipe = recipe_for(folder, task="classification")
+    never = halving.search(recipe, 4, out=tmp_path / "never")
+    halving.search(recipe, 2, out=tmp_path / "old")
+    in_words_of_version_0_1(tmp_path / "old" / "trials.jsonl")
+    assert "hide" in (tmp_path / "old" / "trials.jsonl").read_text()
+    with pytest.raises(ValueError, match="task was classification and is now regression"):
+        other = replace(recipe, task="regression", target="size")
+        halving.search(other, 4, out=tmp_path / "old", resume=True)
+    found = halving.search(recipe, 4, out=tmp_path / "old", resume=True)
+    assert without_seconds(found.trials) == without_seconds(never.trials)
+    assert "hide" not in (tmp_path / "old" / "trials.jsonl").read_text()
+
+
 @pytest.mark.parametrize(
     "line, change",
     [
@@ -330,8 +358,9 @@ def test_a_search_overwrites_no_files_of_ones_own(folder, tmp_path):
 
 
 class Played:
-    """In place of ``fit``: asks after each epoch whether to stop, and the val losses of trial i
-    are those given, or an error.
+    """Stands in for ``fit``: the val losses of trial i are those given, or an error is raised.
+
+    After each epoch it asks whether to stop.
     """
 
     def __init__(self, monkeypatch, losses):
@@ -416,7 +445,7 @@ def test_settings_that_fail_are_listed_last_with_the_reason_and_the_recipe_itsel
         halving.search(recipe, 5, out=tmp_path / "b")
 
 
-def test_with_one_modality_there_is_nothing_to_fuse_or_to_hide(folder, tmp_path, monkeypatch):
+def test_with_one_modality_there_is_nothing_to_fuse_or_to_drop(folder, tmp_path, monkeypatch):
     Played(monkeypatch, [[0.5] * 3] * 6)
     found = halving.search(replace(recipe_for(folder), use=("text",)), 6, out=tmp_path)
     assert {trial.settings["fusion"] for trial in found.trials} == {"sum"} and {

@@ -1,4 +1,4 @@
-"""Exercises of the notebooks that check themselves, a file a notebook."""
+"""Exercises of the notebooks that check themselves, a file for each notebook."""
 
 from mmlib.course.exercises.exercise import Exercise
 

@@ -1,7 +1,6 @@
-"""Exercises that check themselves: an answer is compared with a reference on inputs that it has not
-seen, and typical mistakes are known.
+"""An exercise that checks itself against a reference, on inputs that the answer has not seen.
 
-One module per notebook holds its exercises. A notebook says ``loss.cross_entropy.check(answer)``
+Each notebook has a module with its exercises. A notebook says ``loss.loss_of_all.check(answer)``
 and gets "done", or "not yet:" and a hint.
 """
 
@@ -18,11 +17,18 @@ from torch import Tensor
 class Exercise:
     """What is right, on which inputs, and what people write instead.
 
-    ``reference`` and the answer are functions of ``inputs(generator)``, or, where there are no
-    inputs, plain values. They give a number, a text, a tensor, or a tuple, list or dict of these.
-    ``wrong`` maps a hint to the function (or value) that a typical wrong answer computes: an answer
-    that agrees with it gets that hint. ``tolerance`` is absolute and relative. ``trials`` inputs
-    are drawn.
+    ``reference`` and the answer are functions of ``inputs(generator)``, or plain values if there
+    are no inputs. They give a number, a text, a tensor, or a tuple, list or dict of these.
+    ``wrong`` maps a hint to the function (or the value) of a typical mistake: an answer that agrees
+    with it gets that hint. ``tolerance`` is both absolute and relative. ``trials`` inputs are
+    drawn.
+
+    >>> draw = lambda generator: (torch.rand(5, generator=generator),)
+    >>> mean = Exercise(torch.mean, {"divide by how many there are": torch.sum}, draw)
+    >>> mean.check(torch.sum)
+    'not yet: divide by how many there are'
+    >>> mean.check(lambda x: x.sum() / len(x))
+    'done'
     """
 
     reference: Any
@@ -32,9 +38,9 @@ class Exercise:
     trials: int = 3
 
     def check(self, answer: Any) -> str:
-        """ "done", or "not yet: " and what is wrong with the answer.
+        """Check an answer: "done", or "not yet: " and what is wrong with it.
 
-        An error in the answer is told, not raised.
+        An error that the answer raises is part of the text; it is not raised here.
         """
         if answer is None:
             return "not yet: fill in the cell above, run it, then run this one again"
@@ -46,56 +52,52 @@ class Exercise:
                 results.append(_call(answer, given))
             except Exception as error:  # whatever a learner's code raises is part of the answer
                 return f"not yet: it raised {type(error).__name__}: {error}"
-            if any(
-                isinstance(was, Tensor) and _numbers(now, was, 0.0) for now, was in zip(given, case)
-            ):
+            if _changed(given, case):
                 return "not yet: it changes its own input; work on a copy"
         expected = [_call(self.reference, copy.deepcopy(case)) for case in cases]
         problem = _difference(results, expected, self.tolerance)
         if not problem:
             return "done"
         for hint, mistake in self.wrong.items():
-            if not _difference(
-                results, [_call(mistake, copy.deepcopy(case)) for case in cases], self.tolerance
-            ):
+            mistaken = [_call(mistake, copy.deepcopy(case)) for case in cases]
+            if not _difference(results, mistaken, self.tolerance):
                 return f"not yet: {hint}"
         return f"not yet: {problem}"
 
 
+def _changed(given: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+    """Has a tensor among the inputs other numbers than before?"""
+    pairs = zip(given, before)
+    return any(isinstance(was, Tensor) and bool(_numbers(now, was, 0.0)) for now, was in pairs)
+
+
 def _call(function: Any, given: tuple[Any, ...]) -> Any:
+    """What a function gives for these inputs; a plain value gives itself."""
     return function(*given) if callable(function) else function
 
 
 def _difference(found: Any, expected: Any, tolerance: float) -> str:
-    """ "" where they agree, else the first thing in which they do not."""
+    """The first thing in which the answer is not as expected, in words; "" if they agree."""
     if isinstance(expected, (list, tuple)):
         if not isinstance(found, (list, tuple)) or len(found) != len(expected):
             return f"it gives {_describe(found)}, expected {_describe(expected)}"
-        return next(
-            (text for pair in zip(found, expected) if (text := _difference(*pair, tolerance))), ""
-        )
-    if isinstance(expected, dict):
+        pairs = list(zip(found, expected))
+    elif isinstance(expected, dict):
         if not isinstance(found, dict) or found.keys() != expected.keys():
             return f"it gives {_describe(found)}, expected {_describe(expected)}"
-        return next(
-            (
-                text
-                for key in expected
-                if (text := _difference(found[key], expected[key], tolerance))
-            ),
-            "",
-        )
-    if isinstance(expected, (Tensor, int, float)):
+        pairs = [(found[key], expected[key]) for key in expected]
+    elif isinstance(expected, (Tensor, int, float)):
         return _numbers(found, expected, tolerance)
-    return "" if found == expected else f"it gives {found!r}, which is not right"
+    else:
+        return "" if found == expected else f"it gives {found!r}, which is not right"
+    return next((text for pair in pairs if (text := _difference(*pair, tolerance))), "")
 
 
 def _numbers(found: Any, expected: Tensor | float, tolerance: float) -> str:
+    """``_difference`` for a tensor or a number."""
     try:
-        found, expected = (
-            torch.as_tensor(found).detach().double(),
-            torch.as_tensor(expected).detach().double(),
-        )
+        found = torch.as_tensor(found).detach().double()
+        expected = torch.as_tensor(expected).detach().double()
     except (TypeError, ValueError, RuntimeError):
         return f"it gives {_describe(found)}, expected {_describe(expected)}"
     if found.shape != expected.shape:
@@ -113,8 +115,6 @@ def _numbers(found: Any, expected: Tensor | float, tolerance: float) -> str:
 def _describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    return (
-        f"{type(value).__name__} of {len(value)}"
-        if isinstance(value, (list, tuple, dict))
-        else type(value).__name__
-    )
+    if isinstance(value, (list, tuple, dict)):
+        return f"{type(value).__name__} of {len(value)}"
+    return type(value).__name__

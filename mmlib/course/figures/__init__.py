@@ -1,4 +1,4 @@
-"""Figures of the notebooks, a file a notebook."""
+"""Figures of the notebooks, a file for each notebook."""
 
 from mmlib.course.figures import attention, audio, cnn, fusion, loss, rnn, training
 from mmlib.course.figures.overview import pipeline

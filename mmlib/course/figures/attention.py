@@ -1,6 +1,4 @@
-"""Figures of attention: weights as a map, a row per query and a column per key; and over the
-picture, word by word.
-"""
+"""Figures of attention: weights as a map, and over an image, word by word."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -10,16 +8,15 @@ import numpy as np
 
 from mmlib.plots.style import GREY, INK, empty_figure, styled
 
-VEIL, COLUMNS = "#9A9A9A", 6
+VEIL, COLUMNS = "#9A9A9A", 6  # the grey over what a word does not attend to; panels in a row
 
 
 @styled
 def maps(weights: Mapping[str, Any], query: str = "query", key: str = "key") -> Any:
-    """A map per name: weights (Q, K), a row per query and a column per key, all in the same shades
-    from 0 to 1.
+    """A map for each name: weights (Q, K), a row for each query and a column for each key.
 
-    ``query`` and ``key`` say what they are. Raises ValueError where there is no map, or one does
-    not have two axes.
+    All have the same shades from 0 to 1. ``query`` and ``key`` are the labels of the axes. Raises
+    ValueError if there is no map, or if one does not have two axes.
     """
     arrays = {name: np.asarray(value) for name, value in weights.items()}
     wrong = {name: array.shape for name, array in arrays.items() if array.ndim != 2}
@@ -42,7 +39,7 @@ def maps(weights: Mapping[str, Any], query: str = "query", key: str = "key") -> 
 
 
 def _places(count: int) -> range:
-    """Where an axis of ``count`` keys has a tick: everywhere, or at most ten times."""
+    """Where an axis with ``count`` places has its ticks: at most ten of them."""
     return range(0, count, -(-count // 10))
 
 
@@ -50,13 +47,12 @@ def _places(count: int) -> range:
 def word_by_word(
     picture: Any, words: Sequence[str], weights: Any, right: Sequence[int] | None = None
 ) -> Any:
-    """The picture, and for each word the picture again, veiled by grey where the word does not
-    look.
+    """The image, and for each word the image again, grey where the word does not attend.
 
-    ``picture`` (3, H, W) from 0 to 1; ``weights`` (T, rows, columns), one grid for each of the T
-    words. A cell with the word's largest weight is clear, one without weight is grey; below stands
-    that largest weight. ``right`` (T,): the cell, counted from 0 in reading order, that gets a
-    frame; -1: none.
+    ``picture`` (3, H, W) is the image, from 0 to 1; ``weights`` (T, rows, columns) are a grid for
+    each of the T words. The cell with a word's largest weight is clear, one without weight is grey;
+    the largest weight stands below. ``right`` (T,) names a cell that gets a frame, counted from 0
+    in reading order; -1 is no frame. Raises ValueError for shapes that do not fit.
     """
     picture, weights = np.asarray(picture), np.asarray(weights)
     _check(picture, words, weights, right)
@@ -96,6 +92,7 @@ def word_by_word(
 def _check(
     picture: np.ndarray, words: Sequence[str], weights: np.ndarray, right: Sequence[int] | None
 ) -> None:
+    """Raise ValueError for arguments of ``word_by_word`` that do not fit together."""
     if picture.ndim != 3 or picture.shape[0] != 3:
         raise ValueError(f"picture has shape {picture.shape}, expected (3, H, W)")
     if weights.ndim != 3 or len(weights) != len(words) or not len(words):
@@ -111,7 +108,7 @@ def _check(
 
 
 def _veil(grid: np.ndarray) -> np.ndarray:
-    """Grey (rows, columns, RGBA): clear at the largest weight, nearly opaque at 0."""
+    """A grey veil (rows, columns, RGBA): clear at the largest weight, nearly opaque at 0."""
     from matplotlib.colors import to_rgb
 
     veil = np.empty((*grid.shape, 4))
@@ -120,6 +117,7 @@ def _veil(grid: np.ndarray) -> np.ndarray:
 
 
 def _frame(axes: Any, picture: np.ndarray, grid: np.ndarray, cell: int) -> None:
+    """A frame around one cell of the grid that lies over the image."""
     from matplotlib.patches import Rectangle
 
     height, width = picture.shape[1] / grid.shape[0], picture.shape[2] / grid.shape[1]
@@ -137,10 +135,10 @@ def _frame(axes: Any, picture: np.ndarray, grid: np.ndarray, cell: int) -> None:
 
 
 def describe(words: Sequence[str], weights: Any, word: int) -> str:
-    """HTML: the sentence with its word number ``word`` in bold, and where most of that word's
-    weight lies, rows and columns from 1.
+    """HTML for the reader: the sentence with one word in bold, and where its largest weight lies.
 
-    ``weights`` (T, rows, columns) as in ``word_by_word``; ``word`` counts from 0.
+    ``weights`` (T, rows, columns) are as in ``word_by_word``. ``word`` counts from 0; rows and
+    columns in the text count from 1.
     """
     grid = np.asarray(weights)[word]
     row, column = np.unravel_index(grid.argmax(), grid.shape)

@@ -1,8 +1,6 @@
-"""Figures and players of sound: a tone and its alias, waveforms, spectra, spectrograms, mel
-filters; accuracy against a dial.
+"""Figures of audio: aliasing, waveforms, spectra, spectrograms, mel filters; and players.
 
-Clips are (L,) numbers from -1 to 1 at ``rate`` samples a second. Figures stand alone; ``listen``
-makes what a browser plays.
+A clip is (L,) numbers from -1 to 1 at ``rate`` samples a second.
 """
 
 import base64
@@ -15,17 +13,16 @@ import numpy as np
 
 from mmlib.plots.style import COLOURS, GREY, INK, empty_figure, styled
 
-RATE, HIGHEST, SHOWN = (
-    16_000,
-    8000,
-    0.002,
-)  # what players play; the highest tone and the seconds that ``aliasing`` draws
+RATE = 16_000  # samples a second, as players get them
+HIGHEST, SHOWN = 8000, 0.002  # the highest tone in Hz and the seconds that ``aliasing`` draws
 LINES = list(zip([*COLOURS.values(), GREY], ["-", "--", "-.", ":", (0, (5, 1))]))
 
 
 def alias(frequency: float, rate: float) -> float:
-    """The tone in Hz that samples of a tone of ``frequency`` Hz, taken ``rate`` times a second,
-    cannot be told from: 0 to rate / 2.
+    """The frequency in Hz, 0 to rate / 2, that a tone sampled ``rate`` times a second is heard as.
+
+    Both tones have the same samples, apart from the sign. Raises ValueError for a ``frequency``
+    below 0 or a ``rate`` that is not above 0.
     """
     if rate <= 0 or frequency < 0:
         raise ValueError(
@@ -36,10 +33,10 @@ def alias(frequency: float, rate: float) -> float:
 
 
 def heard(frequency: float, rate: int, seconds: float = 0.5) -> np.ndarray:
-    """A tone sampled ``rate`` times a second with no filter before, then played: (L,) at 16 kHz,
-    with soft ends.
+    """A tone sampled ``rate`` times a second without a filter, as it is played: (L,) at 16 kHz.
 
-    The loudspeaker draws the smoothest curve through the samples: a polyphase filter here.
+    A loudspeaker draws the smoothest curve through the samples; here a polyphase filter does. The
+    ends are faded.
     """
     from scipy.signal import resample_poly
 
@@ -66,15 +63,15 @@ def describe_alias(frequency: float, rate: int) -> str:
         )
     return (
         f"A tone of {frequency:g} Hz, {rate:g} samples a second: not below half the rate "
-        f"({half:g} Hz), "
-        f"so it is heard as {found:g} Hz, its alias."
+        f"({half:g} Hz), so it is heard as {found:g} Hz, its alias."
     )
 
 
 def listen(sounds: Mapping[str, Any], rate: int = RATE) -> Any:
-    """A player per sound, with its name, for a notebook.
+    """A player with its name for each sound, for a notebook.
 
-    Nothing is made louder: what lies above 1 is cut off.
+    The loudness is not changed; what lies beyond -1 to 1 is cut off. Raises ValueError for a sound
+    that is not (L,) with at least one sample.
     """
     import soundfile
     from IPython.display import HTML
@@ -101,24 +98,32 @@ def listen(sounds: Mapping[str, Any], rate: int = RATE) -> Any:
 
 @styled
 def aliasing(frequency: float, rate: int) -> Any:
-    """Left: the tone, its samples and the tone that goes through the same samples.
+    """A tone in Hz sampled ``rate`` times a second, and what is heard of it.
 
-    Right: what is heard, for every tone at this rate.
+    Left: the tone, its samples, and the tone that is heard, which has the same samples. Right: what
+    is heard of every tone at this rate.
     """
-    figure, found = empty_figure(9, 3), alias(frequency, rate)
+    figure = empty_figure(9, 3)
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    _same_samples(left, frequency, rate)
+    _heard_of_every_tone(right, frequency, rate)
+    return figure
+
+
+def _same_samples(axes: Any, frequency: float, rate: int) -> None:
+    """The tone, the tone that is heard, and the samples of both, over time."""
+    found = alias(frequency, rate)
+    # a tone that is folded down runs backwards
+    side = 1 if frequency >= rate * round(frequency / rate) else -1
     time, ticks = np.linspace(0, SHOWN, 800), np.arange(int(SHOWN * rate) + 1) / rate
-    side = (
-        1 if frequency >= rate * round(frequency / rate) else -1
-    )  # folded down, a tone runs backwards
-    left.plot(
+    axes.plot(
         time * 1000,
         np.sin(2 * np.pi * frequency * time),
         color=GREY,
         linewidth=1,
         label=f"the tone, {frequency:g} Hz",
     )
-    left.plot(
+    axes.plot(
         time * 1000,
         side * np.sin(2 * np.pi * found * time),
         color=COLOURS["image"],
@@ -126,7 +131,7 @@ def aliasing(frequency: float, rate: int) -> Any:
         linestyle="--",
         label=f"heard, {found:g} Hz",
     )
-    left.plot(
+    axes.plot(
         ticks * 1000,
         np.sin(2 * np.pi * frequency * ticks),
         "o",
@@ -134,33 +139,31 @@ def aliasing(frequency: float, rate: int) -> Any:
         markersize=5,
         label=f"samples, {rate:g} a second",
     )
-    left.set(xlabel="milliseconds", ylabel="pressure", ylim=(-1.1, 1.1))
-    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=8.5)
+    axes.set(xlabel="milliseconds", ylabel="pressure", ylim=(-1.1, 1.1))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=8.5)
+
+
+def _heard_of_every_tone(axes: Any, frequency: float, rate: int) -> None:
+    """What is heard against what is played, with a dot at this tone."""
     tones = np.linspace(0, HIGHEST, 801)
-    right.plot(
-        tones / 1000,
-        [alias(tone, rate) / 1000 for tone in tones],
-        color=COLOURS["image"],
-        linewidth=2,
-    )
-    right.plot(
-        frequency / 1000, found / 1000, "o", color=COLOURS["all"], markersize=9, markeredgecolor=INK
-    )
-    right.axvline(rate / 2000, color=GREY, linestyle=":")
-    right.set(
+    folded = [alias(tone, rate) / 1000 for tone in tones]
+    dot = {"color": COLOURS["all"], "markersize": 9, "markeredgecolor": INK}
+    axes.plot(tones / 1000, folded, color=COLOURS["image"], linewidth=2)
+    axes.plot(frequency / 1000, alias(frequency, rate) / 1000, "o", **dot)
+    axes.axvline(rate / 2000, color=GREY, linestyle=":")
+    axes.set(
         xlabel="tone (kHz)",
         ylabel="heard (kHz)",
         xlim=(0, HIGHEST / 1000),
         ylim=(0, HIGHEST / 1000),
         title="dotted: half the sampling rate",
     )
-    right.title.set_fontsize(9.5)
-    return figure
+    axes.title.set_fontsize(9.5)
 
 
 @styled
 def waves(sounds: Mapping[str, Any], rate: int = RATE) -> Any:
-    """A column per sound: pressure over time, all on the same axes."""
+    """A panel for each sound: pressure over time, on the same scales."""
     figure = empty_figure(max(4.0, 2.4 * len(sounds)), 1.9)
     row = figure.subplots(1, len(sounds), squeeze=False, sharey=True, sharex=True)[0]
     for (name, sound), axes in zip(sounds.items(), row):
@@ -175,8 +178,9 @@ def waves(sounds: Mapping[str, Any], rate: int = RATE) -> Any:
 
 @styled
 def spectra(powers: Mapping[str, Any], rate: int = RATE, lowest: float = -100.0) -> Any:
-    """A line per power spectrum (bins,) from 0 to rate / 2, in decibels below its own loudest
-    bin.
+    """A line for each power spectrum (bins,) from 0 to rate / 2.
+
+    It is drawn in decibels below its own loudest bin, down to ``lowest``.
     """
     figure = empty_figure(7, 3)
     axes = figure.add_subplot()
@@ -198,11 +202,12 @@ def spectrograms(
     highest: float | None = None,
     columns: int = 4,
 ) -> Any:
-    """A panel per picture (bands, T), dark = low, bright = high, one scale of 24 colours for all.
+    """A panel for each spectrogram (bands, T): dark is low, bright is high, on one scale for all.
 
-    ``frames``: how many a second. Few colours make small files: a notebook holds many such
-    pictures. ``highest``: the frequency of the last band in Hz, if bands are equally wide; without
-    it, bands are numbered (mel bands).
+    ``frames`` is their number a second. ``highest`` is the frequency of the last band in Hz, if
+    bands are equally wide; without it the bands are numbered (mel bands). The scale has 24 colours
+    only, because few colours make small files, and a notebook holds many such images. Raises
+    ValueError if there is no spectrogram.
     """
     if not pictures:
         raise ValueError("no spectrogram to draw, expected a name and an array (bands, T) for each")
@@ -210,10 +215,8 @@ def spectrograms(
 
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
-    figure, colours = (
-        empty_figure(max(4.0, 2.1 * columns), 2.4 * rows),
-        colormaps["magma"].resampled(24),
-    )
+    figure = empty_figure(max(4.0, 2.1 * columns), 2.4 * rows)
+    colours = colormaps["magma"].resampled(24)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     values = {name: np.asarray(picture) for name, picture in pictures.items()}
     low, high = min(x.min() for x in values.values()), max(x.max() for x in values.values())
@@ -240,9 +243,9 @@ def spectrograms(
 
 @styled
 def filters(bank: Any, rate: int = RATE) -> Any:
-    """Left: the mel scale.
+    """Mel filters (bins, mels).
 
-    Right: the triangular filters (bins, mels), each over the frequencies that it adds up.
+    Left: the mel scale. Right: the triangular filters, each over the frequencies that it adds up.
     """
     bank = np.asarray(bank)
     figure, frequency = empty_figure(9, 2.8), np.linspace(0, rate / 2, len(bank))
@@ -260,9 +263,9 @@ def filters(bank: Any, rate: int = RATE) -> Any:
 def lines(
     curves: Mapping[str, Sequence[float]], x: Sequence[Any], label: str, chance: float | None = None
 ) -> Any:
-    """A line per name: its accuracies at the settings ``x`` of a dial, at equal distances.
+    """A line for each name: its accuracies at the settings ``x`` of a dial, at equal distances.
 
-    ``label`` says what the dial is.
+    ``label`` says what the dial is; ``chance`` is drawn as a dotted line.
     """
     figure = empty_figure(6.5, 3.2)
     axes = figure.add_subplot()

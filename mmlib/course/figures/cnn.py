@@ -1,6 +1,4 @@
-"""Figures of convolution: a filter over a digit, filters and feature maps as tiles, what a place
-sees, and heat over a picture.
-"""
+"""Figures of convolution: a filter's response, tiles, receptive fields, and heat over an image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +7,8 @@ import numpy as np
 
 from mmlib.plots.style import COLOURS, empty_figure, styled
 
-FILTERS = {  # (3, 3) each; ink is large, paper is 0
+# (3, 3) each, for images whose ink is large and whose paper is 0
+FILTERS = {
     "left edge": np.array([[-1.0, 0, 1], [-1, 0, 1], [-1, 0, 1]]) / 3,
     "upper edge": np.array([[-1.0, -1, -1], [0, 0, 0], [1, 1, 1]]) / 3,
     "falling line": np.array([[2.0, -1, -1], [-1, 2, -1], [-1, -1, 2]]) / 3,
@@ -21,7 +20,7 @@ FILTERS = {  # (3, 3) each; ink is large, paper is 0
 def size_after(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
     """How many places a filter of ``kernel`` pixels finds along ``size`` pixels.
 
-    ValueError where it finds none.
+    Raises ValueError if it finds none.
     """
     if size + 2 * padding < kernel:
         raise ValueError(
@@ -32,8 +31,9 @@ def size_after(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int
 
 
 def slide(picture: np.ndarray, kernel: np.ndarray, stride: int = 1, padding: int = 0) -> np.ndarray:
-    """The response (H', W') of one filter (h, w) at every place of one picture (H, W):
-    cross-correlation, no flip.
+    """The response (H', W') of a filter (h, w) at every place of an image (H, W).
+
+    It is the cross-correlation: the filter is not flipped.
     """
     padded = np.pad(picture, padding)
     rows, columns = (
@@ -44,8 +44,9 @@ def slide(picture: np.ndarray, kernel: np.ndarray, stride: int = 1, padding: int
 
 
 def receptive(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Pixels that one place sees, and pixels between neighbours, after ``layers`` of (kernel,
-    stride), first layer first.
+    """How many pixels a place sees after ``layers``, and how many lie between two neighbours.
+
+    A layer is a pair (kernel, stride); the first layer stands first.
     """
     seen, step = 1, 1
     for kernel, stride in layers:
@@ -54,24 +55,22 @@ def receptive(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def describe(picture: np.ndarray, name: str, stride: int = 1, padding: int = 0) -> str:
-    """One sentence: the sizes, with the division that gives them, and where the response is
-    largest.
-    """
+    """A sentence for the reader: the sizes, and where the response is largest."""
     response = slide(picture, FILTERS[name], stride, padding)
     row, column = map(int, np.unravel_index(response.argmax(), response.shape))
     size = len(picture)
     return (
         f"{name}: {size} pixels, padding {padding}, stride {stride}: ({size} + 2 x {padding} - 3) "
-        f"// {stride} + 1 = {len(response)} "
-        f"places a side. The largest response, {response.max():.2f}, is at row {row}, column "
-        f"{column}."
+        f"// {stride} + 1 = {len(response)} places a side. The largest response, "
+        f"{response.max():.2f}, is at row {row}, column {column}."
     )
 
 
 @styled
 def response(picture: np.ndarray, name: str, stride: int = 1, padding: int = 0) -> Any:
-    """The padded picture (H, W) with the window of the largest response, the filter ``name`` and
-    the response to it.
+    """An image (H, W) with its padding, the filter ``name``, and the response to it.
+
+    A frame shows the window of the largest response. Raises ValueError for an unknown filter.
     """
     if name not in FILTERS:
         raise ValueError(f"filter is {name!r}, expected one of {list(FILTERS)}")
@@ -110,8 +109,10 @@ def tiles(
     columns: int = 8,
     signed: bool = False,
 ) -> Any:
-    """Small pictures (H, W) in rows of ``columns``: ink in grey, or, ``signed``, blue below 0
-    and red above, each on its own scale.
+    """Small images (H, W) in rows of ``columns``, each on its own scale.
+
+    Ink is grey; with ``signed``, numbers below 0 are blue and those above 0 red. Raises ValueError
+    if there is no image.
     """
     if len(pictures) == 0:
         raise ValueError("no picture to draw, expected one or more of (H, W)")
@@ -129,13 +130,13 @@ def tiles(
 
 @styled
 def field(gradients: Sequence[np.ndarray], titles: Sequence[str], seen: int) -> Any:
-    """Which pixels change one place: |gradient| (H, W) of each, dark = strong, and a frame of
-    ``seen`` pixels around its middle.
+    """Which pixels change one place: |gradient| (H, W), the stronger the darker.
+
+    The frame is ``seen`` pixels wide and begins where the first gradient does.
     """
     figure = empty_figure(2.9 * len(gradients), 3.2)
-    for axes, gradient, title in zip(
-        figure.subplots(1, len(gradients), squeeze=False)[0], gradients, titles
-    ):
+    panels = figure.subplots(1, len(gradients), squeeze=False)[0]
+    for axes, gradient, title in zip(panels, gradients, titles):
         strength = np.log10(np.maximum(np.abs(gradient) / np.abs(gradient).max(), 1e-6))
         shown = axes.imshow(strength, cmap="Blues", vmin=-6, vmax=0)
         rows, columns = (np.flatnonzero(np.abs(gradients[0]).sum(axis=axis)) for axis in (1, 0))
@@ -147,8 +148,10 @@ def field(gradients: Sequence[np.ndarray], titles: Sequence[str], seen: int) -> 
 
 @styled
 def heat(pictures: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str]) -> Any:
-    """Each picture (H, W), and below it the same under its map (h, w) of heat, stretched to its
-    size: bright = hot, each from 0.
+    """Each image (H, W), and below it the same under its map (h, w) of heat.
+
+    The map is stretched to the size of the image; bright is hot, and each scale begins at 0. Raises
+    ValueError if there are not as many images as maps and titles.
     """
     if not len(pictures) == len(maps) == len(titles):
         raise ValueError(
@@ -156,9 +159,8 @@ def heat(pictures: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Seq
             "as many of each"
         )
     figure = empty_figure(1.35 * len(pictures), 3.0)
-    for column, picture, values, title in zip(
-        figure.subplots(2, len(pictures), squeeze=False).T, pictures, maps, titles
-    ):
+    columns = figure.subplots(2, len(pictures), squeeze=False).T
+    for column, picture, values, title in zip(columns, pictures, maps, titles):
         extent = (0, picture.shape[1], picture.shape[0], 0)
         for axes in column:
             axes.imshow(picture, cmap="gray_r", extent=extent)
@@ -171,11 +173,13 @@ def heat(pictures: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Seq
 
 
 def _signed(axes: Any, values: np.ndarray) -> Any:
+    """Draw numbers from blue (negative) through white (0) to red (positive)."""
     top = max(np.abs(values).max(), 1e-9)
     return axes.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top)
 
 
 def _box(axes: Any, row: int, column: int, side: int) -> None:
+    """A frame of ``side`` pixels; its first pixel is at (row, column)."""
     from matplotlib.patches import Rectangle
 
     axes.add_patch(

@@ -1,6 +1,4 @@
-"""Figures of fusion: what each choice of modalities is worth under the dials of the pets world,
-predicted and measured.
-"""
+"""Figures of fusion: the best accuracy of each choice of modalities in the pets world."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -15,21 +13,17 @@ Subset = tuple[str, ...]
 
 
 def set_dials(structure: str, image: float, text: float, audio: float) -> Dials:
-    """Dials from four sliders.
+    """The dials of the pets world, from four sliders.
 
-    In a redundant world there is one coin for all modalities: that of ``image``.
+    In a redundant world one coin is thrown for all modalities: that of ``image``.
     """
-    return (
-        Dials(image, image, image, structure=structure)
-        if structure == "redundant"
-        else Dials(image, text, audio, structure=structure)
-    )
+    if structure == "redundant":
+        return Dials(image, image, image, structure=structure)
+    return Dials(image, text, audio, structure=structure)
 
 
 def optima(dials: Dials) -> dict[Subset, float]:
-    """The best possible accuracy with each of the seven choices of modalities, fewer modalities
-    first.
-    """
+    """The best possible accuracy with each of the seven choices of modalities, small ones first."""
     return {
         subset: best_accuracy(dials, subset)
         for size in (1, 2, 3)
@@ -38,9 +32,7 @@ def optima(dials: Dials) -> dict[Subset, float]:
 
 
 def describe(dials: Dials) -> str:
-    """One sentence for a reader: the best modality alone, all together, and what joining them
-    adds.
-    """
+    """A sentence for the reader: the best modality alone, all together, and what joining adds."""
     best = optima(dials)
     alone = max(MODALITIES, key=lambda modality: best[modality,])
     gain = best[MODALITIES] - best[alone,]
@@ -58,10 +50,11 @@ def describe(dials: Dials) -> str:
 
 @styled
 def optimum(dials: Dials, measured: Mapping[Subset, Sequence[float]] | None = None) -> Any:
-    """A bar per choice of modalities: the best possible accuracy.
+    """A bar for each choice of modalities: the best possible accuracy.
 
-    ``measured``: accuracies of models, a dot each, over the same choices. Raises ValueError for a
-    choice that has no bar; modalities of a choice stand in the order of ``MODALITIES``.
+    ``measured`` holds accuracies of models with such a choice; each is drawn as a dot. The
+    modalities of a choice stand in the order of ``MODALITIES``. Raises ValueError for a choice that
+    has no bar.
     """
     best, measured = optima(dials), measured or {}
     if unknown := set(measured) - set(best):
@@ -69,9 +62,8 @@ def optimum(dials: Dials, measured: Mapping[Subset, Sequence[float]] | None = No
     figure = empty_figure(7.5, 3.2)
     axes = figure.add_subplot()
     for place, (subset, score) in enumerate(best.items()):
-        axes.bar(
-            place, score, 0.62, color=COLOURS[subset[0]] if len(subset) == 1 else COLOURS["all"]
-        )
+        colour = COLOURS[subset[0]] if len(subset) == 1 else COLOURS["all"]
+        axes.bar(place, score, 0.62, color=colour)
         axes.text(
             place,
             0.1,
@@ -105,10 +97,10 @@ def seeds(
     best: Mapping[str, float] | None = None,
     label: str = "accuracy",
 ) -> Any:
-    """A row per name: a bar as long as the mean, a dot per seed; ``best``, by the same names, is
-    the best that is possible.
+    """A row for each name: a bar for the mean of its scores, and a dot for each seed.
 
-    Raises ValueError where there is nothing to draw, and for a name in ``best`` that has no scores.
+    ``best``, by the same names, is the best possible score. Raises ValueError if there is nothing
+    to draw, and for a name in ``best`` that has no scores.
     """
     if not scores or not all(len(found) for found in scores.values()):
         raise ValueError(

@@ -1,9 +1,8 @@
-"""Figures of recurrence: words over time, what a gain does to gradient and state, and how far back
-a trained network remembers.
+"""Figures of recurrence: words over time, gradients and states under a gain, and memory.
 
-The network of ``run`` is h_t = f(gain * Q h_(t-1) + x_t), Q a fixed orthogonal matrix, which turns
-a vector and keeps its length. So the gain alone says how much one step stretches, and the gradient
-over ``steps`` steps is known beforehand: gain ** steps, unless f squashes.
+The network of ``run`` is h_t = f(gain * Q h_(t-1) + x_t). Q is a fixed orthogonal matrix, which
+turns a vector and keeps its length. So the gain alone says how much a step stretches, and the
+gradient over ``steps`` steps is known beforehand: gain ** steps, unless f squashes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,41 +12,39 @@ import numpy as np
 
 from mmlib.plots.style import COLOURS, GREY, INK, empty_figure, styled
 
-WIDTH, STEPS, INPUT, LIMIT = (
-    16,
-    60,
-    0.1,
-    100.0,
-)  # units, steps, size of the inputs; past LIMIT we say explode, below 1 / LIMIT vanish
-SHOWN = 1e-12, 1e12  # both axes: what there is to see of a gradient and of a state
+WIDTH, STEPS = 16, 60  # units of the state, steps of time
+INPUT = 0.1  # the size of the inputs
+LIMIT = 100.0  # a gradient above it explodes, one below 1 / LIMIT vanishes
+SHOWN = 1e-12, 1e12  # the range of both vertical axes, of gradients and of states
 Curve = Callable[[np.ndarray], np.ndarray]
+# each with its derivative
 ACTIVATIONS: dict[str, tuple[Curve, Curve]] = {
     "none": (lambda a: a, np.ones_like),
     "tanh": (np.tanh, lambda a: 1 - np.tanh(a) ** 2),
     "relu": (lambda a: np.maximum(a, 0.0), lambda a: (a > 0).astype(float)),
-}  # each with its derivative
+}
 LOOKS = {"none": (GREY, ":"), "tanh": (COLOURS["image"], "-"), "relu": (COLOURS["text"], "--")}
 
 
 def recurrent_weight(gain: float) -> np.ndarray:
-    """The weight (WIDTH, WIDTH) from state to state: ``gain`` times a fixed orthogonal matrix;
-    all its singular values are the gain.
+    """The weight (WIDTH, WIDTH) from state to state: ``gain`` times a fixed orthogonal matrix.
+
+    All its singular values are the gain.
     """
     q, r = np.linalg.qr(np.random.default_rng(0).standard_normal((WIDTH, WIDTH)))
-    return (
-        gain * q * np.sign(np.diag(r))
-    )  # the signs of qr are the library's choice: this makes the matrix the same everywhere
+    # libraries choose the signs of qr in different ways; this makes the matrix the same everywhere
+    return gain * q * np.sign(np.diag(r))
 
 
 def run(
     gain: float, activation: str = "tanh", steps: int = STEPS, constant: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """States (steps + 1, WIDTH) from zero, and norms (steps + 1,) of the derivative of each state
-    with respect to the first.
+    """The states of the network, and the norm of the derivative of each with respect to the first.
 
-    The norm is the largest singular value: by how much the most sensitive direction of the first
-    state is stretched until then. ``constant``: the same random input in each step, else a new one.
-    Raises ValueError for an activation that is not in ACTIVATIONS.
+    Returns states (steps + 1, WIDTH), of which the first is zero, and norms (steps + 1,). The norm
+    is the largest singular value: how much the most sensitive direction of the first state is
+    stretched by then. With ``constant`` each step has the same random input, else a new one. Raises
+    ValueError for an activation that is not in ACTIVATIONS.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}, expected one of {sorted(ACTIVATIONS)}")
@@ -66,14 +63,14 @@ def run(
 
 
 def verdict(norm: float) -> str:
-    """ "vanishes", "lasts" or "explodes": what became of a gradient that had length 1."""
-    return "explodes" if norm > LIMIT else "vanishes" if norm < 1 / LIMIT else "lasts"
+    """What became of a gradient that had length 1: "vanishes", "lasts" or "explodes"."""
+    if norm > LIMIT:
+        return "explodes"
+    return "vanishes" if norm < 1 / LIMIT else "lasts"
 
 
 def describe(gain: float) -> str:
-    """One sentence for a reader: what the gain says beforehand, and what the gradient and the
-    state do with tanh and with ReLU.
-    """
+    """A sentence for the reader: what the gain predicts, and what happens with tanh and ReLU."""
     found = []
     for name in ("tanh", "relu"):
         states, norms = run(gain, name)
@@ -89,11 +86,10 @@ def describe(gain: float) -> str:
 
 @styled
 def memory(*gains: float) -> Any:
-    """A column per gain: above, how long the gradient is after each number of steps; below, the
-    largest number in the state.
+    """A column for each gain: above, the length of the gradient; below, the state's largest number.
 
-    Of a single gain, side by side. Dotted: no squashing, gain ** steps. Raises ValueError where
-    there is no gain.
+    Both are drawn over the steps. For a single gain they stand side by side. The dotted line is the
+    gradient without squashing, gain ** steps. Raises ValueError if there is no gain.
     """
     if not gains:
         raise ValueError("no gain to draw, expected one or more")
@@ -105,39 +101,27 @@ def memory(*gains: float) -> Any:
     for gain, top, bottom in zip(gains, *axes):
         for name, (colour, style) in LOOKS.items():
             states, norms = run(gain, name)
-            top.plot(
-                norms,
-                color=colour,
-                linestyle=style,
-                linewidth=2,
-                label=name if name != "none" else "no squashing",
-            )
+            look = {"color": colour, "linestyle": style, "linewidth": 2}
+            top.plot(norms, label=name if name != "none" else "no squashing", **look)
             if name != "none":
-                bottom.plot(
-                    range(1, STEPS + 1),
-                    np.abs(states[1:]).max(axis=1),
-                    color=colour,
-                    linestyle=style,
-                    linewidth=2,
-                    label=name,
-                )
+                largest = np.abs(states[1:]).max(axis=1)
+                bottom.plot(range(1, STEPS + 1), largest, label=name, **look)
         top.set(yscale="log", ylim=SHOWN, xlabel="steps back")
         top.set_title(f"gain {gain:g}", fontsize=10)
         bottom.set(yscale="log", ylim=SHOWN, xlabel="step")
     for row, label in zip(axes, ("length of the gradient", "largest |h|")):
         row[0].set_ylabel(label)
-    axes[0, 0].legend(
-        frameon=False, fontsize=9, loc="lower left" if gains[0] > 1 else "upper left"
-    )  # where no line goes
+    free = "lower left" if gains[0] > 1 else "upper left"  # the corner that no line crosses
+    axes[0, 0].legend(frameon=False, fontsize=9, loc=free)
     return figure
 
 
 @styled
 def sentences(ids: Any, mask: Any, names: Sequence[str]) -> Any:
-    """One row per sentence, one box per word: id i of ids (B, T) is ``names[i]``.
+    """A row for each sentence and a box for each word: id i of ids (B, T) is ``names[i]``.
 
-    Ids 1 to 4 have a colour, others are grey, padding white.
-    Raises ValueError where the shapes differ.
+    Ids 1 to 4 have a colour, other words are grey, and padding is white. Raises ValueError if
+    ``ids`` and ``mask`` are not both (B, T).
     """
     ids, mask = np.asarray(ids), np.asarray(mask)
     if ids.ndim != 2 or ids.shape != mask.shape:
@@ -178,10 +162,9 @@ def sentences(ids: Any, mask: Any, names: Sequence[str]) -> Any:
 def scores_by_length(
     scores: Mapping[str, Mapping[int, Sequence[float]]], lines: Mapping[str, float] = {}
 ) -> Any:
-    """Accuracy against sentence length: a line through each network's means, a point per seed;
-    ``lines``: baselines and their height.
+    """Accuracy against sentence length: a line through each network's means, a point for each seed.
 
-    Raises ValueError where there is no network.
+    ``lines`` are baselines, by name, with their heights. Raises ValueError if there is no network.
     """
     if not scores:
         raise ValueError(
@@ -200,25 +183,16 @@ def scores_by_length(
             linewidth=2,
             label=name,
         )
+        points = {"marker": marker, "markersize": 6, "alpha": 0.7, "linestyle": "none"}
         for length in lengths:
-            aside = [length * 1.03**number] * len(
-                by_length[length]
-            )  # or equal scores would hide each other
-            axes.plot(
-                aside,
-                by_length[length],
-                color=colour,
-                marker=marker,
-                markersize=6,
-                alpha=0.7,
-                linestyle="none",
-            )
+            # a little aside, or equal scores would hide each other
+            aside = [length * 1.03**number] * len(by_length[length])
+            axes.plot(aside, by_length[length], color=colour, **points)
     for (name, height), style in zip(lines.items(), ("--", ":")):
         axes.axhline(height, color=INK, linestyle=style, linewidth=1.2, label=name)
     axes.set(xscale="log", xlabel="words in a sentence", ylabel="accuracy", ylim=(0, 1.05))
-    axes.set_xticks(
-        ticks := sorted({length for by_length in scores.values() for length in by_length}), ticks
-    )
+    ticks = sorted({length for by_length in scores.values() for length in by_length})
+    axes.set_xticks(ticks, ticks)
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

@@ -1,6 +1,4 @@
-"""Figures of training: schedules, learning curves, the range test, scores over seeds, how two
-runs part, and where the time goes.
-"""
+"""Figures of training: schedules, learning curves, range test, seeds, differences and costs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,17 +9,16 @@ from mmlib.plots.style import COLOURS, GREY, INK, empty_figure, styled
 from mmlib.train.config import TrainConfig
 from mmlib.train.optimizer import lr_at
 
-LOOKS = list(
-    zip([*COLOURS.values(), GREY], ("-", "--", ":", "-.", "-"))
-)  # colour and line of the first five runs
+# colour and line of the first five runs
+LOOKS = list(zip([*COLOURS.values(), GREY], ("-", "--", ":", "-.", "-")))
 LAST = 10  # steps over which the end of a run is averaged
 
 
 def smooth(values: Sequence[float], width: int = 7) -> np.ndarray:
-    """The mean over ``width`` neighbours, an odd number: value i is that around ``values[i + width
-    // 2]``. (N,) -> (N - width + 1,)
+    """The mean over ``width`` neighbours: (N,) -> (N - width + 1,).
 
-    Raises ValueError for an even width, and for fewer values than that.
+    Result i is the mean around ``values[i + width // 2]``. Raises ValueError for an even width, and
+    for a width above the number of values.
     """
     if width % 2 == 0 or len(values) < width:
         raise ValueError(
@@ -32,24 +29,23 @@ def smooth(values: Sequence[float], width: int = 7) -> np.ndarray:
 
 
 def describe(config: TrainConfig, losses: Sequence[float]) -> str:
-    """One sentence for a reader: the schedule of a run, a loss per step, and where its loss
-    began and ended.
+    """A sentence for the reader: the schedule of a run, and where its loss began and ended.
+
+    ``losses`` has one for each step.
     """
     rise, end = round(config.warmup * len(losses)), lr_at(len(losses) - 1, len(losses), config)
     return (
         f"{len(losses)} steps: the rate rises for {rise} to {config.lr:.3g}, then falls to "
-        f"{end:.1g}; "
-        f"loss {losses[0]:.2f} in the first step, {np.mean(losses[-LAST:]):.2f} over the last "
-        f"{LAST}."
+        f"{end:.1g}; loss {losses[0]:.2f} in the first step, {np.mean(losses[-LAST:]):.2f} over "
+        f"the last {LAST}."
     )
 
 
 @styled
 def schedule(*runs: tuple[TrainConfig, Sequence[float]]) -> Any:
-    """The learning rate of each run (its settings, its loss per step) over the steps, and beside it
-    the loss.
+    """The learning rate of each run over the steps, and beside it the loss.
 
-    Raises ValueError where there is no run.
+    A run is a pair: its settings, and its loss in each step. Raises ValueError if there is no run.
     """
     if not runs:
         raise ValueError("no run to draw, expected one or more pairs (TrainConfig, losses)")
@@ -74,10 +70,9 @@ def schedule(*runs: tuple[TrainConfig, Sequence[float]]) -> Any:
 
 @styled
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Any:
-    """A panel per run of ``fit`` with ``val``: training and validation loss over the epochs, a line
-    where the latter is lowest.
+    """A panel for each run of ``fit`` with ``val``: training and validation loss over the epochs.
 
-    Raises ValueError where there is no run.
+    A dotted line marks the lowest validation loss. Raises ValueError if there is no run.
     """
     if not histories:
         raise ValueError("histories is empty, expected a name and a history per run")
@@ -120,10 +115,11 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> A
 def range_test(
     rates: Sequence[float], losses: Sequence[float], runs: Mapping[float, Sequence[float]]
 ) -> Any:
-    """Left, the loss of one run over its rising learning rate, raw and smoothed.
+    """The learning rate range test, beside whole runs at several rates.
 
-    Right, how whole runs end: rate -> losses, one per seed.
-    Both have the same axis of rates. Raises ValueError where rates and losses are not equally many.
+    Left: the loss of one run over its rising learning rate, raw and smoothed. Right: the losses at
+    the end of whole runs, by their highest rate, one for each seed. Both have the same axes. Raises
+    ValueError if there are not as many rates as losses.
     """
     if len(rates) != len(losses):
         raise ValueError(f"{len(rates)} rates and {len(losses)} losses, expected as many of each")
@@ -158,10 +154,9 @@ def range_test(
 
 @styled
 def spread(scores: Mapping[str, Sequence[float]], label: str = "accuracy") -> Any:
-    """A column per name with a dot per seed and a bar at their mean; seed i has the same place in
-    every column.
+    """A column for each name, with a dot for each seed and a bar at their mean.
 
-    Raises ValueError where there is no score.
+    Seed i has the same place in every column. Raises ValueError if there is no score.
     """
     if not scores:
         raise ValueError("scores is empty, expected a name and a list of scores per column")
@@ -186,10 +181,10 @@ def spread(scores: Mapping[str, Sequence[float]], label: str = "accuracy") -> An
 
 @styled
 def drift(differences: Mapping[str, Sequence[float]]) -> Any:
-    """How far two runs are apart, at most so far, over the steps; on a scale of powers of ten, on
-    which 0 cannot be seen.
+    """The largest difference so far between the losses of two runs, over the steps.
 
-    Raises ValueError where there is no pair of runs.
+    The scale is logarithmic, so a difference of 0 is not drawn. Raises ValueError if there is no
+    pair of runs.
     """
     if not differences:
         raise ValueError(
@@ -212,9 +207,9 @@ def drift(differences: Mapping[str, Sequence[float]]) -> Any:
 
 @styled
 def costs(values: Mapping[str, float], label: str) -> Any:
-    """A bar per name, the first on top, with its number beside it.
+    """A bar for each name, the first on top, with its number beside it.
 
-    Raises ValueError where there is none.
+    Raises ValueError if there is none.
     """
     if not values:
         raise ValueError("values is empty, expected a name and a number per bar")

@@ -1,5 +1,6 @@
-"""Maps of attention show the weights given; the veil is clear where a word looks, and the frame
-stands where it should.
+"""Maps of attention show the weights that they are given.
+
+The veil is clear where a word attends, and the frame stands where it should.
 """
 
 import re

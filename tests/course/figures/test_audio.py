@@ -1,5 +1,6 @@
-"""Sound in figures: the alias is the tone that the samples cannot be told from, players hold
-what was given, figures what they say.
+"""Figures of audio: the alias is the tone with the same samples.
+
+Players hold what they were given, and figures show what they say.
 """
 
 import base64

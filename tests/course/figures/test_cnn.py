@@ -1,5 +1,6 @@
-"""A filter over an image: its response is torch's, sizes and receptive fields are as computed,
-and figures say when they cannot be drawn.
+"""A filter over an image: its response is torch's, sizes and receptive fields are right.
+
+Figures say when they cannot be drawn.
 """
 
 import matplotlib

@@ -1,5 +1,6 @@
-"""The bowl: what its figures say beforehand is what a run does, and torch's optimizer walks the
-same path.
+"""The bowl: what its figures say beforehand is what a run does.
+
+torch's optimizer walks the same path.
 """
 
 import matplotlib
@@ -86,8 +87,9 @@ def test_without_momentum_the_verdict_is_that_of_the_two_factors(lr, word):
 
 @pytest.mark.parametrize("lr, momentum", GRID)
 def test_the_verdict_is_what_the_run_does(lr, momentum):
-    """Judged by the run alone: how far it still is, and how often each direction that has not
-    arrived changed sides.
+    """Judged by the run alone.
+
+    How far is it still, and how often has each direction that has not arrived changed sides?
     """
     word, vectors = plots_loss.verdict(lr, momentum), np.linalg.eigh(plots_loss.HESSIAN)[1]
     path = plots_loss.descend(lr, momentum) @ vectors  # (steps + 1, 2) along the eigenvectors

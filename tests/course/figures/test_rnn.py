@@ -1,5 +1,6 @@
-"""Recurrence: states and gradients of the figures are those of torch, the gain says beforehand
-what a gradient does, nothing is hidden.
+"""Recurrence: states and gradients of the figures are those of torch.
+
+The gain predicts what a gradient does, and the figures show all of it.
 """
 
 import math

@@ -1,5 +1,6 @@
-"""Figures of training show the numbers they are given: rates of lr_at, the best epoch, every
-seed, the largest difference so far.
+"""Figures of training show the numbers that they are given.
+
+Rates of lr_at, the best epoch, every seed, the largest difference so far.
 """
 
 import math
