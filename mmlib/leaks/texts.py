@@ -39,7 +39,7 @@ def text_copies(texts: Sequence[str], splits: np.ndarray, near: bool, seed: int)
         found = _add_near(found, keys, splits, seed)
     if not len(found.later):
         return found
-    model = _WordPairs({key for key in keys if key})
+    model = WordPairs({key for key in keys if key})
     pairs = sum(key is not None for key in keys) ** 2
     keep = [
         math.log(pairs) + _overlap(keys[a], keys[b]) * model.log_chance(keys[a])
@@ -49,7 +49,7 @@ def text_copies(texts: Sequence[str], splits: np.ndarray, near: bool, seed: int)
     return Copies(found.later[keep], found.earlier[keep])
 
 
-class _WordPairs:
+class WordPairs:
     """A model of the pairs of words in distinct texts, with absolute discounting.
 
     What is taken from the counts of pairs goes to the frequencies of the words themselves.

@@ -24,7 +24,7 @@ def curves(
     >>> from mmlib.plots import describe
     >>> first, second = {"loss": 0.9, "val_loss": 0.8}, {"loss": 0.5, "val_loss": 0.6}
     >>> describe(curves([{"epoch": 1} | first, {"epoch": 2} | second]))
-    'loss; lines: loss from 0.9 to 0.5, val_loss from 0.8 to 0.6; across: epoch'
+    'loss; lines: training from 0.9 to 0.5, validation from 0.8 to 0.6; across: epoch'
     """
     metrics = [name for name in rows[-1] if name.startswith("val_") and name != "val_loss"]
     panels = [[name for name in ("loss", "val_loss") if name in rows[-1]], *([n] for n in metrics)]

@@ -4,7 +4,8 @@ import json
 import zlib
 from typing import Any
 
-TASKS = {"classes": "classification", "numbers": "regression"}
+from mmlib.renamed import OLD_TASKS
+
 CHECKSUM = "checksum of the preprocessing"  # in the identity of a loader of mmlib.data
 
 
@@ -58,8 +59,8 @@ def _renewed_loader(identity: Any, checksums: tuple[int, int] | None) -> Any:
 
 def _with_task(values: dict[str, Any]) -> dict[str, Any]:
     """The values with today's name of the task, where they have one of version 0.1."""
-    now = [new for old, new in TASKS.items() if values.get("task") == old]
-    return values | {"task": now[0]} if now else values
+    task = values.get("task")
+    return values | {"task": OLD_TASKS[task]} if task in OLD_TASKS else values
 
 
 def _decided(fitted: dict[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from mmlib.core import Batch, check_batch
 from mmlib.data import Augment, ManifestErrors, Preprocessing, load_data, read_manifest
 from mmlib.data.audio import RATE, WINDOW
 from mmlib.data.augment import change_audio, change_images, drop_modalities
+from mmlib.data.decode import estimate
 from mmlib.data.draws import draws
 from mmlib.data.loaders import Loader, Shard
-from mmlib.data.store import Clips
+from mmlib.data.store import Clips, Images
 
 MODALITIES = ["audio", "image", "text"]
 ROWS = 24
@@ -76,6 +77,16 @@ def samples(batches) -> dict[int, dict]:
             }
             found[row]["target"] = batch["target"][i]
     return found
+
+
+def test_the_memory_that_files_take_is_known_before_they_are_read(tmp_path):
+    images = Images(np.arange(3), ["a.png"] * 3, size=40)
+    images.reserve()
+    assert estimate(images) == images.data.nbytes
+    paths = [str(tmp_path / f"{seconds}.wav") for seconds in (1, 2, 6)]
+    for path, seconds in zip(paths, (1, 2, 6), strict=True):
+        soundfile.write(path, np.zeros(seconds * 8_000), 8_000)  # at 16 kHz twice as many samples
+    assert estimate(Clips(np.arange(3), paths, np.zeros(3))) == 2 * RATE * 9
 
 
 def test_every_batch_keeps_the_contract_and_has_target_and_row(data):

@@ -18,6 +18,7 @@ from torch import nn
 
 from mmlib import Recipe
 from mmlib.core import Output, from_pooled
+from mmlib.report import make
 from mmlib.report.length import too_short
 from mmlib.report.make import make_report
 from mmlib.report.measure import (
@@ -676,6 +677,18 @@ def test_a_training_that_learned_nothing_and_one_that_ended_too_soon_are_named(t
     assert "Still improving when the training ended: " in notes
     assert "said (2 of 2 seeds)" in notes and "Raise --epochs." in notes
     assert all(note in found.plain()["notes"] for note in found.notes)
+
+
+def test_only_the_models_that_add_up_train_with_modality_dropout(monkeypatch):
+    trained, train = [], make.train
+    monkeypatch.setattr(make, "train", lambda recipe: trained.append(recipe) or train(recipe))
+    make_report(replace(WORDS, manifest=in_words("unique", 0, 40, 20, 20), epochs=1), seeds=(0,))
+    dropout = {(recipe.use, recipe.fusion): recipe.augment.modality_dropout for recipe in trained}
+    usual, both = WORDS.augment.modality_dropout, ("heard", "said")
+    assert usual > 0 and dropout == {
+        **{(("heard",), "sum"): usual, (("said",), "sum"): usual},
+        **{(both, "sum"): usual, (both, "lowrank"): 0.0},
+    }
 
 
 def test_still_improving_is_a_loss_that_falls_to_the_end_not_one_that_has_come_to_rest():

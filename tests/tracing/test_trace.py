@@ -325,6 +325,13 @@ def test_the_figure_has_a_box_per_stage_left_to_right_and_an_arrow_per_reading()
     arrows = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
     assert len(arrows) == sum(len(row.reads) for row in stages)
     assert all(arrow.xyann[0] < arrow.xy[0] for arrow in arrows)
+    boxes = [box.get_bbox() for box in axes.patches]
+    middles = {round((box.y0 + box.y1) / 2, 6) for box in boxes}
+    assert {round(y, 6) for arrow in arrows for _, y in (arrow.xyann, arrow.xy)} <= middles
+    for text in axes.texts:
+        x, y = text.get_position()
+        within = [b.x0 < x < b.x1 and b.y0 < y < b.y1 for b in boxes]
+        assert sum(within) == 1 or text in arrows, text.get_text()
 
 
 def test_the_package_gives_the_function_and_the_module_its_class():
