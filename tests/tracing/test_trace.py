@@ -3,6 +3,7 @@
 import random
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -332,6 +333,9 @@ def test_the_figure_has_a_box_per_stage_left_to_right_and_an_arrow_per_reading()
         x, y = text.get_position()
         within = [b.x0 < x < b.x1 and b.y0 < y < b.y1 for b in boxes]
         assert sum(within) == 1 or text in arrows, text.get_text()
+    heights = [text.get_position()[1] for text in axes.texts if text not in arrows][-4:]
+    np.testing.assert_allclose(np.diff(heights, 2), 0, atol=1e-9)  # a box: lines evenly apart
+    assert heights == sorted(heights)
 
 
 def test_the_package_gives_the_function_and_the_module_its_class():
