@@ -50,7 +50,7 @@ class Length:
             floor = f" (at least {LEAST_EPOCHS}, which overrules the budget for {self.over_budget})"
         return (
             f"{each} each{floor}: about {seeds * total:.2g} minutes of one core in all, "
-            "beside the reading of files"
+            "without the reading of files"
         )
 
 

@@ -312,7 +312,7 @@ def _plan(recipe: Recipe, trials: int, epochs: int, done: int, data: Data) -> st
     each = minutes(epochs * work_of(data, recipe.dim))
     return (
         f"plan: {trials} trials{before} of up to {epochs} epochs over {rows:,} rows (about "
-        f"{each:.2g} minutes of one core with the recipe's own settings, beside the reading of "
+        f"{each:.2g} minutes of one core with the recipe's own settings, without the reading of "
         f"files; {each * trials:.2g} for all of them, if none were stopped); the better half "
         f"goes on after {_rung(epochs)} and after {HALF * _rung(epochs)} epochs; the recipe's "
         "own settings come first"
