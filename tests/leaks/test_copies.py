@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mmlib import leaks
 from mmlib.data.manifest import read_manifest
 from mmlib.leaks.copies import equal_rows, neighbours
+from mmlib.leaks.texts import text_copies
 from mmlib.worlds import pets
 
 N = 24  # originals in train; as many copies in test
@@ -345,7 +346,7 @@ def written_words(random, n):
     return pictures
 
 
-SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 24))]
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 24))]
 
 
 @pytest.mark.parametrize("draw", [strokes, written_words])
@@ -448,8 +449,8 @@ def test_captions_that_differ_in_the_filling_of_a_slot_are_no_copies_and_an_edit
         texts = captions(np.random.default_rng(seed), 150)
         train, test = texts[:100], texts[100:]
         alike = [text for text in test if text not in train]
-        found = text_findings(train, alike, quick=False)
-        assert [f for f in found if f.kind == "copies"] == []
+        splits = np.array(["train"] * len(train) + ["test"] * len(alike))
+        assert not len(text_copies([*train, *alike], splits, near=True, seed=0).later)
     edited = [text[:40] + "q" + text[41:] for text in train[:10]]
     found = text_findings(train, [*alike, *edited], quick=False)
     assert count([f for f in found if f.kind == "copies"]) >= 8

@@ -18,9 +18,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """The course's own test set-up on four small notebooks, with budgets of 12 CPU-seconds and 1
-    GB.
-    """
+    """The course's own test set-up on four small notebooks: at most 5 CPU-seconds and 1 GB each."""
     folder = tmp_path_factory.mktemp("course") / "notebooks"
     folder.mkdir()
     tools = folder.parent / "tests" / "tools"
@@ -56,7 +54,7 @@ def result(tmp_path_factory):
         capture_output=True,
         text=True,
         cwd=folder,
-        env=os.environ | {"MMLIB_NOTEBOOK_CPU": "12", "MMLIB_NOTEBOOK_MEMORY": "1"},
+        env=os.environ | {"MMLIB_NOTEBOOK_CPU": "5", "MMLIB_NOTEBOOK_MEMORY": "1"},
     )
     return done.stdout + done.stderr
 
@@ -64,7 +62,7 @@ def result(tmp_path_factory):
 @pytest.mark.parametrize(
     "name, reason",
     [
-        ("slow", "CPU-seconds, expected at most 12"),
+        ("slow", "CPU-seconds, expected at most 5"),
         ("large", "GB of memory, expected at most 1"),
         ("online", "asked for the network (192.0.2.1)"),
     ],
