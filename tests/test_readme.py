@@ -6,10 +6,9 @@ is there.
 """
 
 import importlib.util
-import os
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -37,17 +36,20 @@ def folder(tmp_path_factory):
     return place
 
 
-def run(command, folder):
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "PYTHONIOENCODING": "utf-8",
-    }
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8"
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """Calls something in the folder -> what it printed.
+
+    In this process, which has loaded torch once for all; the tests of the command line and of the
+    wheel start processes of their own.
+    """
+    monkeypatch.chdir(folder)
+
+    def shown(call, *arguments, **options) -> str:
+        call(*arguments, **options)
+        return capsys.readouterr().out
+
+    return shown
 
 
 def snippets(page: str, language: str) -> list[str]:
@@ -59,26 +61,35 @@ def snippets(page: str, language: str) -> list[str]:
     ]
 
 
-def test_every_command_of_the_readme_runs_in_order(folder):
+def run_module(name: str, arguments: list[str]) -> None:
+    """As ``python -m name``; an exit code that is not 0 is an error."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    assert not ended.value.code, ended.value.code
+
+
+def test_every_command_of_the_readme_runs_in_order(folder, run):
     lines = [line for block in snippets(README, "bash") for line in block.strip().splitlines()]
     assert len(lines) >= 6, "the README has lost its marked examples"
     for line in lines:
-        program, *arguments = shlex.split(line)
-        assert program == "python"
-        assert run([sys.executable, *arguments, *SHORTER.get(arguments[2], [])], folder).strip()
+        program, option, module, *arguments = shlex.split(line)
+        assert (program, option) == ("python", "-m")
+        assert run(run_module, module, [*arguments, *SHORTER.get(arguments[0], [])]).strip()
     assert (folder / "runs/pets/metrics.json").exists()
 
 
-def test_every_snippet_of_the_engineers_page_runs_in_one_session(folder):
+def test_every_snippet_of_the_engineers_page_runs_in_one_session(run):
     assert len(RUN.findall(ENGINEERS)) >= 10
-    session = "\n".join(snippets(ENGINEERS, "python"))
-    shown = run([sys.executable, "-c", session], folder)
+    shown = run(exec, "\n".join(snippets(ENGINEERS, "python")), {"__name__": "engineers"})
     assert len(shown.splitlines()) >= 10
 
 
-def test_a_snippet_that_raises_fails(folder):
-    with pytest.raises(AssertionError, match="broken"):
-        run([sys.executable, "-c", "raise SystemExit('broken')"], folder)
+def test_a_command_or_snippet_that_fails_is_an_error(run):
+    with pytest.raises(AssertionError, match="1"):
+        run(run_module, "mmlib", ["evaluate", "nowhere", "nothing.csv"])
+    with pytest.raises(RuntimeError, match="broken"):
+        run(exec, "raise RuntimeError('broken')", {})
 
 
 @pytest.mark.parametrize("page", [README, ENGINEERS, PACKAGE])

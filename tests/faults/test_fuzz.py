@@ -497,10 +497,8 @@ def test_a_changed_checkpoint_answers_or_says_why_it_cannot_be_loaded(tmp_path, 
     asked = {"image": np.zeros((8, 8), np.uint8), "text": "it purrs", "audio": np.zeros(800)}
 
     def use() -> None:
-        answers = [
-            load(tmp_path / "run", "cpu").predict(**sample)
-            for sample in (asked, {"text": "a cat"}, {})
-        ]
+        predictor = load(tmp_path / "run", "cpu")
+        answers = [predictor.predict(**sample) for sample in (asked, {"text": "a cat"}, {})]
         json.dumps(answers, allow_nan=False)
 
     use()

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mmlib import leaks
 from mmlib.data.manifest import read_manifest
 from mmlib.leaks.copies import equal_rows, neighbours
+from mmlib.leaks.texts import text_copies
 from mmlib.worlds import pets
 
 N = 24  # originals in train; as many copies in test
@@ -285,7 +286,7 @@ def written_words(random, n):
     return images
 
 
-SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 24))]
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 24))]
 
 
 @pytest.mark.parametrize("draw", [strokes, written_words])
@@ -381,8 +382,8 @@ def test_captions_that_differ_in_the_filling_of_a_slot_are_no_copies_and_an_edit
         texts = captions(np.random.default_rng(seed), 150)
         train, test = texts[:100], texts[100:]
         alike = [text for text in test if text not in train]
-        found = text_findings(train, alike, quick=False)
-        assert only_copies(found) == []
+        splits = np.array(["train"] * len(train) + ["test"] * len(alike))
+        assert not len(text_copies([*train, *alike], splits, near=True, seed=0).later)
     edited = [text[:40] + "q" + text[41:] for text in train[:10]]
     found = text_findings(train, [*alike, *edited], quick=False)
     assert count(only_copies(found)) >= 8
