@@ -11,7 +11,7 @@ def error_and_baseline(logits: Tensor, target: Tensor, blind: float) -> dict[str
     ``blind`` is one answer for all rows: the most frequent class of the training rows, or their
     mean. Logits and target are those of ``mmlib.metrics``. The error is that of N independent rows:
     with several rows of one group it is larger. Where all or no answers are right it is half of
-    3 / N, as up to three in N may yet be otherwise (the rule of three).
+    3 / N, at most a half, as up to three in N may yet be otherwise (the rule of three).
 
     >>> import torch
     >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 0.0]])
@@ -27,6 +27,6 @@ def error_and_baseline(logits: Tensor, target: Tensor, blind: float) -> dict[str
         baseline = float((target.double() - blind).abs().mean())
         return {"mean_absolute_error_error": error, "mean_absolute_error_baseline": baseline}
     right = float((logits.argmax(dim=-1) == target).double().mean())
-    error = max(math.sqrt(right * (1 - right) / rows), 1.5 / rows)
+    error = max(math.sqrt(right * (1 - right) / rows), min(1.5 / rows, 0.5))
     baseline = float((target == blind).double().mean())
     return {"accuracy_error": error, "accuracy_baseline": baseline}

@@ -23,6 +23,8 @@ def test_the_error_of_an_accuracy_is_its_spread_over_samples_of_rows():
 def test_all_right_is_not_certain():
     logits = torch.eye(2)[[0, 1, 0, 1, 0, 1]]
     assert error_and_baseline(logits, torch.tensor([0, 1] * 3), 0)["accuracy_error"] == 0.25
+    one = error_and_baseline(torch.eye(2)[:1], torch.tensor([0]), 0)
+    assert one["accuracy_error"] == 0.5  # no share has a larger deviation
 
 
 def test_the_baseline_is_the_training_rows_answer_on_these_rows():
