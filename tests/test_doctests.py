@@ -23,10 +23,11 @@ NAMES = [
 ]
 NAMES += [
     f"{module}.{name}"
-    for module in ("leaks", "metrics", "plots", "report")
+    for module in ("leaks", "metrics", "plots", "report", "tune")
     for name in getattr(mmlib, module).__all__
     if callable(getattr(getattr(mmlib, module), name))
 ]
+NAMES += [f"robust.{name}" for name in ("corrupt", "curves", "kind_of", "subsets")]
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

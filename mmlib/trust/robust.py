@@ -1,10 +1,4 @@
-"""How accuracy falls when a modality is noisy, covered or missing; the score of each subset.
-
->>> import torch
->>> batch = {"text": torch.tensor([[3, 4, 5]]), "text_mask": torch.ones(1, 3, dtype=torch.bool)}
->>> corrupt(batch, "text", "occlusion", 1.0)["text_mask"]
-tensor([[False, False, False]])
-"""
+"""How accuracy falls when a modality is noisy, covered or missing; the score of each subset."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -50,6 +44,16 @@ def curves(
     are classes. All models see the same corrupted rows, whatever the batch size, and the same seed
     gives the same rows. What is covered at one level is also covered at the next. Level 0 changes
     nothing. Raises ValueError for an unknown fault or a level out of range.
+
+    >>> import mmlib
+    >>> encoders = {"text": mmlib.RecurrentEncoder(dim=8, vocab_size=20)}
+    >>> backbone = mmlib.Backbone(encoders, mmlib.SumFusion(8, encoders))
+    >>> model = mmlib.Model(backbone, mmlib.ClassifyHead(8, classes=2)).eval()
+    >>> ids = torch.tensor([[3, 4], [5, 6]])
+    >>> batch = {"text": ids, "text_mask": ids > 0, "target": torch.tensor([0, 1])}
+    >>> rows = curves({"mine": model}, [batch], faults=["missing"], device="cpu")
+    >>> [row["level"] for row in rows], rows[-1]["accuracy"]  # all missing: one answer for both
+    ([0, 0.25, 0.5, 0.75, 1], 0.5)
     """
     batches, rows = _again(batches), []
     unknown = [fault for fault in faults if fault not in levels]
@@ -73,6 +77,15 @@ def subsets(
 
     M modalities have 2^M - 1 subsets; the smaller ones come first. All rows count: a row that has
     none of the subset's modalities is answered by the training prior.
+
+    >>> import mmlib
+    >>> encoders = {name: mmlib.RecurrentEncoder(dim=8, vocab_size=20) for name in ("said", "seen")}
+    >>> backbone = mmlib.Backbone(encoders, mmlib.SumFusion(8, encoders))
+    >>> model = mmlib.Model(backbone, mmlib.ClassifyHead(8, classes=2)).eval()
+    >>> ids = torch.tensor([[3, 4], [5, 6]])
+    >>> batch = {"said": ids, "said_mask": ids > 0, "seen": ids, "seen_mask": ids > 0}
+    >>> list(subsets(model, [batch | {"target": torch.tensor([0, 1])}], device="cpu"))
+    [('said',), ('seen',), ('said', 'seen')]
     """
     batches, modalities = _again(batches), sorted(model.backbone.encoders)
     found = [
@@ -101,6 +114,10 @@ def corrupt(batch: Batch, modality: str, fault: str, level: float, seed: int = 0
     What is missing or padding stays so. A row's changes depend on the seed, the kind of the
     modality and the row's number (``batch["row"]``, or else its place in the batch). Raises
     ValueError for an unknown fault, a level out of range or a modality that is not in the batch.
+
+    >>> batch = {"text": torch.tensor([[3, 4, 5]]), "text_mask": torch.ones(1, 3, dtype=torch.bool)}
+    >>> corrupt(batch, "text", "occlusion", 1.0)["text_mask"]
+    tensor([[False, False, False]])
     """
     if fault not in FAULTS:
         raise ValueError(f"fault is {fault!r}, expected one of {FAULTS}")
@@ -138,6 +155,9 @@ def kind_of(batches: Iterable[Batch], modality: str) -> str:
     """The kind of a modality, "image", "text" or "audio", from its shape in the first batch.
 
     Raises ValueError if it is none of them, or not there.
+
+    >>> kind_of([{"said": torch.zeros(2, 5, dtype=torch.int64)}], "said")
+    'text'
     """
     batch = next(iter(batches), {})
     if modality not in batch:

@@ -39,6 +39,10 @@ class Trial:
 
     ``epochs`` were trained; ``loss`` is the best val loss among them, and ``scores`` are those of
     that epoch. ``number`` counts from 0, as in optuna; the screen and the leaderboard count from 1.
+
+    >>> trial = Trial(0, "done", {"lr": 0.001}, 0.3, {"accuracy": 0.9}, 2, 8.5, [0.4, 0.3])
+    >>> trial.loss == min(trial.losses)
+    True
     """
 
     number: int
@@ -59,6 +63,11 @@ class Search:
 
     ``best`` trains as that trial was trained, for the same number of epochs, whatever the budget
     is. Its ``out`` is the folder "best" in the folder of the search.
+
+    >>> trial = Trial(0, "done", {"lr": 0.001}, 0.3, {"accuracy": 0.9}, 2, 8.5, [0.4, 0.3])
+    >>> found = Search([trial], Recipe("manifest.csv", epochs=2, lr=0.001))
+    >>> found.rows[0]["rank"], found.rows[0]["lr"], found.best.lr
+    (1, 0.001, 0.001)
     """
 
     trials: list[Trial]
