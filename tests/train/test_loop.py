@@ -1038,19 +1038,25 @@ def test_the_history_plots_every_score_and_prints_as_a_table():
     batches = cut(sample_batch(8), 4)
     history = fit(Tiny(), batches, batches, CPU, {"accuracy": accuracy})
     axes = history.plot().axes
-    drawn = [line for axis in axes for line in axis.get_lines() if line.get_label()[0] != "_"]
-    lines = {line.get_label(): list(line.get_ydata()) for line in drawn}
-    assert set(lines) == {"loss", "val_loss", "val_accuracy"}
-    assert all(lines[name] == [row[name] for row in history] for name in lines)
+    lines = {
+        (axis.get_title(), line.get_label()): list(line.get_ydata())
+        for axis in axes
+        for line in axis.get_lines()
+        if line.get_label()[0] != "_"
+    }
+    columns = {
+        ("loss", "training"): "loss",
+        ("loss", "validation"): "val_loss",
+        ("accuracy", "validation"): "val_accuracy",
+    }
+    assert set(lines) == set(columns)
+    for place, name in columns.items():
+        assert lines[place] == [row[name] for row in history]
     text = repr(history).splitlines()
-    assert (
-        len(text) == 4
-        and len({len(line) for line in text}) == 1
-        and text[0].split() == list(history[0])
-    )
-    assert "no epoch" in repr(type(history)()) and "empty" in message(
-        ValueError, type(history)().plot
-    )
+    assert len(text) == 4 and len({len(line) for line in text}) == 1
+    assert text[0].split() == list(history[0])
+    empty = type(history)()
+    assert "no epoch" in repr(empty) and "empty" in message(ValueError, empty.plot)
 
 
 def test_keeping_freed_memory_says_what_it_did_and_is_undone():
