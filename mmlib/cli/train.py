@@ -104,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, print the scores, write metrics.json and the figures into --out."""
     arguments.out = shared.out_folder(arguments)
     from mmlib import recipes
+    from mmlib.report.classical import classical, scores
     from mmlib.train import distributed
     from mmlib.train.log import summary_writer
 
@@ -115,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
     with progress(arguments):
         trained = recipes.train(asked)
     if distributed.rank() == 0:
+        found = {"classical": scores(trained.data, classical(trained.data))}
+        trained = replace(trained, metrics=trained.metrics | found)
         write(trained, arguments.out)
         show(trained, arguments)
     return 0
@@ -168,7 +171,7 @@ def write(trained: "Run", out: Path) -> None:
 
 def show(trained: "Run", arguments: argparse.Namespace) -> None:
     """The scores, for a person or for a program."""
-    from mmlib.cli.scores import line
+    from mmlib.cli.scores import classical, line
     from mmlib.files import as_json
 
     metrics = trained.metrics
@@ -178,3 +181,6 @@ def show(trained: "Run", arguments: argparse.Namespace) -> None:
     lines = [line(split, metrics[split]) for split in ("val", "test") if split in metrics]
     best = f"weights of epoch {metrics['best_epoch']} of {metrics['epochs']}"
     print("\n".join([*lines[:-1], "   ".join([*lines[-1:], best, str(arguments.out)])]))
+    split = "test" if "test" in metrics else "val"
+    if baselines := metrics["classical"].get(split):
+        print("\n".join(classical(split, baselines, metrics[split])))

@@ -14,6 +14,7 @@ from mmlib import metrics
 from mmlib.data import Data, Manifest, load_data
 from mmlib.recipes.recipe import Recipe
 from mmlib.recipes.train import Run, train
+from mmlib.report.classical import classical
 from mmlib.report.length import Length, too_short
 from mmlib.report.measure import Projection, average, encode, project, shuffle, still_improving
 from mmlib.report.result import AVERAGE, Answers, Models, Report, conclude
@@ -188,7 +189,8 @@ def _train_all(compared: _Comparison, log: Callable[[str], None]) -> Models:
         _train(compared, pair, fusions[richer], " + ".join(pair), log) for pair in compared.pairs
     ]
     averaged = _average(compared, alone, checked.prior)
-    return Models(alone, pairs, summed, other, other if richer else summed, averaged)
+    chosen = other if richer else summed
+    return Models(alone, pairs, summed, other, chosen, averaged, _baselines(compared))
 
 
 def _train(
@@ -283,6 +285,19 @@ def _average(compared: _Comparison, alone: list[Answers], prior: Tensor) -> Answ
         average([answers.logits for answers in alone], there(compared.split), prior),
         average([answers.validation_logits for answers in alone], there("val"), prior),
     )
+
+
+def _baselines(compared: _Comparison) -> list[Answers]:
+    """The answers of the classical baselines."""
+    return [
+        Answers(
+            f"classical, {name}",
+            (name,) if name in compared.names else compared.names,
+            found[compared.split][None],
+            found["val"][None],
+        )
+        for name, found in classical(compared.data).items()
+    ]
 
 
 def _notes(compared: _Comparison, length: Length, models: Models, scale: Scale) -> list[str]:

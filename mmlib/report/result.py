@@ -161,6 +161,7 @@ class Models(NamedTuple):
     other: Answers  # all modalities, by one that can interact
     chosen: Answers  # the one of these two that counts
     averaged: Answers  # the answers of ``alone``, averaged
+    classical: list[Answers]  # of each modality and their average, without a network
 
     @property
     def trained(self) -> list[Answers]:
@@ -191,7 +192,7 @@ def conclude(
     assert chosen.additive is not None  # it is measured for every model of all modalities
     blind = Answers(BLIND, (), scale.prior.expand(1, len(rows), -1))
     additive = Answers(f"additive part of {chosen.name}", averaged.modalities, chosen.additive)
-    every = [blind, *models.trained, averaged, additive]
+    every = [blind, *models.trained, averaged, additive, *models.classical]
     validation = {
         answers.name: checked.score(answers.validation)
         for answers in every
@@ -214,6 +215,7 @@ def conclude(
         {modality: scale.score(logits) for modality, logits in chosen.shuffled.items()},
         [
             *_choices(verdict, scale, best, models, validation, split),
+            *_classical(verdict, scale, every, models, validation),
             *_caveats(verdict, scale, classes, len(chosen.logits)),
         ],
         classes,
@@ -223,6 +225,25 @@ def conclude(
         chosen.name,
         _mistakes(manifest, rows, chosen, scale.target, classes),
     )
+
+
+def _classical(
+    verdict: Verdict,
+    scale: Scale,
+    every: list[Answers],
+    models: Models,
+    validation: dict[str, float],
+) -> list[str]:
+    """In words: what the classical baseline that is best on validation rows is worth."""
+    if not models.classical:
+        return []
+    (used,) = (answers for answers in every if answers.name == verdict.use)
+    best = max(models.classical, key=lambda answers: validation[answers.name])
+    gain = scale.gain(best.logits, used.logits)
+    note = f"Without a network, in seconds: {best.name!r} is {gain} points from {used.name!r}."
+    if gain.clear:
+        note += " A classical baseline does better here."
+    return [note]
 
 
 def _choices(
