@@ -330,3 +330,17 @@ def test_towers_of_several_modalities_share_one_contract():
         {"image": Pooled(), "text": Pooled()}, GatedFusion(D, ["image", "text"])
     )
     assert TwoTower(tower(), tower())(make_batch([0, 1], [0, 2])).count == 5
+
+
+def test_the_vector_of_a_row_is_the_mean_of_its_windows_brought_to_length_1():
+    batch = make_batch() | {"row": torch.tensor([0, 0, 1, 2, 2, 2])}
+    model = towers().eval()
+    logits, _, rows = collect(model, [batch], "cpu")
+    query, key = (F.normalize(tower(batch).pooled, dim=1) for tower in (model.query, model.key))
+    places = ([0, 1], [2], [3, 4, 5])
+    query, key = (
+        torch.stack([F.normalize(x[place].mean(dim=0), dim=0) for place in places])
+        for x in (query, key)
+    )
+    assert rows.tolist() == [0, 1, 2]
+    torch.testing.assert_close(logits, model.log_scale.exp() * query @ key.T, rtol=1e-4, atol=1e-4)

@@ -78,9 +78,10 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path, top):
     assert expected.float().std() > 50
 
 
-@pytest.mark.parametrize("top, dtype", [(4095, np.uint16), (65535, np.uint16), (255, np.float32)])
-def test_the_full_range_of_12_16_and_8_bits_is_scaled_to_the_rounded_share(tmp_path, top, dtype):
-    values = np.linspace(0, top, 4096).round().reshape(64, 64).astype(dtype)
+@pytest.mark.parametrize("top", [4095, 65535, 255.0, 65535.0, 1.0])
+def test_the_full_range_of_each_depth_is_scaled_to_the_rounded_share(tmp_path, top):
+    values = np.linspace(0, top, 4096).reshape(64, 64)
+    values = values.round().astype(np.uint16) if isinstance(top, int) else values.astype(np.float32)
     Image.fromarray(values).save(tmp_path / "x.tiff")
     expected = np.rint(values.astype(np.float64) * 255 / top)
     assert np.array_equal(read_image(tmp_path / "x.tiff", 64)[0].numpy(), expected)

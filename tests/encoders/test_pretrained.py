@@ -157,6 +157,20 @@ class ImageLike(nn.Module):
         return SimpleNamespace(last_hidden_state=x)
 
 
+class StagesLike(ImageLike):
+    """As Swin: later stages join patches, so there are fewer tokens than patches."""
+
+    def forward(self, pixel_values: Tensor) -> SimpleNamespace:
+        x = F.avg_pool2d(self.conv(pixel_values), 3)
+        return SimpleNamespace(last_hidden_state=x.flatten(2).transpose(1, 2))
+
+
+def test_where_stages_join_patches_no_token_is_taken_for_a_class_token():
+    encoder = TransformersEncoder(D, StagesLike(patches=True))
+    x = torch.randn(2, 3, 24, 24)
+    assert encoder(x, torch.ones(2, 24, dtype=torch.bool)).tokens.shape == (2, 1, D)
+
+
 CASES = {  # encoder, batch, tokens of a full row
     "resnet": (lambda **k: TorchvisionEncoder(D, tiny_resnet(), **k), photos, 1),
     "squeezenet": (

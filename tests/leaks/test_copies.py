@@ -12,11 +12,12 @@ import pytest
 import soundfile
 import torch
 import torchaudio.functional
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mmlib import leaks
 from mmlib.data.manifest import read_manifest
 from mmlib.leaks.copies import equal_rows, neighbours
+from mmlib.leaks.files import upright_size
 from mmlib.leaks.texts import text_copies
 from mmlib.worlds import pets
 
@@ -320,6 +321,15 @@ def test_a_copy_is_found_whatever_its_orientation_tag_and_transparency_say(tmp_p
     names = write_images(tmp_path, [image.convert("RGBA") for image in images], "a")
     others = write_images(tmp_path, turned, "b", ".jpg", quality=80, exif=exif)
     assert count(copies_in(tmp_path, "image", names, others)) == 12
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_an_image_has_the_size_in_which_its_orientation_tag_shows_it(tmp_path, tag):
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        assert upright_size(opened) == ImageOps.exif_transpose(opened).size
 
 
 def test_images_in_an_unfamiliar_form_are_found_where_all_others_are_far(tmp_path, world):

@@ -14,6 +14,7 @@ from PIL import Image
 from mmlib import leaks
 from mmlib.cli.main import main
 from mmlib.data.manifest import read_manifest
+from mmlib.leaks import shift
 from mmlib.leaks.columns import A_LITTLE, NEARLY_ALL
 from mmlib.leaks.find import checks
 from mmlib.leaks.score import Task, bound, lookup_shares, one_class, score
@@ -289,6 +290,18 @@ def test_images_that_give_the_label_away_without_being_seen(tmp_path, write, kin
     manifest = read_manifest(frame, root=tmp_path)
     assert [finding.kind for finding in leaks.find(manifest)] == ([kind] if kind else [])
     assert leaks.find(manifest, quick=True) == []
+
+
+def test_sizes_that_tell_several_classes_apart_in_any_order_are_found(tmp_path):
+    random = np.random.default_rng(0)
+    label = random.integers(0, 4, 240)
+    names = [f"{i:03d}.bmp" for i in range(240)]
+    for name, code in zip(names, label):
+        side = (24, 26, 28, 30, 32, 34, 36, 38)[code + 4 * random.integers(0, 2)]  # twice in turn
+        Image.fromarray(random.integers(0, 256, (side, 24, 3), np.uint8)).save(tmp_path / name)
+    frame = pd.DataFrame({"image": names, "label": [f"class {code}" for code in label]})
+    found = leaks.find(read_manifest(frame, root=tmp_path))
+    assert "size" in [finding.kind for finding in found]
 
 
 @pytest.mark.parametrize("rates, kind", [((8000, 16000), "encoding"), ((16000, 16000), None)])
@@ -619,3 +632,21 @@ def test_where_nothing_is_found_the_command_says_what_was_looked_for(tmp_path, c
     assert "image: equal files" in quick and "size" not in quick and "shift" not in quick
     for part in ("image: copies", "audio: format, size and edges", "shift between splits"):
         assert part in whole
+
+
+def test_each_side_of_a_shift_has_at_most_half_of_the_rows_that_are_read(monkeypatch):
+    sizes: list[list[int]] = []
+    measure = shift._domain_score
+
+    def measured(sides, *rest):
+        sizes.append(np.bincount(sides.is_test).tolist())
+        return measure(sides, *rest)
+
+    monkeypatch.setattr(shift, "MAX_ROWS", 60)
+    monkeypatch.setattr(shift, "_domain_score", measured)
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"text": [f"{a} {b}" for a, b in random.integers(0, 9, (400, 2))]})
+    frame["label"] = random.choice(["x", "y"], 400)
+    frame["split"] = ["train"] * 375 + ["test"] * 25
+    leaks.find(read_manifest(frame))
+    assert sizes and all(size == [30, 25] for size in sizes)

@@ -37,5 +37,5 @@ def test_the_baseline_is_the_training_rows_answer_on_these_rows():
 def test_one_row_has_no_error_of_a_distance():
     found = error_and_baseline(torch.tensor([1.0]), torch.tensor([2.0]), 0.0)
     assert math.isnan(found["mean_absolute_error_error"])
-    two = error_and_baseline(torch.zeros(2), torch.tensor([0.0, 2.0]), 0.0)
+    two = error_and_baseline(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0]), 0.0)
     assert two["mean_absolute_error_error"] == pytest.approx(1.0)  # deviation / square root of 2

@@ -336,6 +336,8 @@ def test_the_figure_has_a_box_per_stage_left_to_right_and_an_arrow_per_reading()
     heights = [text.get_position()[1] for text in axes.texts if text not in arrows][-4:]
     np.testing.assert_allclose(np.diff(heights, 2), 0, atol=1e-9)  # a box: lines evenly apart
     assert heights == sorted(heights)
+    bold = [text.get_text() for text in axes.texts if text.get_weight() == "bold"]
+    assert set(bold) == {row.name.split(".")[-1] for row in stages} | {"image", "text", "audio"}
 
 
 def test_the_package_gives_the_function_and_the_module_its_class():

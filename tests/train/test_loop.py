@@ -410,6 +410,8 @@ def test_a_gradient_that_breaks_under_a_finite_loss_in_the_last_step_is_an_error
         "the gradient is not finite at step 9 (epoch 3, batch 2" in text
         and "set_detect_anomaly" in text
     )
+    rate = CPU.lr * lr_factor(8, 3 * CPU.epochs, CPU)
+    assert f"learning rate {rate:.3g})" in text
     saved = checkpoint.load(tmp_path)
     assert saved["epoch"] == 2 and all(
         value.isfinite().all() for name in ("model", "best") for value in saved[name].values()
@@ -934,6 +936,18 @@ def test_a_target_is_what_the_kind_takes():
     )
     free = Own(None, 3, None, lambda z, y: z.square().mean())  # says nothing: nothing is checked
     fit(free, [image | {"target": torch.tensor([7, -3])}], config=CPU)
+
+
+def test_minus_100_leaves_out_a_row_but_not_a_word():
+    words, rows = sample_batch(4, words=True), sample_batch(4)
+    bad = words["target"].clone()
+    bad[0, 0] = -100
+    text = message(ValueError, lambda: fit(Tiny(words=True), [words | {"target": bad}], config=CPU))
+    assert "-100" in text and "target_mask says what is left out" in text
+    bad = rows["target"].clone()
+    bad[0], bad[2] = -100, 7
+    text = message(ValueError, lambda: fit(Tiny(), [rows | {"target": bad}], config=CPU))
+    assert "7" in text and "sample 2" in text and "-100 to leave the row out" in text
 
 
 def test_left_out_targets_count_neither_in_training_nor_in_scores():

@@ -589,7 +589,15 @@ def test_optuna_stays_quiet_and_as_it_was(folder, tmp_path, monkeypatch, capsys)
     Played(monkeypatch, [[0.5] * 3] * 2)
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(logging.DEBUG)
+    loud, ask = [], optuna.study.Study.ask
+
+    def heard(*arguments):
+        loud.append(optuna.logging.get_verbosity())
+        return ask(*arguments)
+
+    monkeypatch.setattr(optuna.study.Study, "ask", heard)
     halving.search(replace(recipe_for(folder), use=("text",)), 2, out=tmp_path)
+    assert set(loud) == {logging.WARNING}
     assert capsys.readouterr() == ("", "") and optuna.logging.get_verbosity() == logging.DEBUG
     optuna.logging.set_verbosity(before)
 
