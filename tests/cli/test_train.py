@@ -59,11 +59,16 @@ def test_a_log_begins_with_what_was_found_and_ends_with_the_scores(log):
     assert plan.startswith("plan: ") and [words for words in decided if words not in plan] == []
     assert re.search(r"about \S+ minutes", plan)
     assert lines[first + 3].startswith("val   accuracy ")
-    last = LINE.fullmatch(lines[-1])
-    assert last and len(lines) == first + 5
+    scores = lines[first + 4]
+    last = LINE.fullmatch(scores)
     metrics = json.loads((folder / "run/metrics.json").read_text())
-    assert last[2] == str(folder / "run") and int(last[1]) == metrics["best_epoch"]
-    assert f"accuracy {metrics['test']['accuracy']:.3f} " in lines[-1]
+    assert last and last[2] == str(folder / "run") and int(last[1]) == metrics["best_epoch"]
+    assert f"accuracy {metrics['test']['accuracy']:.3f} " in scores
+    classical = metrics["classical"]["test"]["text"]["accuracy"]
+    said = f"test  classical baselines, accuracy: text {classical:.3f} (TF-IDF)"
+    assert lines[first + 5] == said
+    better = ["A classical baseline does better here: " in line for line in lines[first + 6 :]]
+    assert better == [True] * (classical > metrics["test"]["accuracy"])
 
 
 def test_lines_are_written_at_once(tmp_path):
