@@ -16,6 +16,7 @@ from mmlib.models import Model
 from mmlib.recipes.baseline import error_and_baseline
 from mmlib.train import distributed
 from mmlib.train.evaluate import collect, evaluate
+from mmlib.train.layout import store_by_pixel
 
 BATCH = 32
 SCORES = {
@@ -58,6 +59,7 @@ class Predictor:
         trained: dict[str, str] | None = None,
     ):
         self.model, self.preprocessing = model.to(distributed.join(device)), preprocessing
+        store_by_pixel(model)
         self.device, self.precision, self.trained = device, precision, trained
         self.classes = preprocessing.target.classes
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmlib.core import Batch, Output, check_batch
 from mmlib.machine import explaining_out_of_memory
 from mmlib.train import distributed
+from mmlib.train.layout import stored_by_pixel
 from mmlib.train.share import is_shared
 from mmlib.train.windows import first_windows, one_per_row
 
@@ -178,7 +179,7 @@ def _pass_over(
 ) -> tuple[float | None, Whole]:
     """The mean loss and the answers to the whole set; without ``keep`` the latter are empty."""
     chosen, shared = _device(model, device), is_shared(loader)
-    with _in_eval_mode(model.to(chosen)):
+    with _in_eval_mode(model.to(chosen)), stored_by_pixel(model):
         if _kind(model) == "contrast":
             comparing = cast(Comparing, model)
             vectors = _answers(comparing.embed, model, loader, chosen, precision)
