@@ -20,6 +20,8 @@ WINDOW = 4 * RATE
 LOWEST, HIGHEST = 100, 10_000_000  # Hz: below, a few bytes would become minutes of audio
 # a longer clip is refused: its header gives a wrong rate or length, or it needs gigabytes
 HOURS = 4
+# on Windows libsndfile brings a C library of its own, which does not know Python's descriptors
+BY_DESCRIPTOR = sys.platform != "win32"
 
 
 def read_audio(source: Any, rate: int | None = None) -> Tensor:
@@ -112,7 +114,9 @@ def _to_mono(samples: np.ndarray, rate: int) -> Tensor:
         raise ValueError("the clip is empty: no samples")
     _check_length(len(samples), rate)
     with np.errstate(over="ignore", invalid="ignore"):  # reported below, in words
-        mono = _resample(samples.mean(axis=1, dtype=np.float32), rate)  # (L, channels) -> (L,)
+        one = samples.shape[1] == 1  # its mean is itself
+        mono = samples[:, 0] if one else samples.mean(axis=1, dtype=np.float32)  # (L,)
+        mono = _resample(mono, rate)
     if not np.isfinite(mono).all():
         raise ValueError("the clip has NaN, infinity or far too large numbers in it")
     return torch.from_numpy(np.clip(mono, -1, 1).astype(np.float32, copy=False))
@@ -143,12 +147,22 @@ def read_header(path: str | Path) -> Any:
 
 
 def _read_file(path: str | Path) -> tuple[np.ndarray, int]:
-    import soundfile
-
-    # a file object, because soundfile would choose the decoder by the name of a path
-    with _File(io.FileIO(path)) as file, _quiet(file), soundfile.SoundFile(file) as audio:
+    with _File(io.FileIO(path)) as file, _quiet(file), _open(file) as audio:
         _check_length(audio.frames, audio.samplerate)
         return audio.read(dtype="float32", always_2d=True), audio.samplerate
+
+
+def _open(file: _File) -> Any:
+    """soundfile's SoundFile of an open file: soundfile would choose the decoder of a path by name.
+
+    Given a descriptor, libsndfile reads by itself; given a file object, it calls Python for that.
+    """
+    import soundfile
+
+    if not BY_DESCRIPTOR:
+        return soundfile.SoundFile(file)
+    os.lseek(file.fileno(), 0, os.SEEK_SET)  # ``_quiet`` has read ahead
+    return soundfile.SoundFile(file.fileno(), "r", closefd=False)
 
 
 def _check_length(frames: int, rate: int) -> None:

@@ -80,7 +80,8 @@ class LogMel(nn.Module):
                 pad_mode="constant",
                 return_complex=True,
             )  # (B, bins, frames)
-            power = torch.view_as_real(spectrum).square().sum(dim=-1)
+            re, im = spectrum.real, spectrum.imag
+            power = torch.addcmul(re * re, im, im)
             return (power.transpose(1, 2) @ self.filters).transpose(1, 2)  # (B, F, frames)
 
     def forward(self, waveform: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

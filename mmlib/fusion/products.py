@@ -14,6 +14,9 @@ from mmlib.core import Features, from_pooled
 from mmlib.fusion.common import apply_each, sort_names, stack_pooled
 from mmlib.layers.attention import keep_weights
 
+# AdamW keeps 16 bytes for each (itself, gradient, two moments): 1.6 GB, which a laptop has
+MOST_PARAMETERS = 10**8
+
 
 class BilinearFusion(nn.Module):
     """Multi-modal factorised bilinear pooling (MFB), for any number of modalities.
@@ -100,7 +103,8 @@ class TensorFusion(nn.Module):
     Zadeh et al., 2017, arXiv:1707.07250. Each modality is first projected to ``width`` numbers, and
     a 1 is appended; so the outer product of all M holds single numbers, pairs and triples. It has
     (width + 1) ** M numbers, which is why ``width`` is small. An absent modality is [0, .., 0, 1].
-    dict of Features (B, T, D) -> Features (B, 1, D).
+    dict of Features (B, T, D) -> Features (B, 1, D). Raises ValueError where the linear map would
+    have more than 10 ** 8 parameters, as with seven modalities of the usual widths.
 
     >>> import mmlib
     >>> from mmlib.fusion.cost import make_features
@@ -113,8 +117,17 @@ class TensorFusion(nn.Module):
     def __init__(self, dim: int, names: Iterable[str], width: int = 8):
         super().__init__()
         self.names = sort_names(names)
+        products = (width + 1) ** len(self.names)
+        if products * dim > MOST_PARAMETERS:
+            raise ValueError(
+                f"TensorFusion of {len(self.names)} modalities with width {width} has "
+                f"{width + 1} ** {len(self.names)} = {products:,} products, and its linear map to "
+                f"dim {dim} {products * dim:,} parameters, expected at most {MOST_PARAMETERS:,}: "
+                "use LowRankFusion, which multiplies the same numbers and never builds the tensor, "
+                "or a smaller width"
+            )
         self.project = nn.ModuleDict({name: nn.Linear(dim, width) for name in self.names})
-        self.out = nn.Linear((width + 1) ** len(self.names), dim)
+        self.out = nn.Linear(products, dim)
 
     def forward(self, features: dict[str, Features]) -> Features:
         pooled, present = stack_pooled(features, self.names)

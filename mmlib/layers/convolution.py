@@ -1,17 +1,21 @@
 """Convolutions whose padding never matters: normalisation over real positions only."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class MaskedGroupNorm(nn.Module):
     """Group normalisation (Wu & He, 2018) with the mean and variance of real positions only.
 
     x (B, C, H, W), mask (B, 1, H, W) -> (B, C, H, W), zero where the mask is False. Where all is
-    real it equals ``nn.GroupNorm``.
+    real it equals ``nn.GroupNorm``. On a CPU its gradient is written out by hand, which cannot be
+    differentiated again: RuntimeError. Elsewhere, under export, under compilation and under the
+    transforms of ``torch.func`` autograd finds it.
 
     >>> import torch
     >>> norm, x = MaskedGroupNorm(groups=1, channels=4), torch.randn(2, 4, 3, 8)
@@ -27,18 +31,80 @@ class MaskedGroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        count = mask.sum(dim=(2, 3)).clamp(min=1)  # (B, 1) real positions
-        x = x.float().masked_fill(~mask, 0)  # statistics in float32, also under autocast
-        x = (x - self._mean_of_groups(x.sum(dim=(2, 3)) / count)).masked_fill(~mask, 0)
-        # of centred numbers: mean(x^2) - mean(x)^2 would cancel
-        variance = self._mean_of_groups((x * x).sum(dim=(2, 3)) / count)
-        scale = (variance + self.eps).rsqrt() * self.weight[:, None, None]
-        return torch.addcmul(self.bias[:, None, None], x, scale).masked_fill(~mask, 0)
+        given = x, mask, self.weight, self.bias, self.groups, self.eps
+        if x.device.type == "cpu" and not _is_traced():
+            return _GradientByHand.apply(*given)
+        return _normalise(*given)[0]
 
-    def _mean_of_groups(self, x: Tensor) -> Tensor:
-        """Means of channels (B, C) -> the mean of each channel's group (B, C, 1, 1)."""
-        mean = x.unflatten(1, (self.groups, -1)).mean(dim=2, keepdim=True)  # (B, groups, 1)
-        return mean.expand(-1, -1, x.shape[1] // self.groups).flatten(1)[..., None, None]
+
+def _is_traced() -> bool:
+    """Where a tensor stands for others, so that no value can be asked for."""
+    return (
+        torch.compiler.is_compiling()  # also under export
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or torch._C._are_functorch_transforms_active()  # what torch.autograd.Function itself asks
+    )
+
+
+def _normalise(
+    x: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    whole: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """-> the result, x minus its mean, 1 / deviation (B, C, 1, 1), number of real positions (B, 1).
+
+    ``whole``: all is real, so nothing needs to be masked.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # also under autocast
+    x = x if whole else torch.where(mask, x, 0)
+    count = mask.sum(dim=(2, 3)).clamp(min=1)
+    mean = _mean_of_groups(x.sum(dim=(2, 3)) / count, groups)
+    x = x - mean if whole else torch.addcmul(x, mask.to(x.dtype), mean, value=-1)
+    # of centred numbers: mean(x^2) - mean(x)^2 would cancel
+    scale = (_mean_of_groups((x * x).sum(dim=(2, 3)) / count, groups) + eps).rsqrt()
+    y = torch.addcmul(bias[:, None, None], x, scale * weight[:, None, None])
+    return y if whole else torch.where(mask, y, 0), x, scale, count
+
+
+class _GradientByHand(torch.autograd.Function):
+    """``_normalise`` in fewer passes over the numbers: 0.6 of the time of a ConvEncoder's step.
+
+    With y = weight * n + bias, n = x * scale and means over the real positions of a group, the
+    gradient of x is scale * (g - mean(g) - n * mean(g * n)), g = weight * the gradient of y.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> Tensor:
+        context.groups, context.whole = groups, bool(mask.all())
+        y, *kept = _normalise(x, mask, weight, bias, groups, eps, context.whole)
+        context.save_for_backward(mask, weight, *kept)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, of_y: Tensor) -> tuple[Tensor | None, ...]:
+        mask, weight, x, scale, count = context.saved_tensors
+        of_y = of_y if context.whole else torch.where(mask, of_y, 0)
+        sums, products = of_y.sum(dim=(2, 3)), (of_y * x).sum(dim=(2, 3))  # (B, C)
+        constant = scale * _mean_of_groups(weight * sums / count, context.groups)
+        slope = scale**3 * _mean_of_groups(weight * products / count, context.groups)
+        of_x = torch.addcmul(-constant, of_y, scale * weight[:, None, None])
+        of_x = torch.addcmul(of_x, x, slope, value=-1)
+        of_x = of_x if context.whole else torch.where(mask, of_x, 0)
+        of_weight = (products * scale[..., 0, 0]).sum(dim=0)
+        return of_x, None, of_weight, sums.sum(dim=0), None, None
+
+
+def _mean_of_groups(x: Tensor, groups: int) -> Tensor:
+    """Means of channels (B, C) -> the mean of each channel's group (B, C, 1, 1)."""
+    mean = x.unflatten(1, (groups, -1)).mean(dim=2, keepdim=True)  # (B, groups, 1)
+    return mean.expand(-1, -1, x.shape[1] // groups).flatten(1)[..., None, None]
 
 
 class ConvStack(nn.Module):

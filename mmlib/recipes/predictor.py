@@ -1,5 +1,6 @@
 """Files, arrays or a manifest -> answers and scores of a trained model."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -8,14 +9,18 @@ import torch
 from torch import Tensor
 
 from mmlib import metrics
+from mmlib.core import Batch, Output, from_pooled
 from mmlib.data import Loader, Manifest, Preprocessing, load_data, read_manifest
 from mmlib.data.loaders import has_modality
 from mmlib.data.splits import choose_splits, is_drawn
 from mmlib.data.trained import check_untrained
-from mmlib.models import Model
+from mmlib.machine import explaining_out_of_memory
+from mmlib.models import Backbone, Model
 from mmlib.recipes.baseline import error_and_baseline
 from mmlib.train import distributed
-from mmlib.train.evaluate import collect, evaluate
+from mmlib.train.evaluate import autocast, collect, evaluate, in_eval_mode, to_device
+from mmlib.train.layout import store_by_pixel
+from mmlib.train.windows import one_per_row
 
 BATCH = 32
 SCORES = {
@@ -58,6 +63,7 @@ class Predictor:
         trained: dict[str, str] | None = None,
     ):
         self.model, self.preprocessing = model.to(distributed.join(device)), preprocessing
+        store_by_pixel(model)
         self.device, self.precision, self.trained = device, precision, trained
         self.classes = preprocessing.target.classes
 
@@ -221,7 +227,18 @@ class Predictor:
             name: batch[f"{name}_mask"].any(dim=1)[begins].numpy()
             for name in self.preprocessing.modalities
         }
-        return self._answers(collect(self.model, [batch], self.device, self.precision)[0], there)
+        absent = [name for name, rows in there.items() if not rows.any()]
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        with (
+            in_eval_mode(self.model),
+            explaining_out_of_memory(batch),
+            autocast(device, self.precision),
+        ):
+            logits = forward_present(self.model, to_device(batch, device), absent).logits
+        logits = logits.float().cpu()
+        if len(logits) > len(samples):  # clips of several windows
+            logits = one_per_row(logits, None, batch["row"], self.model.kind)[0]
+        return self._answers(logits, there)
 
     def _answers(self, logits: Tensor, there: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """Logits (N, K) or (N,) -> a dict per sample.
@@ -240,6 +257,34 @@ class Predictor:
                 }
             found.append(answer | {"modalities": [name for name in there if there[name][i]]})
         return found
+
+
+def forward_present(model: Model, batch: Batch, absent: Collection[str]) -> Output:
+    """``model(batch)`` without gradient, where no row has the modalities ``absent``.
+
+    Their encoders are not run: by the contract they would give nothing but zeros. They do run where
+    something watches the model, a hook or ``recording`` (which also gets tensors that may be used
+    in training), and where a class of your own may use them in another way.
+    """
+    if _is_watched(model):
+        with torch.no_grad():
+            return model(batch)
+    with torch.inference_mode():
+        encoders = dict(model.backbone.encoders.items()) if type(model) is Model else {}
+        present = [name for name in encoders if name not in absent]
+        if not 0 < len(present) < len(encoders) or type(model.backbone) is not Backbone:
+            return model(batch)
+        features = {name: encoders[name](batch[name], batch[f"{name}_mask"]) for name in present}
+        pooled = features[present[0]].pooled  # (B, D)
+        nothing = from_pooled(torch.zeros_like(pooled), torch.zeros_like(pooled[:, 0]).bool())
+        return model.head(model.backbone.fusion(dict.fromkeys(encoders, nothing) | features), batch)
+
+
+def _is_watched(model: Model) -> bool:
+    return any(
+        part._forward_hooks or part._forward_pre_hooks or getattr(part, "record", False)
+        for part in model.modules()
+    )
 
 
 def _samples(modalities: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmlib.core import Batch, Output, check_batch
 from mmlib.machine import explaining_out_of_memory
 from mmlib.train import distributed
+from mmlib.train.layout import stored_by_pixel
 from mmlib.train.share import is_shared
 from mmlib.train.windows import first_windows, one_per_row
 
@@ -162,14 +163,16 @@ def _device(model: nn.Module, device: str) -> torch.device:
 
 
 @contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """In this block the model is in eval mode; after it each part is in the mode it was in."""
+    in_training = [part for part in model.modules() if part.training]
+    if in_training:  # setting the mode of each part takes as long as a small layer
+        model.eval()
     try:
         yield
     finally:
-        for part, mode in modes:
-            part.training = mode
+        for part in in_training:
+            part.training = True
 
 
 @torch.no_grad()
@@ -178,7 +181,7 @@ def _pass_over(
 ) -> tuple[float | None, Whole]:
     """The mean loss and the answers to the whole set; without ``keep`` the latter are empty."""
     chosen, shared = _device(model, device), is_shared(loader)
-    with _in_eval_mode(model.to(chosen)):
+    with in_eval_mode(model.to(chosen)), stored_by_pixel(model):
         if _kind(model) == "contrast":
             comparing = cast(Comparing, model)
             vectors = _answers(comparing.embed, model, loader, chosen, precision)

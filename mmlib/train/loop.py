@@ -18,6 +18,7 @@ from mmlib.train.checks import check_arguments, check_target
 from mmlib.train.config import TrainConfig
 from mmlib.train.evaluate import Metric, autocast, evaluate, to_device
 from mmlib.train.history import History
+from mmlib.train.layout import by_pixel
 from mmlib.train.log import Log
 from mmlib.train.optimizer import (
     MakeOptimizer,
@@ -174,7 +175,7 @@ def _placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.M
     model.to(device)
     for parameter in model.parameters():
         if channels_last and parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            parameter.data = by_pixel(parameter.data)
     return model
 
 

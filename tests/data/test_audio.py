@@ -4,6 +4,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,3 +216,39 @@ def test_broken_files_say_what_is_wrong(tmp_path):
         seconds(tmp_path / "text.wav")
     with pytest.raises(ValueError, match="rate"):
         read_audio(tone(RATE), 0)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
+def test_a_descriptor_and_a_file_object_give_the_same_samples_or_refusal(
+    tmp_path, monkeypatch, format, channels
+):
+    """Whole, cut off, with another byte in the header, behind junk. All descriptors are closed."""
+    rng, file = np.random.default_rng(0), tmp_path / "x.wav"
+    soundfile.write(file, rng.normal(0, 0.1, (3000, channels)), RATE, format=format)
+    data = file.read_bytes()
+    cut = [data[: int(len(data) * share)] for share in (0.001, 0.01, 0.5, 0.9)]
+    changed = [data[:i] + bytes([rng.integers(256)]) + data[i + 1 :] for i in range(0, 60, 4)]
+    opened = Path("/proc/self/fd")
+
+    def outcome(by_descriptor: bool) -> bytes | str:
+        monkeypatch.setattr(mmlib.data.audio, "BY_DESCRIPTOR", by_descriptor)
+        try:
+            return read_audio(file).numpy().tobytes()
+        except ValueError as error:
+            return str(error)
+
+    before = len(list(opened.iterdir())) if opened.exists() else 0
+    for content in [data, *cut, *changed, b"junk" + data]:
+        file.write_bytes(content)
+        assert outcome(True) == outcome(False)
+    assert not opened.exists() or len(list(opened.iterdir())) == before
+
+
+def test_one_channel_is_taken_as_it_is(tmp_path):
+    samples = np.random.default_rng(0).normal(0, 0.1, 1000).astype(np.float32)
+    soundfile.write(tmp_path / "x.wav", samples, RATE, subtype="FLOAT")
+    for source in (samples, tmp_path / "x.wav"):
+        assert read_audio(source).numpy().tobytes() == samples.tobytes()
+    read_audio(samples).zero_()
+    assert samples.any(), "what was given is not shared with what comes back"

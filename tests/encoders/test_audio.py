@@ -142,3 +142,14 @@ def test_the_same_shape_of_sound_at_another_pitch_is_another_sound_for_the_convo
             encoder(tone(8000, pitch)[None], mask).pooled[0] for pitch in (1200.0, 1210.0, 2400.0)
         ]
     assert (pooled[0] - pooled[2]).norm() > 3 * (pooled[0] - pooled[1]).norm()
+
+
+def test_the_power_is_the_squared_magnitude_of_the_spectrum_in_float32():
+    torch.manual_seed(0)
+    mel, x = LogMel(), torch.stack([torch.randn(3001), tone(3001)])
+    spectrum = torch.stft(
+        x, mel.size, mel.hop, 400, mel.window, pad_mode="constant", return_complex=True
+    )
+    power = torch.view_as_real(spectrum).square().sum(dim=-1)
+    expected = (power.transpose(1, 2) @ mel.filters).transpose(1, 2)
+    torch.testing.assert_close(mel.spectrogram(x), expected, rtol=1e-5, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,6 +49,21 @@ def test_tensor_fusion_equals_the_outer_product_by_hand():
         return torch.stack(rows)
 
     same_with_gradients(module, make_features(), by_hand)
+
+
+def test_a_tensor_that_no_laptop_holds_is_refused_before_it_takes_memory():
+    """The last that is allowed, and larger ones: on the device "meta" nothing is stored."""
+    with torch.device("meta"):
+        assert TensorFusion(64, "abcdef").out.weight.numel() == 64 * 9**6
+        for names, dim, width in (("abcdefg", 64, 8), ("abc", 64, 116), ("abcdef", 189, 8)):
+            with pytest.raises(ValueError) as caught:
+                TensorFusion(dim, names, width)
+            said = str(caught.value)
+            assert f"{dim * (width + 1) ** len(names):,} parameters" in said
+            assert "100,000,000: use LowRankFusion" in said
+    with pytest.raises(ValueError, match="9 \\*\\* 8 = 43,046,721 products.*2,754,990,144 param"):
+        TensorFusion(64, "abcdefgh")
+    LowRankFusion(64, "abcdefgh")
 
 
 def test_low_rank_equals_its_full_tensor():

@@ -395,11 +395,12 @@ def test_training_passes_over_its_test_rows_once(small, monkeypatch):
 def test_scores_and_answers_have_the_precision_of_training(small, tmp_path, monkeypatch, precision):
     asked = []
     run = classify(replace(small[1], out=tmp_path / "run", precision=precision))
-    monkeypatch.setattr(
-        sys.modules["mmlib.train.evaluate"],
-        "autocast",
-        lambda device, given: asked.append(given) or autocast(device, given),
-    )
+    for module in ("mmlib.train.evaluate", "mmlib.recipes.predictor"):
+        monkeypatch.setattr(
+            sys.modules[module],
+            "autocast",
+            lambda device, given: asked.append(given) or autocast(device, given),
+        )
     for predictor in (run.predictor, load(tmp_path / "run", "cpu")):
         predictor.predict(text="It purrs.")
         predictor.score(run.data.loaders["test"])
