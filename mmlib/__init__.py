@@ -68,6 +68,7 @@ Recipes: from files to a trained model in one call
     Recipe              what to train on and how
     Run                 what training returns
     classify            train a classifier
+    export              a model as an ONNX file, checked against torch
     load                a trained model from its folder
     regress             train a model that predicts a number
 
@@ -104,6 +105,7 @@ _HOMES = {
     "read_audio read_image read_manifest tokenize",
     "mmlib.train": "History TrainConfig collect evaluate fit load_weights",
     "mmlib.recipes": "Predictor Recipe Run classify load regress",
+    "mmlib.recipes.export": "export",
     "mmlib.tracing": "Trace trace",
 }
 _MODULES = {
@@ -190,6 +192,7 @@ if TYPE_CHECKING:
     from mmlib.recipes import classify as classify
     from mmlib.recipes import load as load
     from mmlib.recipes import regress as regress
+    from mmlib.recipes.export import export as export
     from mmlib.tracing import Trace as Trace
     from mmlib.tracing import trace as trace
     from mmlib.train import History as History

@@ -20,10 +20,12 @@ EPILOG = """examples:
   python -m mmlib train data/pets/manifest.csv --target label --use image,audio --fusion attention
   python -m mmlib train data/pets/manifest.csv --target label --text text_zh --out runs/zh
   python -m mmlib train data/pets/manifest.csv --target label --out runs/pets --resume
+  python -m mmlib train more.csv --target label --start runs/pets --out runs/more
 
-The last command goes on after an interruption. DIR then holds checkpoint.pt (and the one before
-it), history.jsonl (a row for each epoch), metrics.json, curve.png and, for a classification,
-confusion.png. A terminal shows a bar; a file or a pipe gets a line for each epoch.
+The last but one goes on after an interruption; the last one trains a model on with other rows. DIR
+then holds checkpoint.pt (and the one before it), history.jsonl (a row for each epoch),
+metrics.json, curve.png and, for a classification, confusion.png. A terminal shows a bar; a file or
+a pipe gets a line for each epoch.
 On several GPUs, use torchrun: torchrun --nproc-per-node 4 -m mmlib train ..."""
 
 
@@ -42,6 +44,13 @@ def add_commands(commands: Commands) -> None:
     _add_model(train)
     shared.add_out(train, "runs", "run")
     shared.add_resume(train, "run")
+    train.add_argument(
+        "--start",
+        type=Path,
+        metavar="RUN",
+        help="begin with the weights of this run; its modalities, classes, --fusion and --dim must "
+        "be the same, and images, words and sounds are prepared as for it",
+    )
     train.add_argument(
         "--distributed",
         choices=("ddp", "fsdp"),
@@ -91,6 +100,7 @@ def recipe(arguments: argparse.Namespace) -> "Recipe":
         asked,
         out=arguments.out,
         resume=arguments.resume,
+        start=arguments.start,
         distributed=arguments.distributed,
         tensorboard=arguments.tensorboard,
         dim=arguments.dim,

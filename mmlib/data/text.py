@@ -20,7 +20,7 @@ _MARKS = (
 # controls and joiners
 _UNSEEN = "\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
 _LETTER = rf"(?:[^\W_{_CHARACTERS}]|[{_MARKS}])"
-_TOKEN = re.compile(rf"[^\W_{_CHARACTERS}]{_LETTER}*(?:'{_LETTER}+)*|[^\s{_UNSEEN}]")
+TOKEN = re.compile(rf"[^\W_{_CHARACTERS}]{_LETTER}*(?:'{_LETTER}+)*|[^\s{_UNSEEN}]")
 _PLAIN = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*|[!-~]")
 
 PAD, UNKNOWN, BOS, EOS = range(4)
@@ -39,7 +39,7 @@ def tokenize(text: str) -> list[str]:
     """
     if text.isascii():  # most text, three times as fast
         return _PLAIN.findall(text.lower())
-    return _TOKEN.findall(unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'"))
+    return TOKEN.findall(unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'"))
 
 
 class Vocabulary:

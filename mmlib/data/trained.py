@@ -44,6 +44,29 @@ def remember(
     return {name: _pack(marks) for name, marks in found.items()}
 
 
+def check_unseen(
+    manifest: Manifest,
+    modalities: Mapping[str, Modality],
+    names: Sequence[str],
+    trained: Mapping[str, str],
+    split: str,
+) -> None:
+    """Raise ValueError, naming rows, where a model was trained on some rows of ``split``."""
+    train, val, shared = (_unpack(trained.get(name, "")) for name in (*USED, "shared"))
+    known = {"train": set(), "val": train - val}.get(split, train | val) - shared
+    chosen = [row for row, name in enumerate(names) if name == split]
+    bad = [row for row, marks in _marks(manifest, modalities, chosen).items() if marks.own & known]
+    if bad:
+        more = ", ..." if len(bad) > SHOWN else ""
+        shown = ", ".join(manifest.rows[row] for row in bad[:SHOWN]) + more
+        raise ValueError(
+            f"{manifest.name}: this model was trained on {len(bad):,} of the {len(chosen):,} rows "
+            f"of split {split!r} ({shown}): it has seen their files, their text or their group, so "
+            "their score would be too good. Take these rows out, or choose a split that training "
+            "left out"
+        )
+
+
 def check_untrained(
     manifest: Manifest,
     modalities: Mapping[str, Modality],
@@ -56,22 +79,11 @@ def check_untrained(
     There are two cases. The model was trained on some of its rows. Or the split is drawn, but most
     of the rows that it leaves out are new to the model: then this is not the file of training.
     """
-    train, val, shared = (_unpack(trained.get(name, "")) for name in (*USED, "shared"))
-    seen = train | val
-    known = {"train": set(), "val": train - val}.get(split, seen) - shared
-    chosen = [row for row, name in enumerate(names) if name == split]
-    bad = [row for row, marks in _marks(manifest, modalities, chosen).items() if marks.own & known]
-    if bad:
-        more = ", ..." if len(bad) > SHOWN else ""
-        shown = ", ".join(manifest.rows[row] for row in bad[:SHOWN]) + more
-        raise ValueError(
-            f"{manifest.name}: this model was trained on {len(bad):,} of the {len(chosen):,} rows "
-            f"of split {split!r} ({shown}): it has seen their files, their text or their group, so "
-            "their score would be too good. Take these rows out, or choose a split that training "
-            "left out"
-        )
+    check_unseen(manifest, modalities, names, trained, split)
     if not is_drawn(manifest, split):
         return
+    seen = set().union(*(_unpack(trained.get(name, "")) for name in USED))
+    chosen = [name for name in names if name == split]
     others = [row for row, name in enumerate(names) if name in USED and name != split]
     rest = [marks.own for marks in _marks(manifest, modalities, others).values() if marks.own]
     new = sum(not own & seen for own in rest)
@@ -82,6 +94,14 @@ def check_untrained(
             f"leave out {new:,} rows that the model never saw. To score every row, ask for "
             "split='all' (--split all); to score some of them, name them in a column 'split'"
         )
+
+
+def merge(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
+    """The checksums of two trainings, one of which went on from the other."""
+    names = (*USED, "shared")
+    return {
+        name: _pack(_unpack(first.get(name, "")) | _unpack(second.get(name, ""))) for name in names
+    }
 
 
 def _every(manifest: Manifest, modalities: Mapping[str, Modality], rows: Sequence[int]) -> set[int]:

@@ -88,7 +88,11 @@ class LogMel(nn.Module):
         waveform, mask = waveform.masked_fill(~mask, 0), mask[:, :: self.hop]  # (B, L), (B, T)
         real = mask[:, None]  # (B, 1, T)
         x = self.spectrogram(waveform)[..., : mask.shape[1]].masked_fill(~real, 0)
-        x = torch.log(x / x.amax(dim=(1, 2), keepdim=True).clamp(min=1e-10) + self.floor)
+        peak = x.amax(dim=(1, 2), keepdim=True)  # (B, 1, 1)
+        real = real & (peak > 0)  # silence is all 0: brought to deviation 1, it would be rounding
+        x = torch.log(x / peak.clamp(min=1e-10) + self.floor)
+        if torch.compiler.is_exporting():  # onnxruntime adds up plainly: small numbers stay exact
+            x = x - math.log(self.floor)
         count = (real.sum(dim=(1, 2), keepdim=True) * x.shape[1]).clamp(min=1)
         x = (x - (x * real).sum(dim=(1, 2), keepdim=True) / count) * real
         return x * (x.square().sum(dim=(1, 2), keepdim=True) / count + 1e-5).rsqrt(), mask

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmlib.data import Augment, Data, Manifest, load_data, read_manifest
+from mmlib.data import Augment, Data, Manifest, Preprocessing, load_data, read_manifest
 from mmlib.data.targets import check_task
 from mmlib.recipes.plan import DIM, DROPOUT, LR, plan
 from mmlib.recipes.predictor import BATCH
@@ -19,8 +19,10 @@ class Recipe:
     ``manifest`` is a CSV file or a pandas DataFrame, ``out`` the folder for checkpoint and history
     (None: nothing is written). ``columns`` maps a kind of modality to its column, {"image":
     "photo"}; ``use`` keeps some modalities; ``group`` names the column whose rows stay in one
-    split. ``fusion`` is a key of ``FUSIONS``. See ``TrainConfig`` for device, precision and
-    distributed. Raises ValueError for an unknown task.
+    split. ``fusion`` is a key of ``FUSIONS``. ``start`` is the folder of a run of ``train`` on
+    other rows: training begins from its best weights, and data are prepared as for it (sizes,
+    normalisation, vocabularies), so modalities, classes, fusion and dim must be the same. See
+    ``TrainConfig`` for device, precision and distributed. Raises ValueError for an unknown task.
 
     Why "sum", and so much modality dropout: a modality that is easy to learn by heart (few voices,
     say) is otherwise trusted also where it is wrong, and the whole does worse than its best part.
@@ -48,6 +50,7 @@ class Recipe:
     epochs: int | None = None
     seed: int = 0
     resume: bool = False
+    start: str | Path | None = None  # the folder of a run whose weights to begin from
     augment: Augment = Augment(modality_dropout=0.5)
     on_error: str = "raise"
     allow_outside: bool = False
@@ -71,10 +74,19 @@ class Recipe:
         """The model and the number of epochs for these data, see ``mmlib.recipes.plan.plan``."""
         return plan(data, self.fusion, self.dim, self.lr, self.dropout, self.budget)
 
-    def load(self, manifest: Manifest, splits: Sequence[str] | None = None) -> Data:
-        """The data of these rows, as the recipe wants it; ``splits``: of these alone."""
+    def load(
+        self,
+        manifest: Manifest,
+        splits: Sequence[str] | None = None,
+        fitted: Preprocessing | None = None,
+    ) -> Data:
+        """The data of these rows, as the recipe wants it; ``splits``: of these alone.
+
+        With ``fitted`` they are prepared as it says.
+        """
         return load_data(
             manifest,
+            fitted,
             splits=splits,
             batch_size=self.batch_size,
             seed=self.seed,

@@ -93,12 +93,17 @@ def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
             raise ValueError(f"the model has the {what} {value}, its preprocessing {of_data[what]}")
 
 
+def sample(fitted: Preprocessing) -> dict[str, Any]:
+    """A sample that has every modality: a picture of noise, two words, a second of noise."""
+    draw = np.random.default_rng(0)
+    image, audio = draw.integers(0, 256, (64, 64), np.uint8), draw.uniform(-0.5, 0.5, 16_000)
+    values = {"image": image, "text": "a b", "audio": audio}
+    return {name: values[modality.kind] for name, modality in fitted.modalities.items()}
+
+
 def _try_out(predictor: Predictor) -> None:
     """Ask about a sample that has every modality: what is wrong shows now, not at the first use."""
-    values = {"image": np.zeros((2, 2), np.uint8), "text": "a", "audio": np.zeros(160)}
-    modalities = predictor.preprocessing.modalities
-    sample = {name: values[modality.kind] for name, modality in modalities.items()}
-    (answer,) = predictor.answers([sample])
+    (answer,) = predictor.answers([sample(predictor.preprocessing)])
     numbers = [answer["value"]] if predictor.classes is None else answer["probabilities"].values()
     if not all(map(finite, numbers)):
         raise ValueError("its answers are not finite")

@@ -12,6 +12,7 @@ from mmlib.data.trained import remember
 from mmlib.recipes.plan import FUSIONS, build, decided
 from mmlib.recipes.predictor import SCORES, Predictor
 from mmlib.recipes.recipe import Recipe
+from mmlib.recipes.start import Start
 from mmlib.train import checkpoint, distributed
 from mmlib.train.config import TrainConfig
 from mmlib.train.history import History
@@ -74,7 +75,7 @@ def train(recipe: Recipe) -> Run:
 
     Raises ValueError, naming file, row and column, for anything wrong with the manifest; see
     ``load_data`` and ``fit``. Without ``resume`` the folder ``out`` must be new, or empty: nothing
-    there is overwritten.
+    there is overwritten. A run that is resumed keeps its ``start``, which prepares its data.
     """
     if recipe.fusion not in FUSIONS:
         raise ValueError(f"fusion is {recipe.fusion!r}, expected one of {sorted(FUSIONS)}")
@@ -92,15 +93,18 @@ def _train(recipe: Recipe) -> Run:
     log = recipe.log if distributed.rank() == 0 else lambda line: None
     manifest = recipe.read()
     log(f"reading {manifest.name}: {len(manifest):,} rows")
-    data = recipe.load(manifest)
+    start = None if recipe.start is None else Start.read(recipe.start, manifest)
+    data = recipe.load(manifest, fitted=None if start is None else start.preprocessing)
     for line in data.summary + [f"skipped: {problem}" for problem in data.skipped]:
         log(line)
     spec = recipe.plan(data)
     epochs = recipe.epochs or spec["epochs"]
     torch.manual_seed(recipe.seed)
     model, config = build(spec), settings(recipe, epochs)
+    if start is not None:
+        start.give(model, spec)
     log(f"plan: {decided(model, data, spec, epochs, distributed.join(recipe.device))}")
-    extra = _to_remember(spec, data, manifest)
+    extra = _to_remember(spec, data, manifest, start)
     train, val = data.loaders["train"], data.loaders.get("val")
     scores = SCORES[spec["task"]]
     history = fit(model, train, val, config, scores, recipe.out, recipe.resume, extra)
@@ -119,7 +123,9 @@ def _train(recipe: Recipe) -> Run:
     return Run(predictor, data, history, by_split | numbers, table)
 
 
-def _to_remember(spec: dict[str, Any], data: Data, manifest: Manifest) -> dict[str, Any]:
+def _to_remember(
+    spec: dict[str, Any], data: Data, manifest: Manifest, start: Start | None
+) -> dict[str, Any]:
     """What the checkpoint holds beside the weights.
 
     A resumed run must find it as it was; test rows may change.
@@ -129,11 +135,12 @@ def _to_remember(spec: dict[str, Any], data: Data, manifest: Manifest) -> dict[s
         for name in ("train", "val")
         if name in data.loaders
     }
+    trained = remember(manifest, manifest.modalities, choose_splits(manifest), rows)
     return {
         "spec": spec,
         "preprocessing": data.preprocessing.state(),
         "manifest": {f"{name} rows": manifest.checksums(places) for name, places in rows.items()},
-        "trained": remember(manifest, manifest.modalities, choose_splits(manifest), rows),
+        "trained": trained if start is None else start.remember(trained),
     }
 
 

@@ -1,5 +1,6 @@
 """What ``fit`` checks before it trains: its arguments, and the target of each batch."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,17 @@ def check_arguments(
         raise ValueError(
             "TrainConfig: tensorboard=True needs a folder to write to: fit(..., out=FOLDER)"
         )
+
+
+def check_start(start: Any, out: Any, resume: bool) -> None:
+    """Raise ValueError where a run cannot begin from that in ``start``."""
+    if resume:
+        raise ValueError(
+            f"start={str(start)!r} takes weights for a new run, resume=True goes on with the run "
+            "in out, weights and all: give one of them"
+        )
+    if out is not None and Path(out).resolve() == Path(start).resolve():
+        raise ValueError(f"start and out are both {out}: the new run would replace it")
 
 
 def _check_loaders(train: Any, val: Any) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from mmlib.core import Batch, check_batch, modalities
 from mmlib.machine import explaining_out_of_memory, keeping_freed_memory
 from mmlib.train import checkpoint, distributed
-from mmlib.train.checks import check_arguments, check_target
+from mmlib.train.checks import check_arguments, check_start, check_target
 from mmlib.train.config import TrainConfig
 from mmlib.train.evaluate import Metric, autocast, evaluate, to_device
 from mmlib.train.history import History
@@ -45,6 +45,7 @@ def fit(
     extra: dict[str, Any] | None = None,
     optimizer: MakeOptimizer | None = None,
     after_epoch: AfterEpoch | None = None,
+    start: str | Path | None = None,
 ) -> History:
     """Train ``model`` in place, and return the history: a row per epoch.
 
@@ -60,6 +61,9 @@ def fit(
     process). Changed data is refused, where it can be known: for mmlib's loaders (by their
     ``identity()``) and lists of batches. What else decides about your batches belongs in ``extra``.
 
+    ``start`` is the folder of another run of this model: training begins with its best weights, and
+    with nothing else of it, at step 0 (``load_weights``). It does not go with ``resume``.
+
     ``optimizer`` is a function (model, config) -> torch.optim.Optimizer, with parameter groups of
     your choice; None is ``adamw``. The schedule (``lr_factor``, 0 to 1) multiplies the learning
     rate of each group. ``after_epoch`` is a function (row of the history, model), called when the
@@ -74,10 +78,10 @@ def fit(
     Raises ValueError, saying what to do, for a loss or a gradient that is not finite (naming step,
     batch and key), an empty loader, a first batch that breaks the contract of ``check_batch``, a
     batch without target, a target that is not a class, a model without anything to train, a
-    checkpoint of another run, and another run at work in ``out``; OSError if ``out`` cannot be
-    written; torch.OutOfMemoryError with the batch's shapes. However it ends, the model can be used:
-    in eval mode, with the best weights so far, or else the last ones known to be finite. A
-    KeyboardInterrupt carries the ``history``.
+    checkpoint of another run (in ``start``: of another model), and another run at work in ``out``;
+    OSError if ``out`` cannot be written; torch.OutOfMemoryError with the batch's shapes. However it
+    ends, the model can be used: in eval mode, with the best weights so far, or else the last ones
+    known to be finite. A KeyboardInterrupt carries the ``history``.
 
     >>> from mmlib import Backbone, ClassifyHead, Model, RecurrentEncoder, SumFusion
     >>> _ = torch.manual_seed(0)
@@ -92,6 +96,9 @@ def fit(
     """
     c, device = config, distributed.join(config.device)
     check_arguments(model, train, val, c, metrics, out)
+    if start is not None:
+        check_start(start, out, resume)
+        checkpoint.load_weights(model, start)
     steps = c.epochs * math.ceil(len(train) / c.accumulate)
     with (
         checkpoint.locked(out if distributed.rank() == 0 else None),

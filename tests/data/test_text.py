@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmlib.data.store import MAX_TOKENS, Texts
-from mmlib.data.text import _TOKEN, BOS, EOS, PAD, SPECIAL, UNKNOWN, Vocabulary, tokenize
+from mmlib.data.text import BOS, EOS, PAD, SPECIAL, TOKEN, UNKNOWN, Vocabulary, tokenize
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_tokens(text, tokens):
 @settings(max_examples=50, deadline=None)
 @given(st.text(alphabet=st.characters(max_codepoint=127), max_size=40))
 def test_the_fast_way_for_ascii_gives_the_same_tokens(text):
-    assert tokenize(text) == _TOKEN.findall(text.lower())
+    assert tokenize(text) == TOKEN.findall(text.lower())
 
 
 @settings(max_examples=50, deadline=None)

@@ -98,6 +98,12 @@ def test_silence_and_very_short_clips_give_finite_features_and_gradients(make, l
     assert all(p.grad.isfinite().all() for p in encoder.parameters())
 
 
+def test_silence_is_zero_however_far_it_is_padded():
+    mel, real = LogMel(), torch.arange(64_000)[None] < 48_000
+    for length in (48_000, 64_000):
+        assert not mel(torch.zeros(1, length), real[:, :length])[0].any()
+
+
 def test_the_spectrum_stays_float32_under_bfloat16():
     mel, x, mask = LogMel(), torch.randn(1, 4000), torch.ones(1, 4000, dtype=torch.bool)
     with torch.autocast("cpu", dtype=torch.bfloat16):

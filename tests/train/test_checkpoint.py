@@ -670,6 +670,41 @@ def test_weights_of_a_run_are_loaded_into_a_model_of_ones_own_best_or_last(tmp_p
         load(tmp_path)
 
 
+def test_a_run_begins_with_the_best_weights_of_another_and_with_nothing_else_of_it(tmp_path):
+    overfit_in(tmp_path / "first", False)
+    best = Tiny()
+    load_weights(best, tmp_path / "first")
+    batches, begun = cut(sample_batch(12), 4), Tiny()
+    assert not same_weights(begun, best)  # so that it is the weights that count
+    one = fit(best, batches, config=CPU)
+    two = fit(begun, batches, config=CPU, out=tmp_path / "second", start=tmp_path / "first")
+    assert without_seconds(one) == without_seconds(two) and two[0]["epoch"] == 1
+    assert same_weights(begun, best)
+
+
+def same_weights(one: nn.Module, two: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_run_that_cannot_begin_from_another_says_why(tmp_path):
+    first, batches, model = tmp_path / "first", [sample_batch(8)], Tiny()
+    fit(Tiny(), batches, config=CPU, out=first)
+    before = checkpoint.weights(model)
+    wide = Tiny()
+    wide.head = nn.Linear(8, 4)
+    for message, part, asked in [
+        (r"'head.bias' is \(3,\) there and \(4,\) here", wide, {"start": first}),
+        ("resume=True goes on .*: give one", model, {"start": first, "resume": True}),
+        ("start and out are both", model, {"start": first, "out": first}),
+        ("nowhere/checkpoint.pt does not exist", model, {"start": tmp_path / "nowhere"}),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fit(part, batches, config=CPU, **{"out": tmp_path / "second"} | asked)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert checkpoint.exists(first) and not (tmp_path / "second").exists()
+
+
 def test_a_model_of_another_width_is_named_by_its_first_weight(tmp_path):
     fit(Tiny(), [sample_batch(8)], config=CPU, out=tmp_path)
     wide = Tiny()
