@@ -31,6 +31,7 @@ Fusions: forward(dict of Features) -> Features; ``python -m mmlib fusions`` comp
 
 Heads: forward(features, batch) -> Output
     ClassifyHead        one of K classes
+    LabelsHead          any of K labels
     RegressHead         a number
     LanguageHead        the next word
     CTCHead             a line of text
@@ -97,7 +98,7 @@ _HOMES = {
     "mmlib.fusion": "AttentionFusion BilinearFusion BottleneckFusion ConcatFusion CrossFusion "
     "CrossmodalFusion DeepSetFusion FiLMFusion GatedFusion JoinFusion LateFusion LowRankFusion "
     "PerceiverFusion ProductFusion SumFusion TensorFusion",
-    "mmlib.heads": "CTCHead ClassifyHead LanguageHead RegressHead",
+    "mmlib.heads": "CTCHead ClassifyHead LabelsHead LanguageHead RegressHead",
     "mmlib.machine": "keep_freed_memory",
     "mmlib.models": "Backbone Model TwoTower",
     "mmlib.data": "Augment Data Loader Manifest ManifestErrors Preprocessing Vocabulary load_data "
@@ -171,6 +172,7 @@ if TYPE_CHECKING:
     from mmlib.fusion import TensorFusion as TensorFusion
     from mmlib.heads import ClassifyHead as ClassifyHead
     from mmlib.heads import CTCHead as CTCHead
+    from mmlib.heads import LabelsHead as LabelsHead
     from mmlib.heads import LanguageHead as LanguageHead
     from mmlib.heads import RegressHead as RegressHead
     from mmlib.layers import Attention as Attention

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # These stand in mmlib.data and mmlib.recipes too, which import torch: a test compares them.
 KINDS = ("image", "text", "audio")
-TASKS = ("classification", "regression")
+TASKS = ("classification", "regression", "labels")
 FUSIONS = (
     "attention",
     "bilinear",
@@ -78,7 +78,8 @@ def add_data(command: argparse.ArgumentParser) -> None:
         "--target",
         default="label",
         metavar="COL",
-        help="the column to predict: classes or numbers (default: label)",
+        help="the column to predict: classes, numbers, or labels such as red;round (default: "
+        "label); A,B: a column of 0 and 1 for each label",
     )
     command.add_argument(
         "--use",

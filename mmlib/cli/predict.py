@@ -22,7 +22,8 @@ PREDICT = """examples:
 
 Any modality may be left out. For a manifest the answers are a CSV, on stdout or in --out, with a
 line for each row of the manifest, in the same order. Its columns are row (1, 2, ...); class and
-probability_NAME for each class, or value for a regression; modalities (those that the row has); and
+probability_NAME for each class, or labels (red;round) and probability_NAME for each label, or value
+for a regression; modalities (those that the row has); and
 error (with --on-error skip, why the row has no answer)."""
 LIKELIEST = 10  # classes shown for one sample
 
@@ -131,7 +132,7 @@ def _predict_manifest(predictor: "Predictor", arguments: argparse.Namespace) -> 
         lines = [as_json(answer, ensure_ascii=False) for answer in answers]
         text = "[\n" + ",\n".join(lines) + "\n]\n"
     else:
-        text = as_csv(answers, predictor.classes)
+        text = as_csv(answers, predictor.classes, predictor.labels)
     if arguments.out is None:
         print(text, end="")
         return 0
@@ -163,10 +164,17 @@ def in_words(answer: dict[str, Any]) -> str:
     shares = ", ".join(f"{name} {share:.3f}" for name, share in likeliest[:LIKELIEST])
     if len(likeliest) > LIKELIEST:
         shares += f", ... ({len(likeliest) - LIKELIEST} more with --json)"
-    return f"class          {answer['class']}\nprobabilities  {shares}\nmodalities     {seen}"
+    what, name = "class", answer.get("class")
+    if "labels" in answer:
+        what, name = "labels", "; ".join(answer["labels"]) or "none"
+    return f"{what:14} {name}\nprobabilities  {shares}\nmodalities     {seen}"
 
 
-def as_csv(answers: Sequence[dict[str, Any]], classes: Sequence[str] | None) -> str:
+def as_csv(
+    answers: Sequence[dict[str, Any]],
+    classes: Sequence[str] | None,
+    labels: Sequence[str] | None = None,
+) -> str:
     """A header, and a line for each answer in the same order.
 
     >>> print(as_csv([{"value": 2.5, "modalities": ["image", "text"]}, {"error": "no file"}], None))
@@ -175,18 +183,20 @@ def as_csv(answers: Sequence[dict[str, Any]], classes: Sequence[str] | None) -> 
     2,,,no file
     <BLANKLINE>
     """
-    shares = [f"probability_{name}" for name in classes or ()]
-    columns = ["row", *(["value"] if classes is None else ["class", *shares])]
+    shares = [f"probability_{name}" for name in labels or classes or ()]
+    first = "value" if not shares else "class" if labels is None else "labels"
+    columns = ["row", first, *shares]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow([*columns, "modalities", "error"])
     for row, answer in enumerate(answers, 1):
         if "error" in answer:
             cells = [""] * (len(columns) - 1)
-        elif classes is None:
+        elif not shares:
             cells = [answer["value"]]
         else:
-            cells = [answer["class"], *(f"{p:.6g}" for p in answer["probabilities"].values())]
+            given = answer["class"] if labels is None else ";".join(answer["labels"])
+            cells = [given, *(f"{p:.6g}" for p in answer["probabilities"].values())]
         seen = " ".join(answer.get("modalities", ()))
         writer.writerow([row, *cells, seen, answer.get("error", "")])
     return table.getvalue()

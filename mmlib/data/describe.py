@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from mmlib.data import labels
 from mmlib.data.audio import RATE, WINDOW
 from mmlib.data.loaders import Loader
 from mmlib.data.manifest import Manifest
@@ -43,6 +44,9 @@ def describe(
     lines = [_describe_splits(manifest, names, split, loaders)]
     if manifest.target is not None:
         lines += _describe_target(fitted.target)
+        if fitted.target.labels is not None:
+            used = [value for value, name in zip(manifest.target, split) if name == "train"]
+            lines += labels.describe(fitted.target.encode(used), fitted.target.labels)
     for name, classes in missing_classes(manifest, fitted.target, split, loaders).items():
         lines.append(f"warning: split {name!r} has no row of class {brief(classes)}")
     rows = np.flatnonzero(split != "")
@@ -85,15 +89,17 @@ def _drawn_from(manifest: Manifest) -> str:
 
 
 def _describe_target(target: Target) -> list[str]:
-    if target.classes is None:
+    names = target.labels or target.classes
+    what, one = ("classes", "class") if target.labels is None else ("labels", "label")
+    if names is None:
         return [target.why]
-    more = ", ..." if len(target.classes) > 12 else ""
+    more = ", ..." if len(names) > 12 else ""
     warnings = [
-        f"warning: the classes {names} differ only in how they are written; if they are one "
-        "class, write it in one way"
-        for names in alike(target.classes)
+        f"warning: the {what} {same} differ only in how they are written; if they are one "
+        f"{one}, write it in one way"
+        for same in alike(names)
     ]
-    return [f"{target.why} ({', '.join(target.classes[:12])}{more})", *warnings]
+    return [f"{target.why} ({', '.join(names[:12])}{more})", *warnings]
 
 
 def _describe_store(fitted: Preprocessing, name: str, store: Store, rows: np.ndarray) -> str:

@@ -8,6 +8,7 @@ from mmlib.data.decode import decode
 from mmlib.data.manifest import Manifest, Modality, resolve
 from mmlib.data.problems import Problem
 from mmlib.data.store import Clips, Files, Images, Origin
+from mmlib.data.targets import Target
 
 Problems = list[tuple[int, Problem]]  # with the number of the row
 
@@ -66,11 +67,15 @@ def read_files(
     return problems
 
 
-def empty_cells(manifest: Manifest, split: np.ndarray) -> Problems:
-    """The rows that have no target, or no split where others have one."""
+def empty_cells(manifest: Manifest, split: np.ndarray, target: Target) -> Problems:
+    """The rows that have no target, or no split where others have one.
+
+    A row without any label is none of them.
+    """
     found: Problems = []
+    cells = None if target.labels is not None else manifest.target
     for row, name in enumerate(split):
-        if name and manifest.target is not None and not manifest.target[row]:
+        if name and cells is not None and not cells[row]:
             column = manifest.target_name or "target"
             found.append((row, manifest.problem(row, column, "", "the target is empty")))
         if manifest.split is not None and not manifest.split[row]:

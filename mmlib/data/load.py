@@ -12,6 +12,7 @@ from mmlib.data.decode import estimate
 from mmlib.data.describe import describe
 from mmlib.data.find import empty_cells, find_files, read_files
 from mmlib.data.fitting import choose_sizes, fit, fit_target
+from mmlib.data.labels import COLUMNS
 from mmlib.data.loaders import Loader
 from mmlib.data.manifest import Manifest
 from mmlib.data.preprocessing import Preprocessing
@@ -39,7 +40,7 @@ class Data:
 
     loaders: dict[str, Loader]  # by split: "train", the one that shuffles, "val", "test", others
     preprocessing: Preprocessing
-    counts: list[int] | None  # training rows per class, for the prior; None for regression
+    counts: list[int] | None  # training rows per class, for the prior; None for regression, labels
     skipped: list[Problem]  # rows left out because something in them is bad
     summary: list[str]  # what was found and chosen, to print
 
@@ -62,9 +63,9 @@ def load_data(
 
     Without ``preprocessing`` it is fitted on the training rows; with that of a trained model, data
     is prepared as for that model. ``augment`` is for the loader "train"; None makes it one like the
-    others, in order and unchanged, as for evaluation. ``task`` is "classification" or "regression";
-    None lets a rule decide (``read_target``). ``on_error`` "raise" reports all bad rows in one
-    ManifestErrors; "skip" leaves them out and lists them.
+    others, in order and unchanged, as for evaluation. ``task`` is "classification", "regression"
+    or "labels"; None lets a rule decide (``read_target``). ``on_error`` "raise" reports all bad
+    rows in one ManifestErrors; "skip" leaves them out and lists them.
 
     ``memory`` True keeps what was decoded, False reads from disk with ``workers`` processes. None
     decides: memory, if the data takes less than half of what is free. Where splits are drawn here
@@ -96,7 +97,7 @@ def load_data(
     choose_sizes(files, split, None if preprocessing is None else preprocessing.sizes)
     needed = sum(estimate(store) for store in files.values())
     memory = needed < free_memory() / 2 if memory is None else memory
-    problems += empty_cells(manifest, split)
+    problems += empty_cells(manifest, split, target)
     problems += read_files(manifest, modalities, files, memory, progress)
     bad = [problem for _, problem in sorted(problems)]
     if bad and on_error == "raise":
@@ -146,16 +147,18 @@ def _encode_texts(manifest: Manifest, fitted: Preprocessing, split: np.ndarray) 
 
 
 def _encode_target(manifest: Manifest, target: Target, split: np.ndarray) -> Tensor | None:
-    """(rows,) classes or numbers; in rows of no split anything, since no loader reads them."""
+    """(rows, ...) as ``Target.encode``; in rows of no split anything: nobody reads them."""
     if manifest.target is None:
         return None
     anything = target.classes[0] if target.classes else "0"
+    if target.labels is not None:
+        anything = COLUMNS * (len(target.labels) - 1) if target.separator is None else ""
     pairs = zip(manifest.target, split, strict=True)
     return target.encode([value if part else anything for value, part in pairs])
 
 
 def _count(manifest: Manifest, target: Target, split: np.ndarray) -> list[int] | None:
-    """Training rows of each class; None for regression."""
+    """Training rows of each class; None for regression and labels."""
     if target.classes is None or manifest.target is None:
         return None
     pairs = zip(manifest.target, split, strict=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
+from mmlib.data.labels import COLUMNS
 from mmlib.data.problems import Problem
 from mmlib.data.table import Table, missing_column, read_table
 from mmlib.renamed import renamed
@@ -60,6 +61,7 @@ class Manifest:
     group_name: str | None = None  # the group's column
     # of all modalities, used or not: see ``keys``
     split_columns: list[Modality] = field(default_factory=list)
+    target_columns: list[str] = field(default_factory=list)  # one for each label; see ``labels``
     chosen: bool = False  # ``use`` named the modalities: the other columns are left out on purpose
 
     def __post_init__(self) -> None:
@@ -162,7 +164,7 @@ class Manifest:
 
 def read_manifest(
     source: Any,
-    target: str | None = "label",
+    target: str | Sequence[str] | None = "label",
     columns: Mapping[str, str] | None = None,
     group: str | None = None,
     use: Iterable[str] | None = None,
@@ -173,11 +175,12 @@ def read_manifest(
     """Read a CSV file (UTF-8, with a header) or a pandas DataFrame.
 
     Every cell is text, so ``007`` and ``NA`` are words. ``target`` is the column of the answers;
-    None: there is none, as for prediction. ``columns`` maps a kind of modality to its column,
-    {"image": "photo"}; with commas, to several modalities that are named by their columns,
-    {"image": "xray,ct"}. Kinds that it leaves out are read from the columns image, text and audio,
-    where these exist. ``group`` names a column whose rows must stay in one split (a patient, a
-    speaker). ``use`` keeps some of the modalities.
+    None: there is none, as for prediction; several ("red,round", or a list) have 0 and 1 for a
+    label each. ``columns`` maps a kind of modality to its column, {"image": "photo"}; with commas,
+    to several modalities that are named by their columns, {"image": "xray,ct"}. Kinds that it
+    leaves out are read from the columns image, text and audio, where these exist. ``group`` names a
+    column whose rows must stay in one split (a patient, a speaker). ``use`` keeps some
+    of the modalities.
 
     Paths are relative to ``root``: the file's folder by default, or for a DataFrame the current
     one. ``allow_outside`` lets them lead out of it. With ``partial``, a column of ``columns`` may
@@ -199,31 +202,52 @@ def read_manifest(
     ValueError: DataFrame has no column 'lable'; it has [...]; did you mean 'label'?
     """
     table = read_table(source)
+    target_name, answers, flags = _target(table, target)
     found = _find_modalities(table, _present(table, columns or {}) if partial else columns or {})
     modalities = _keep(table.name, found, use)
     for name, modality in modalities.items():
-        if modality.column == target:
+        if modality.column in answers:
             raise ValueError(
-                f"{table.name}: column {target!r} is the target and also the modality {name!r}: "
-                "the answer would be in the question"
+                f"{table.name}: column {modality.column!r} is the target and also the modality "
+                f"{name!r}: the answer would be in the question"
             )
-    taken = {target, group, "split", *(modality.column for modality in modalities.values())}
+    taken = {*answers, group, "split", *(modality.column for modality in modalities.values())}
     return Manifest(
         name=table.name,
         root=table.folder if root is None else Path(root),
         rows=table.places,
         modalities=modalities,
         cells={name: table.cells(modality.column) for name, modality in modalities.items()},
-        target_name=target,
-        target=None if target is None else table.cells(target),
+        target_name=target_name,
+        target=flags if len(answers) > 1 else next(map(table.cells, answers), None),
         split=_splits(table),
         group=None if group is None else table.cells(group),
         allow_outside=allow_outside,
         extra={name: table.cells(name) for name in table.header if name and name not in taken},
         group_name=group,
-        split_columns=[modality for modality in found.values() if modality.column != target],
+        split_columns=[modality for modality in found.values() if modality.column not in answers],
+        target_columns=answers if len(answers) > 1 else [],
         chosen=use is not None,
     )
+
+
+def _target(
+    table: Table, target: str | Sequence[str] | None
+) -> tuple[str | None, list[str], list[str] | None]:
+    """The target's name, its columns, and where these are several, the cells of each row joined."""
+    if target is None:
+        return None, [], None
+    columns = [target] if isinstance(target, str) else list(target)
+    if isinstance(target, str) and target not in table.header and "," in target:
+        columns = [name.strip() for name in target.split(",") if name.strip()]
+    for column in columns:
+        table.find(column)
+    if len(set(columns)) < max(1, len(columns)):
+        raise ValueError(f"{table.name}: target is {target!r}, expected columns, each named once")
+    if len(columns) == 1:
+        return columns[0], columns, None
+    cells = zip(*map(table.cells, columns), strict=True)
+    return ",".join(columns), columns, [COLUMNS.join(row) for row in cells]
 
 
 def _splits(table: Table) -> list[str] | None:

@@ -15,6 +15,7 @@ from mmlib.data.audio import RATE, WINDOW
 from mmlib.data.store import Clips
 from mmlib.encoders import AudioConvEncoder, ConvEncoder, RecurrentEncoder
 from mmlib.heads.classify import ClassifyHead
+from mmlib.heads.labels import LabelsHead
 from mmlib.heads.regress import RegressHead
 from mmlib.models import Backbone, Model
 
@@ -50,8 +51,10 @@ def plan(
         "epochs": epochs,
         "lr": lr,
     }
+    target = fitted.target
+    if target.labels is not None:
+        return spec | {"task": "labels", "prior": target.shares}
     if data.counts is None:
-        target = fitted.target
         return spec | {"task": "regression", "mean": target.mean - target.centre, "std": target.std}
     return spec | {"task": "classification", "prior": data.counts}
 
@@ -124,6 +127,8 @@ def build(spec: dict[str, Any]) -> Model:
     backbone = Backbone(encoders, FUSIONS[spec["fusion"]](dim, list(encoders)))
     if spec["task"] == "regression":
         return Model(backbone, RegressHead(dim, spec["mean"], spec["std"]))
+    if spec["task"] == "labels":
+        return Model(backbone, LabelsHead(dim, len(spec["prior"]), torch.tensor(spec["prior"])))
     return Model(backbone, ClassifyHead(dim, len(spec["prior"]), torch.tensor(spec["prior"])))
 
 

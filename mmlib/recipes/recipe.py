@@ -34,8 +34,8 @@ class Recipe:
 
     manifest: Any
     out: str | Path | None = None
-    target: str = "label"
-    task: str | None = None  # "classification" or "regression"; None: as the target column says
+    target: str = "label"  # "red,round": columns of 0 and 1, one for each label
+    task: str | None = None  # "classification", "regression", "labels"; None: as the cells say
     use: Sequence[str] | None = None
     columns: dict[str, str] = field(default_factory=dict)
     group: str | None = None

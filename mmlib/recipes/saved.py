@@ -76,17 +76,19 @@ def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
     """Raise ValueError where model and preprocessing do not fit; before the model takes memory."""
     if found := misfit(spec, SPEC, "spec"):
         raise ValueError(found)
-    parts, classes = spec["encoders"], fitted.target.classes
+    parts, names = spec["encoders"], fitted.target.labels or fitted.target.classes
     texts = {name: part for name, part in parts.items() if part["kind"] == "text"}
     of_model = {
         "modalities": {name: part["kind"] for name, part in parts.items()},
         "vocabulary sizes": {name: part.get("vocab_size") for name, part in texts.items()},
-        "number of classes": len(spec["prior"]) if spec["task"] == "classification" else None,
+        "task": spec["task"],
+        "number of classes": None if spec["task"] == "regression" else len(spec["prior"]),
     }
     of_data = {
         "modalities": {name: modality.kind for name, modality in fitted.modalities.items()},
         "vocabulary sizes": {name: len(words) for name, words in fitted.vocabularies.items()},
-        "number of classes": None if classes is None else len(set(classes)),
+        "task": fitted.target.task,
+        "number of classes": None if names is None else len(set(names)),
     }
     for what, value in of_model.items():
         if value != of_data[what]:
@@ -99,6 +101,6 @@ def _try_out(predictor: Predictor) -> None:
     modalities = predictor.preprocessing.modalities
     sample = {name: values[modality.kind] for name, modality in modalities.items()}
     (answer,) = predictor.answers([sample])
-    numbers = [answer["value"]] if predictor.classes is None else answer["probabilities"].values()
+    numbers = [answer["value"]] if "value" in answer else answer["probabilities"].values()
     if not all(map(finite, numbers)):
         raise ValueError("its answers are not finite")
