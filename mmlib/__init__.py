@@ -21,6 +21,7 @@ Layers
 Encoders: forward(x, mask) -> Features
     ConvEncoder, ResNetEncoder, ViTEncoder                       images
     RecurrentEncoder, TransformerEncoder                         text
+    TableEncoder                                                 numbers and categories
     LogMel, AudioConvEncoder, AudioRecurrentEncoder              audio
     TorchvisionEncoder, TimmEncoder, TransformersEncoder, Wav2Vec2Encoder    networks of others
 
@@ -93,8 +94,8 @@ _HOMES = {
     "mmlib.core": "Batch Features Output check_batch from_pooled from_tokens masked_mean",
     "mmlib.layers": "Attention Block Recurrent Transformer attend attend_fused recording",
     "mmlib.encoders": "AudioConvEncoder AudioRecurrentEncoder ConvEncoder LogMel RecurrentEncoder "
-    "ResNetEncoder TimmEncoder TorchvisionEncoder TransformerEncoder TransformersEncoder "
-    "ViTEncoder Wav2Vec2Encoder",
+    "ResNetEncoder TableEncoder TimmEncoder TorchvisionEncoder TransformerEncoder "
+    "TransformersEncoder ViTEncoder Wav2Vec2Encoder",
     "mmlib.fusion": "AttentionFusion BilinearFusion BottleneckFusion ConcatFusion CrossFusion "
     "CrossmodalFusion DeepSetFusion FiLMFusion GatedFusion JoinFusion LateFusion LowRankFusion "
     "PerceiverFusion ProductFusion SumFusion TensorFusion",
@@ -148,6 +149,7 @@ if TYPE_CHECKING:
     from mmlib.encoders import LogMel as LogMel
     from mmlib.encoders import RecurrentEncoder as RecurrentEncoder
     from mmlib.encoders import ResNetEncoder as ResNetEncoder
+    from mmlib.encoders import TableEncoder as TableEncoder
     from mmlib.encoders import TimmEncoder as TimmEncoder
     from mmlib.encoders import TorchvisionEncoder as TorchvisionEncoder
     from mmlib.encoders import TransformerEncoder as TransformerEncoder

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ def _add_predict(commands: Commands) -> argparse.ArgumentParser:
     predicted.add_argument(
         "manifest", nargs="?", help="a CSV file; its target column, if any, is not read"
     )
-    for kind, what in zip(shared.KINDS, ("FILE", "WORDS", "FILE"), strict=True):
+    for kind, what in zip(shared.KINDS, ("FILE", "WORDS", "FILE", "A=1,B=2"), strict=True):
         predicted.add_argument(f"--{kind}", metavar=what, help=f"the {kind} of one sample")
     predicted.add_argument(
         "--modality",
@@ -103,8 +104,8 @@ def predict(arguments: argparse.Namespace) -> int:
     modalities = given(arguments)
     if bool(modalities) == (arguments.manifest is not None):
         arguments.error(
-            "predict takes either a manifest, or one sample with --image, --text, --audio or "
-            "--modality"
+            "predict takes either a manifest, or one sample with --image, --text, --audio, "
+            "--table or --modality"
         )
     if arguments.out is not None and arguments.manifest is None:
         arguments.error("--out is for the answers to a manifest, and no manifest is given")
@@ -143,9 +144,24 @@ def _predict_manifest(predictor: "Predictor", arguments: argparse.Namespace) -> 
     return 0
 
 
-def given(arguments: argparse.Namespace) -> dict[str, str]:
+def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The modalities of one sample."""
-    return dict(arguments.modality) | shared.by_kind(arguments)
+    found: dict[str, Any] = dict(arguments.modality) | shared.by_kind(arguments)
+    if "table" in found:
+        found["table"] = cells(found["table"])
+    return found
+
+
+def cells(text: str) -> dict[str, str]:
+    """The cells of a table's columns.
+
+    >>> cells("age=3,colour=red, dark,weight=2.5")
+    {'age': '3', 'colour': 'red, dark', 'weight': '2.5'}
+    """
+    parts = [part.partition("=") for part in re.split(r",(?=[^,=]*=)", text)]
+    if not all(equals for _, equals, _ in parts):
+        raise ValueError(f"--table {text!r}: write the cell of each column, as in age=3,colour=red")
+    return {name.strip(): value.strip() for name, _, value in parts}
 
 
 def in_words(answer: dict[str, Any]) -> str:

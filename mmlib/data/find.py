@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mmlib.data.columns import Fitted, wrong_cells
 from mmlib.data.decode import decode
-from mmlib.data.manifest import Manifest, Modality, resolve
+from mmlib.data.manifest import Manifest, resolve
+from mmlib.data.modalities import Modality
 from mmlib.data.problems import Problem
 from mmlib.data.store import Clips, Files, Images, Origin
 from mmlib.data.targets import Target
@@ -23,7 +25,7 @@ def find_files(
     stores: dict[str, Files] = {}
     problems: Problems = []
     for name, modality in modalities.items():
-        if modality.kind == "text":
+        if modality.kind in ("text", "table"):
             continue
         where, paths = np.full(len(manifest), -1), []
         known: dict[str, int | str] = {}  # by cell, the place of its file, or what is wrong with it
@@ -64,6 +66,26 @@ def read_files(
         for row in np.flatnonzero(np.isin(store.where, list(reasons))).tolist():
             reason = reasons[int(store.where[row])]
             problems.append((row, manifest.problem(row, column, cells[row], reason)))
+    return problems
+
+
+def wrong_columns(
+    manifest: Manifest,
+    modalities: Mapping[str, Modality],
+    split: np.ndarray,
+    fitted: Mapping[str, Fitted],
+) -> Problems:
+    """The cells of tables that should be numbers; before anything is ``fitted`` as it seems."""
+    problems: Problems = []
+    used = np.flatnonzero(split != "").tolist()
+    for name, modality in modalities.items():
+        if modality.kind == "table":
+            cells = manifest.cells_of(name, modality)
+            wrong = wrong_cells(modality.columns, [cells[row] for row in used], fitted.get(name))
+            problems += [
+                (used[i], manifest.problem(used[i], column, cell, why))
+                for i, column, cell, why in wrong
+            ]
     return problems
 
 

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from mmlib.data.columns import Fitted
 from mmlib.data.describe import brief, missing_classes
 from mmlib.data.image import choose_size, image_size
 from mmlib.data.labels import wrong_flags
-from mmlib.data.manifest import Manifest, Modality
+from mmlib.data.manifest import Manifest
+from mmlib.data.modalities import Modality
 from mmlib.data.preprocessing import Preprocessing
 from mmlib.data.problems import ManifestErrors
 from mmlib.data.splits import CURE
@@ -111,6 +113,11 @@ def fit(
         if modality.kind == "text":
             pairs = zip(manifest.cells[name], split, strict=True)
             vocabularies[name] = Vocabulary.fit(cell for cell, part in pairs if part == "train")
+    tables = {
+        name: _fit_table(manifest, name, modality, split)
+        for name, modality in modalities.items()
+        if modality.kind == "table"
+    }
     return Preprocessing(
         modalities,
         manifest.target_name,
@@ -121,7 +128,16 @@ def fit(
         vocabularies,
         group=manifest.group_name,
         split_columns=manifest.split_columns,
+        tables=tables,
     )
+
+
+def _fit_table(manifest: Manifest, name: str, modality: Modality, split: np.ndarray) -> Fitted:
+    pairs = zip(manifest.cells[name], split, strict=True)
+    try:
+        return Fitted.fit(modality.columns, [cell for cell, part in pairs if part == "train"])
+    except ValueError as error:
+        raise ValueError(f"{manifest.name}: {error}") from error
 
 
 def _training_files(store: Images, split: np.ndarray) -> list[int]:

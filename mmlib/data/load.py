@@ -10,7 +10,7 @@ from torch import Tensor
 from mmlib.data.augment import DEFAULT, Augment
 from mmlib.data.decode import estimate
 from mmlib.data.describe import describe
-from mmlib.data.find import empty_cells, find_files, read_files
+from mmlib.data.find import empty_cells, find_files, read_files, wrong_columns
 from mmlib.data.fitting import choose_sizes, fit, fit_target
 from mmlib.data.labels import COLUMNS
 from mmlib.data.loaders import Loader
@@ -18,7 +18,7 @@ from mmlib.data.manifest import Manifest
 from mmlib.data.preprocessing import Preprocessing
 from mmlib.data.problems import ManifestErrors, Problem
 from mmlib.data.splits import check_drawn, choose_splits
-from mmlib.data.store import Texts
+from mmlib.data.store import Columns, Store, Texts
 from mmlib.data.targets import Target, check_task
 from mmlib.machine import cores, free_memory
 
@@ -94,6 +94,8 @@ def load_data(
     modalities = manifest.modalities if preprocessing is None else preprocessing.modalities
     modalities = dict(sorted(modalities.items()))
     files, problems = find_files(manifest, modalities, split)
+    tables = {} if preprocessing is None else preprocessing.tables
+    problems += wrong_columns(manifest, modalities, split, tables)
     choose_sizes(files, split, None if preprocessing is None else preprocessing.sizes)
     needed = sum(estimate(store) for store in files.values())
     memory = needed < free_memory() / 2 if memory is None else memory
@@ -106,7 +108,17 @@ def load_data(
     if preprocessing is None:
         target = fit_target(manifest, split, task, None) if bad else target
         preprocessing = fit(manifest, modalities, files, split, target)
-    stores = files | _encode_texts(manifest, preprocessing, split)
+        # what fitted columns of numbers cannot read, where it did not look like numbers before
+        late = wrong_columns(manifest, modalities, split, preprocessing.tables)
+        bad += [problem for _, problem in late]
+        if late and on_error == "raise":
+            raise ManifestErrors(manifest.name, bad, _SKIP)
+        split[[row for row, _ in late]] = ""
+    stores: dict[str, Store] = {
+        **files,
+        **_encode_texts(manifest, preprocessing, split),
+        **_encode_tables(manifest, preprocessing, split),
+    }
     encoded = _encode_target(manifest, target, split)
     workers = 0 if memory else min(8, cores()) if workers is None else workers
 
@@ -143,6 +155,17 @@ def _encode_texts(manifest: Manifest, fitted: Preprocessing, split: np.ndarray) 
         cells = manifest.cells_of(name, fitted.modalities[name])
         used = [cell if part else "" for cell, part in zip(cells, split, strict=True)]
         stores[name] = Texts.encode(used, vocabulary)
+    return stores
+
+
+def _encode_tables(
+    manifest: Manifest, fitted: Preprocessing, split: np.ndarray
+) -> dict[str, Columns]:
+    """The columns of each table; rows of no split are empty."""
+    stores = {}
+    for name, table in fitted.tables.items():
+        cells = manifest.cells_of(name, fitted.modalities[name])
+        stores[name] = table.encode([c if part else "" for c, part in zip(cells, split)])
     return stores
 
 

@@ -114,8 +114,9 @@ def read_target(
 
 
 TO_CORRECT = (
-    "Correct such cells; where the number is not known, empty the cell and leave its row out with "
-    "--on-error skip; if these are names of classes, choose classification (--task classification)"
+    "In such a column are expected numbers only. Correct these cells; where the number is not "
+    "known, empty the cell and leave its row out with --on-error skip; if these are names of "
+    "classes, choose classification (--task classification)"
 )
 
 
@@ -146,7 +147,7 @@ def check_task(task: str | None, depth: int = 2) -> str | None:
         warn(f"task={task!r}", f"task={OLD_TASKS[task]!r}", depth + 1)
         return OLD_TASKS[task]
     if task is not None and task not in TASKS:
-        raise ValueError(f"task is {task!r}, expected one of {TASKS}, or None")
+        raise ValueError(f"task is {task!r}, expected {', '.join(map(repr, TASKS))} or None")
     return task
 
 

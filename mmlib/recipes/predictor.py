@@ -70,11 +70,11 @@ class Predictor:
         """The answer to one sample, or to many, given as a list per modality.
 
         predict(image="cat.png", text="it purrs"), predict(image=[a, b], text=["it purrs", None]).
-        Images: path, PIL image or array. Audio: path, samples at 16 kHz, or (samples, rate). A
-        modality left out, None or a blank text is missing. A modality also goes by the name of its
-        column in the training manifest. -> a dict per sample: "class" and "probabilities" by class
-        name; or "labels", those of at least 1/2, and "probabilities" by label; or "value"; and
-        "modalities" that were there. Without any modality, the shares of the
+        Images: path, PIL image or array. Audio: path, samples at 16 kHz, or (samples, rate). Table:
+        a dict by column. A modality left out, None or a blank text is missing. A modality also goes
+        by the name of its column in the training manifest. -> a dict per sample: "class" and
+        "probabilities" by class name; or "labels", those of at least 1/2, and "probabilities" by
+        label; or "value"; and "modalities" that were there. Without any modality, the shares of the
         training rows answer. Raises ValueError naming sample and modality.
         """
         if not any(isinstance(value, list) for value in modalities.values()):

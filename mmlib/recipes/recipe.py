@@ -38,6 +38,7 @@ class Recipe:
     task: str | None = None  # "classification", "regression", "labels"; None: as the cells say
     use: Sequence[str] | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    table: str | Sequence[str] = ()  # "age,weight,colour": the same as columns={"table": ...}
     group: str | None = None
     fusion: str = "sum"
     dim: int = DIM  # the length of all vectors
@@ -60,6 +61,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", check_task(self.task, depth=3))
+        if self.table:
+            names = self.table if isinstance(self.table, str) else ",".join(self.table)
+            object.__setattr__(self, "columns", {**self.columns, "table": names})
 
     def read(self) -> Manifest:
         """The rows to train on, checked. Raises ValueError, see ``read_manifest``."""

@@ -62,8 +62,13 @@ def _few(value: Any) -> bool:
     return whole(value) and value <= 10_000
 
 
+def _sizes(value: Any) -> bool:
+    """a whole number up to 10,000, or a list of them"""
+    return all(map(_few, value)) if isinstance(value, list) else _few(value)
+
+
 SPEC = {
-    "encoders": {str: {"kind": str, str: _few}},
+    "encoders": {str: {"kind": str, str: _sizes}},
     "fusion": str,
     "dim": _few,
     "task": str,
@@ -78,15 +83,25 @@ def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
         raise ValueError(found)
     parts, names = spec["encoders"], fitted.target.labels or fitted.target.classes
     texts = {name: part for name, part in parts.items() if part["kind"] == "text"}
+    tables = {
+        name: (part["numbers"], part["categories"])
+        for name, part in parts.items()
+        if part["kind"] == "table"
+    }
     of_model = {
         "modalities": {name: part["kind"] for name, part in parts.items()},
         "vocabulary sizes": {name: part.get("vocab_size") for name, part in texts.items()},
+        "columns of tables": tables,
         "task": spec["task"],
         "number of classes": None if spec["task"] == "regression" else len(spec["prior"]),
     }
     of_data = {
         "modalities": {name: modality.kind for name, modality in fitted.modalities.items()},
         "vocabulary sizes": {name: len(words) for name, words in fitted.vocabularies.items()},
+        "columns of tables": {
+            name: (len(table.numbers), [len(known) for known in table.categories.values()])
+            for name, table in fitted.tables.items()
+        },
         "task": fitted.target.task,
         "number of classes": None if names is None else len(set(names)),
     }
@@ -98,8 +113,12 @@ def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
 def _try_out(predictor: Predictor) -> None:
     """Ask about a sample that has every modality: what is wrong shows now, not at the first use."""
     values = {"image": np.zeros((2, 2), np.uint8), "text": "a", "audio": np.zeros(160)}
-    modalities = predictor.preprocessing.modalities
-    sample = {name: values[modality.kind] for name, modality in modalities.items()}
+    fitted = predictor.preprocessing
+    sample = {name: values.get(one.kind) for name, one in fitted.modalities.items()}
+    for name, table in fitted.tables.items():
+        sample[name] = dict.fromkeys(table.numbers, 0) | {
+            column: known[0] for column, known in table.categories.items()
+        }
     (answer,) = predictor.answers([sample])
     numbers = [answer["value"]] if "value" in answer else answer["probabilities"].values()
     if not all(map(finite, numbers)):
