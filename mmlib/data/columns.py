@@ -1,6 +1,7 @@
 """Numbers and categories of a table: what is fitted on the training rows, and cells -> a store."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from mmlib.data.store import Columns
 from mmlib.data.table import BETWEEN, join_cells, split_cell
 
 FARTHEST = 10.0  # standard deviations: farther out, a number counts as that
+MOST = 10_000  # categories of a column; rarer ones are as if never seen
 MANY = 0.5  # categories per training row: with more, a column names rows
 _CURE = (
     "; correct it, or empty the cell where the value is not known; if the column holds categories, "
@@ -56,7 +58,8 @@ class Fitted:
                 values = np.array([float(cell) for cell in there])
                 numbers[column] = [float(values.mean()), float(values.std())]
             else:
-                categories[column] = sorted(set(there))
+                often = Counter(there).most_common(MOST)
+                categories[column] = sorted(value for value, _ in often)
         return cls(list(columns), numbers, categories)
 
     def encode(self, rows: Sequence[str]) -> Columns:

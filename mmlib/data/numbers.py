@@ -10,6 +10,7 @@ _UNIT = re.compile(r"(?P<before>[^\w\s.,+-]?)\s*(?P<number>[-+]?[\d.,' ]*\d)\s*(
 _MISSING = {"na", "n/a", "#n/a", "nan", "nil", "none", "null", "unknown", "missing", "inf", "-inf"}
 _ODD_SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u2009\u202f"), " ") | {0x2212: "-", 0x2019: "'"}
 LARGEST = 1e37  # of numbers: beyond, they and their differences are infinite in float32
+LEAST_DOTS = 10  # cells with a dot, to tell thousands from decimals
 LONGEST_UNIT, MOST_UNITS = 12, 3  # letters of a unit; different units of a column of numbers
 HALF, NEARLY_ALL = 0.5, 0.9  # shares of the cells that are numbers, however they are written
 
@@ -47,6 +48,7 @@ def not_numbers(cells: Sequence[str], surely: bool = False, few: bool = False) -
     {}
     """
     odd = {i: _read(cell) for i, cell in enumerate(cells) if not is_number(cell)}
+    odd |= _dots_between_thousands(cells)
     units = {unit for _, unit, _ in odd.values() if unit}
     if len(units) > MOST_UNITS:  # names that begin or end with a number
         odd = {
@@ -86,6 +88,23 @@ def _read(cell: str) -> tuple[float | None, str, str]:
     cure = f"write {read:.10g} in every row, and the unit into the column's name"
     why = f"a number with {unit!r}: {cure}"
     return read, unit, why
+
+
+def _dots_between_thousands(cells: Sequence[str]) -> dict[int, tuple[float | None, str, str]]:
+    """As ``_read``, cells such as 1.234 beside 987: there a dot marks thousands.
+
+    The sign is that every dot has one to three digits before it and three behind it, and that no
+    number without a dot reaches 1,000.
+    """
+    dotted = [i for i, cell in enumerate(cells) if "." in cell]
+    whole = [abs(int(cell)) for cell in cells if re.fullmatch(r"[-+]?\d+", cell)]
+    marked = all(re.fullmatch(r"[-+]?[1-9]\d{0,2}\.\d{3}", cells[i]) for i in dotted)
+    if len(dotted) < LEAST_DOTS or not whole or max(whole) >= 1000 or not marked:
+        return {}
+    why = "a dot that seems to mark thousands: write {} (if it is a decimal point, write {}0)"
+    return {
+        i: (float(cells[i]), "", why.format(cells[i].replace(".", ""), cells[i])) for i in dotted
+    }
 
 
 def _without_thousands(text: str) -> str:

@@ -34,7 +34,7 @@ class Recipe:
 
     manifest: Any
     out: str | Path | None = None
-    target: str = "label"  # "red,round": columns of 0 and 1, one for each label
+    target: str | Sequence[str] = "label"  # "red,round": columns of 0 and 1, one for each label
     task: str | None = None  # "classification", "regression", "labels"; None: as the cells say
     use: Sequence[str] | None = None
     columns: dict[str, str] = field(default_factory=dict)
@@ -61,6 +61,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", check_task(self.task, depth=3))
+        if not isinstance(self.target, str):
+            object.__setattr__(self, "target", ",".join(self.target))
         if self.table:
             names = self.table if isinstance(self.table, str) else ",".join(self.table)
             object.__setattr__(self, "columns", {**self.columns, "table": names})

@@ -74,6 +74,20 @@ def test_a_whole_column_in_another_notation_is_never_made_classes(cells):
     assert len(error.value.problems) == sum("." not in c or "cm" in c for c in cells)
 
 
+def test_a_dot_that_marks_thousands_is_told_from_a_decimal_point_by_the_column():
+    sizes = [str(round(1.25**i)) for i in range(20, 50)]  # 87 to 56,052
+    german = [size if len(size) < 4 else f"{size[:-3]}.{size[-3:]}" for size in sizes]
+    with pytest.raises(ManifestErrors) as error:
+        load_data(table("size", german), progress=False)
+    assert len(error.value.problems) == sum("." in cell for cell in german) > 10
+    first = next(i for i, cell in enumerate(german) if "." in cell)
+    assert f"write {sizes[first]} (if it is a decimal point" in str(error.value)
+    decimal = [*german[:-1], german[-1] + "0"]  # one cell says that it is a decimal point
+    assert read_target(decimal).classes is None
+    for cells in ([f"{i / 7:.3f}" for i in range(1, 99)], [*german, "0.125"], [*german, "1500"]):
+        assert not_numbers(cells) == {}
+
+
 def test_an_empty_cell_among_numbers_may_be_skipped_and_a_wrong_one_in_test_is_named():
     cells = [*TENTHS, ""]
     with pytest.raises(ManifestErrors, match="row 300.*the target is empty"):

@@ -65,7 +65,7 @@ def test_the_loaded_model_answers_with_a_probability_for_each_label(trained):
 
 def test_columns_of_0_and_1_train_the_same_model(trained):
     folder, recipe, run = trained
-    flags = train(Recipe(folder / "m.csv", target="red,round,soft", epochs=12, lr=5e-3, **QUIET))
+    flags = train(Recipe(folder / "m.csv", target=NAMES, epochs=12, lr=5e-3, **QUIET))
     for a, b in zip(
         flags.predictor.model.parameters(), run.predictor.model.parameters(), strict=True
     ):
