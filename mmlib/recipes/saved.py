@@ -63,8 +63,9 @@ def _few(value: Any) -> bool:
 
 
 def _sizes(value: Any) -> bool:
-    """a whole number up to 10,000, or a list of them"""
-    return all(map(_few, value)) if isinstance(value, list) else _few(value)
+    """a whole number up to 30,000, or a list of them"""
+    values = value if isinstance(value, list) else [value]  # a vocabulary has up to 20,000 words
+    return all(whole(one) and one <= 30_000 for one in values)
 
 
 SPEC = {

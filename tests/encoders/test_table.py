@@ -83,9 +83,14 @@ def test_a_row_does_not_depend_on_the_others():
 
 
 def test_categories_of_two_columns_never_share_a_vector():
-    encoder, (x, _, category) = make(), table()
-    ids = category + encoder.first
-    assert ids[0, 0] <= SIZES[0] < ids[0, 1]
+    encoder, x = make(), torch.zeros(4, N)
+    for column, own in enumerate(([1, 2, 3, 4], [5, 6])):
+        mask = torch.zeros_like(MASK)
+        mask[:, N + column] = True
+        ids = torch.arange(1, SIZES[column] + 1)[:, None].expand(-1, 2)
+        encoder.zero_grad()
+        encoder(x[: len(ids)], mask[: len(ids)], ids).tokens.square().sum().backward()
+        assert encoder.embed.weight.grad.any(dim=1).nonzero()[:, 0].tolist() == own
     first = torch.zeros_like(x[:1]), torch.tensor([[0, 0, 0, 1, 1]]).bool()
     found = [
         encoder(*first, torch.tensor([pair])).pooled
