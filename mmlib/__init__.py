@@ -21,6 +21,7 @@ Layers
 Encoders: forward(x, mask) -> Features
     ConvEncoder, ResNetEncoder, ViTEncoder                       images
     RecurrentEncoder, TransformerEncoder                         text
+    TableEncoder                                                 numbers and categories
     LogMel, AudioConvEncoder, AudioRecurrentEncoder              audio
     TorchvisionEncoder, TimmEncoder, TransformersEncoder, Wav2Vec2Encoder    networks of others
 
@@ -31,6 +32,7 @@ Fusions: forward(dict of Features) -> Features; ``python -m mmlib fusions`` comp
 
 Heads: forward(features, batch) -> Output
     ClassifyHead        one of K classes
+    LabelsHead          any of K labels
     RegressHead         a number
     LanguageHead        the next word
     CTCHead             a line of text
@@ -93,12 +95,12 @@ _HOMES = {
     "mmlib.core": "Batch Features Output check_batch from_pooled from_tokens masked_mean",
     "mmlib.layers": "Attention Block Recurrent Transformer attend attend_fused recording",
     "mmlib.encoders": "AudioConvEncoder AudioRecurrentEncoder ConvEncoder LogMel RecurrentEncoder "
-    "ResNetEncoder TimmEncoder TorchvisionEncoder TransformerEncoder TransformersEncoder "
-    "ViTEncoder Wav2Vec2Encoder",
+    "ResNetEncoder TableEncoder TimmEncoder TorchvisionEncoder TransformerEncoder "
+    "TransformersEncoder ViTEncoder Wav2Vec2Encoder",
     "mmlib.fusion": "AttentionFusion BilinearFusion BottleneckFusion ConcatFusion CrossFusion "
     "CrossmodalFusion DeepSetFusion FiLMFusion GatedFusion JoinFusion LateFusion LowRankFusion "
     "PerceiverFusion ProductFusion SumFusion TensorFusion",
-    "mmlib.heads": "CTCHead ClassifyHead LanguageHead RegressHead",
+    "mmlib.heads": "CTCHead ClassifyHead LabelsHead LanguageHead RegressHead",
     "mmlib.machine": "keep_freed_memory",
     "mmlib.models": "Backbone Model TwoTower",
     "mmlib.data": "Augment Data Loader Manifest ManifestErrors Preprocessing Vocabulary load_data "
@@ -149,6 +151,7 @@ if TYPE_CHECKING:
     from mmlib.encoders import LogMel as LogMel
     from mmlib.encoders import RecurrentEncoder as RecurrentEncoder
     from mmlib.encoders import ResNetEncoder as ResNetEncoder
+    from mmlib.encoders import TableEncoder as TableEncoder
     from mmlib.encoders import TimmEncoder as TimmEncoder
     from mmlib.encoders import TorchvisionEncoder as TorchvisionEncoder
     from mmlib.encoders import TransformerEncoder as TransformerEncoder
@@ -173,6 +176,7 @@ if TYPE_CHECKING:
     from mmlib.fusion import TensorFusion as TensorFusion
     from mmlib.heads import ClassifyHead as ClassifyHead
     from mmlib.heads import CTCHead as CTCHead
+    from mmlib.heads import LabelsHead as LabelsHead
     from mmlib.heads import LanguageHead as LanguageHead
     from mmlib.heads import RegressHead as RegressHead
     from mmlib.layers import Attention as Attention

@@ -2,8 +2,10 @@
 
 A batch is a flat dict of tensors. Every modality ``name`` has a mask ``name_mask`` beside it: bool
 (B, length), True = real, padding on the right. Its length is the last axis of ``batch[name]``:
-columns of an image, words of a text, samples of audio. A missing modality is a row of False, never
-a missing key. Here the second text is shorter than the first, and the third is missing:
+columns of an image, words of a text, samples of audio. (A table has numbers ``name`` (B, N) and
+categories ``name_category`` (B, C), 0 = missing, and one mask (B, N + C), which may have holes.)
+A missing modality is a row of False, never a missing key. Here the second text is shorter than
+the first, and the third is missing:
 
 >>> import torch
 >>> batch = {
@@ -140,6 +142,26 @@ def modalities(batch: Batch) -> list[str]:
     return [name for name in batch if f"{name}_mask" in batch and name != "target"]
 
 
+def inputs_of(batch: Batch, name: str) -> tuple[Tensor, ...]:
+    """What the encoder of a modality is called with: values and mask; of a table also categories.
+
+    >>> batch = {"text": torch.tensor([[4, 9]]), "text_mask": torch.tensor([[True, True]])}
+    >>> inputs_of(batch, "text")
+    (tensor([[4, 9]]), tensor([[True, True]]))
+    """
+    values = batch[name], batch[f"{name}_mask"]
+    return (*values, batch[f"{name}_category"]) if is_table(batch, name) else values
+
+
+def is_table(batch: Batch, name: str) -> bool:
+    """Whether a modality has categories beside it, which are no modality of their own.
+
+    >>> is_table({"bill": torch.ones(2, 1), "bill_category": torch.ones(2, 3).long()}, "bill")
+    True
+    """
+    return f"{name}_category" in batch and f"{name}_category_mask" not in batch
+
+
 def check_batch(batch: Batch, names: Iterable[str]) -> None:
     """Raise ValueError, naming key and sample, if the batch breaks the contract.
 
@@ -174,7 +196,7 @@ def check_batch(batch: Batch, names: Iterable[str]) -> None:
                 f"batch[{first!r}]"
             )
     for name in names:
-        _check_modality(name, batch[name], batch[f"{name}_mask"])
+        _check_modality(name, *inputs_of(batch, name))
 
 
 def _check_value(key: str, value: object) -> None:
@@ -188,25 +210,31 @@ def _check_value(key: str, value: object) -> None:
     )
 
 
-def _check_modality(name: str, x: Tensor, mask: Tensor) -> None:
+def _check_modality(name: str, x: Tensor, mask: Tensor, category: Tensor | None = None) -> None:
     if x.dtype not in (torch.float32, torch.int64):
         raise ValueError(
             f"batch[{name!r}] is {x.dtype}, expected float32 (images, audio) or int64 (ids)"
         )
-    expected = (len(x), x.shape[-1])
+    numbers = x.shape[-1]
+    expected = (len(x), numbers + (0 if category is None else category.shape[-1]))
+    if category is not None and (category.dtype != torch.int64 or category.ndim != 2):
+        raise ValueError(
+            f"batch['{name}_category'] is {category.dtype} {tuple(category.shape)}, expected "
+            "torch.int64 (B, C)"
+        )
     if mask.dtype != torch.bool or tuple(mask.shape) != expected:
         raise ValueError(
             f"batch['{name}_mask'] is {mask.dtype} {tuple(mask.shape)}, expected torch.bool "
             f"{expected}"
         )
     holes = (mask[:, 1:] & ~mask[:, :-1]).any(dim=1)
-    if holes.any():
+    if holes.any() and category is None:
         raise ValueError(
             f"batch['{name}_mask'], sample {_first_true(holes)}: True after False; padding must "
             "be on the right"
         )
     if x.is_floating_point():
-        real = mask.reshape(len(x), *[1] * (x.ndim - 2), -1)
+        real = mask[:, :numbers].reshape(len(x), *[1] * (x.ndim - 2), -1)
         bad = (~x.isfinite() & real).flatten(1).any(dim=1)
         if bad.any():
             raise ValueError(

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlib.core import Batch, Features, Output
+from mmlib.core import Batch, Features, Output, inputs_of
 
 
 class Backbone(nn.Module):
@@ -45,10 +45,7 @@ class Backbone(nn.Module):
                 "mask of False"
             )
         return self.fusion(
-            {
-                name: encoder(batch[name], batch[f"{name}_mask"])
-                for name, encoder in self.encoders.items()
-            }
+            {name: encoder(*inputs_of(batch, name)) for name, encoder in self.encoders.items()}
         )
 
 

@@ -17,6 +17,7 @@ from mmlib import fusion as fusions
 from mmlib.core import Features, from_tokens
 from mmlib.heads.classify import ClassifyHead
 from mmlib.heads.ctc import CTCHead
+from mmlib.heads.labels import LabelsHead
 from mmlib.heads.language import LanguageHead
 from mmlib.heads.regress import RegressHead
 from mmlib.layers.transformer import sine_positions
@@ -113,6 +114,7 @@ FUSIONS = {
 HEADS = {
     "classify": lambda: ClassifyHead(D, 3),
     "regress": lambda: RegressHead(D, mean=5.0, std=2.0),
+    "labels": lambda: LabelsHead(D, 3),
     "ctc": lambda: CTCHead(D, K),
     "prefix": lambda: LanguageHead(D, K, depth=1),
     "cross": lambda: LanguageHead(D, K, depth=1, cross=True),
@@ -181,6 +183,9 @@ def make_batch(encoders: str, head: str) -> dict[str, Tensor]:
         return batch | {"target": torch.tensor([0, 1, 2, 1, 0])}
     if head == "regress":
         return batch | {"target": torch.tensor([3.0, 7.0, 5.0, 6.0, 4.0])}
+    if head == "labels":
+        target = torch.tensor([[1, 0, 1], [0, 0, 1], [9, 0, 0], [1, 1, 1], [0, 1, 9]]).float()
+        return batch | {"target": target.masked_fill(target == 9, torch.nan)}
     if head == "ctc":
         return batch | {
             "target": torch.tensor([[3, 4], [5, 0], [4, 0], [6, 0], [3, 0]]),

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from mmlib.recipes import Recipe
 
 # These stand in mmlib.data and mmlib.recipes too, which import torch: a test compares them.
-KINDS = ("image", "text", "audio")
-TASKS = ("classification", "regression")
+KINDS = ("image", "text", "audio", "table")
+TASKS = ("classification", "regression", "labels")
 FUSIONS = (
     "attention",
     "bilinear",
@@ -78,7 +78,8 @@ def add_data(command: argparse.ArgumentParser) -> None:
         "--target",
         default="label",
         metavar="COL",
-        help="the column to predict: classes or numbers (default: label)",
+        help="the column to predict: classes, numbers, or labels such as red;round (default: "
+        "label); A,B: a column of 0 and 1 for each label",
     )
     command.add_argument(
         "--use",
@@ -86,12 +87,17 @@ def add_data(command: argparse.ArgumentParser) -> None:
         metavar="MODALITIES",
         help="modalities to use, e.g. image,audio (default: all there are)",
     )
-    for kind in KINDS:
+    for kind in KINDS[:3]:
         command.add_argument(
             f"--{kind}",
             metavar="COL",
             help=f"the {kind} column (default: {kind}); A,B: two modalities of those names",
         )
+    command.add_argument(
+        "--table",
+        metavar="A,B,...",
+        help="columns of numbers and categories, which together are one modality",
+    )
     command.add_argument(
         "--group",
         metavar="COL",
@@ -233,7 +239,7 @@ def rows(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def by_kind(arguments: argparse.Namespace) -> dict[str, str]:
-    """What --image, --text and --audio were given."""
+    """What --image, --text, --audio and --table were given."""
     given = {kind: getattr(arguments, kind) for kind in KINDS}
     return {kind: value for kind, value in given.items() if value is not None}
 

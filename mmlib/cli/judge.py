@@ -8,7 +8,7 @@ import argparse
 from dataclasses import replace
 
 from mmlib.cli import arguments as shared
-from mmlib.cli.arguments import Commands
+from mmlib.cli.arguments import Commands, warn
 from mmlib.cli.train import logger
 
 REPORT = """example:
@@ -132,6 +132,11 @@ def leaks(arguments: argparse.Namespace) -> int:
     from mmlib.leaks.find import checks, find
 
     manifest = read_manifest(arguments.manifest, **shared.rows(arguments))
+    if manifest.target_columns:
+        warn(
+            "several labels a row are not compared with the inputs yet: this search is for copies, "
+            "groups and shift only; for answers among the inputs, give one label as --target"
+        )
     findings = find(manifest, quick=arguments.quick, seed=arguments.seed)
     if arguments.json:
         print(as_json([finding._asdict() for finding in findings], ensure_ascii=False, indent=2))

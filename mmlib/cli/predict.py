@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ PREDICT = """examples:
 
 Any modality may be left out. For a manifest the answers are a CSV, on stdout or in --out, with a
 line for each row of the manifest, in the same order. Its columns are row (1, 2, ...); class and
-probability_NAME for each class, or value for a regression; modalities (those that the row has); and
+probability_NAME for each class, or labels (red;round) and probability_NAME for each label, or value
+for a regression; modalities (those that the row has); and
 error (with --on-error skip, why the row has no answer)."""
 LIKELIEST = 10  # classes shown for one sample
 
@@ -66,7 +68,7 @@ def _add_predict(commands: Commands) -> argparse.ArgumentParser:
     predicted.add_argument(
         "manifest", nargs="?", help="a CSV file; its target column, if any, is not read"
     )
-    for kind, what in zip(shared.KINDS, ("FILE", "WORDS", "FILE"), strict=True):
+    for kind, what in zip(shared.KINDS, ("FILE", "WORDS", "FILE", "A=1,B=2"), strict=True):
         predicted.add_argument(f"--{kind}", metavar=what, help=f"the {kind} of one sample")
     predicted.add_argument(
         "--modality",
@@ -102,8 +104,8 @@ def predict(arguments: argparse.Namespace) -> int:
     modalities = given(arguments)
     if bool(modalities) == (arguments.manifest is not None):
         arguments.error(
-            "predict takes either a manifest, or one sample with --image, --text, --audio or "
-            "--modality"
+            "predict takes either a manifest, or one sample with --image, --text, --audio, "
+            "--table or --modality"
         )
     if arguments.out is not None and arguments.manifest is None:
         arguments.error("--out is for the answers to a manifest, and no manifest is given")
@@ -131,7 +133,7 @@ def _predict_manifest(predictor: "Predictor", arguments: argparse.Namespace) -> 
         lines = [as_json(answer, ensure_ascii=False) for answer in answers]
         text = "[\n" + ",\n".join(lines) + "\n]\n"
     else:
-        text = as_csv(answers, predictor.classes)
+        text = as_csv(answers, predictor.classes, predictor.labels)
     if arguments.out is None:
         print(text, end="")
         return 0
@@ -142,9 +144,24 @@ def _predict_manifest(predictor: "Predictor", arguments: argparse.Namespace) -> 
     return 0
 
 
-def given(arguments: argparse.Namespace) -> dict[str, str]:
+def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The modalities of one sample."""
-    return dict(arguments.modality) | shared.by_kind(arguments)
+    found: dict[str, Any] = dict(arguments.modality) | shared.by_kind(arguments)
+    if "table" in found:
+        found["table"] = cells(found["table"])
+    return found
+
+
+def cells(text: str) -> dict[str, str]:
+    """The cells of a table's columns.
+
+    >>> cells("age=3,colour=red, dark,weight=2.5")
+    {'age': '3', 'colour': 'red, dark', 'weight': '2.5'}
+    """
+    parts = [part.partition("=") for part in re.split(r",(?=[^,=]*=)", text)]
+    if not all(equals for _, equals, _ in parts):
+        raise ValueError(f"--table {text!r}: write the cell of each column, as in age=3,colour=red")
+    return {name.strip(): value.strip() for name, _, value in parts}
 
 
 def in_words(answer: dict[str, Any]) -> str:
@@ -163,10 +180,17 @@ def in_words(answer: dict[str, Any]) -> str:
     shares = ", ".join(f"{name} {share:.3f}" for name, share in likeliest[:LIKELIEST])
     if len(likeliest) > LIKELIEST:
         shares += f", ... ({len(likeliest) - LIKELIEST} more with --json)"
-    return f"class          {answer['class']}\nprobabilities  {shares}\nmodalities     {seen}"
+    what, name = "class", answer.get("class")
+    if "labels" in answer:
+        what, name = "labels", "; ".join(answer["labels"]) or "none"
+    return f"{what:14} {name}\nprobabilities  {shares}\nmodalities     {seen}"
 
 
-def as_csv(answers: Sequence[dict[str, Any]], classes: Sequence[str] | None) -> str:
+def as_csv(
+    answers: Sequence[dict[str, Any]],
+    classes: Sequence[str] | None,
+    labels: Sequence[str] | None = None,
+) -> str:
     """A header, and a line for each answer in the same order.
 
     >>> print(as_csv([{"value": 2.5, "modalities": ["image", "text"]}, {"error": "no file"}], None))
@@ -175,18 +199,20 @@ def as_csv(answers: Sequence[dict[str, Any]], classes: Sequence[str] | None) -> 
     2,,,no file
     <BLANKLINE>
     """
-    shares = [f"probability_{name}" for name in classes or ()]
-    columns = ["row", *(["value"] if classes is None else ["class", *shares])]
+    shares = [f"probability_{name}" for name in labels or classes or ()]
+    first = "value" if not shares else "class" if labels is None else "labels"
+    columns = ["row", first, *shares]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow([*columns, "modalities", "error"])
     for row, answer in enumerate(answers, 1):
         if "error" in answer:
             cells = [""] * (len(columns) - 1)
-        elif classes is None:
+        elif not shares:
             cells = [answer["value"]]
         else:
-            cells = [answer["class"], *(f"{p:.6g}" for p in answer["probabilities"].values())]
+            given = answer["class"] if labels is None else ";".join(answer["labels"])
+            cells = [given, *(f"{p:.6g}" for p in answer["probabilities"].values())]
         seen = " ".join(answer.get("modalities", ()))
         writer.writerow([row, *cells, seen, answer.get("error", "")])
     return table.getvalue()

@@ -7,13 +7,19 @@ from typing import Any
 # the scores of mmlib.recipes that a line shows, in its order
 NAMES = {
     "accuracy": "accuracy",
+    "subset_accuracy": "all labels right",
     "mean_absolute_error": "mean absolute error",
     "macro_f1": "macro F1",
     "log_loss": "log loss",
     "r2": "R2",
+    "auroc": "AUROC",
 }
 # these have their standard error and this baseline beside them
-BASELINES = {"accuracy": "most frequent class", "mean_absolute_error": "always the training mean"}
+BASELINES = {
+    "accuracy": "most frequent class",
+    "subset_accuracy": "always the most frequent labels",
+    "mean_absolute_error": "always the training mean",
+}
 
 
 def line(split: str, scores: Mapping[str, Any]) -> str:

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from mmlib.data import labels
 from mmlib.data.audio import RATE, WINDOW
+from mmlib.data.columns import describe as describe_columns
 from mmlib.data.loaders import Loader
 from mmlib.data.manifest import Manifest
 from mmlib.data.preprocessing import Preprocessing
 from mmlib.data.splits import SHARES, is_drawn
-from mmlib.data.store import MAX_TOKENS, Images, Store, Texts
+from mmlib.data.store import MAX_TOKENS, Columns, Images, Store, Texts
 from mmlib.data.targets import Target, alike
 
 
@@ -43,6 +45,9 @@ def describe(
     lines = [_describe_splits(manifest, names, split, loaders)]
     if manifest.target is not None:
         lines += _describe_target(fitted.target)
+        if fitted.target.labels is not None:
+            used = [value for value, name in zip(manifest.target, split) if name == "train"]
+            lines += labels.describe(fitted.target.encode(used), fitted.target.labels)
     for name, classes in missing_classes(manifest, fitted.target, split, loaders).items():
         lines.append(f"warning: split {name!r} has no row of class {brief(classes)}")
     rows = np.flatnonzero(split != "")
@@ -51,6 +56,8 @@ def describe(
         missing = (~store.row_present(rows)).sum()
         what = _describe_store(fitted, name, store, rows)
         lines.append(f"{name}: {what}, missing in {missing:,} rows")
+        if name in fitted.tables:
+            lines += _describe_table(manifest, fitted, name, split)
     dropped = sum(loader.dropped for loader in loaders.values())
     if dropped:
         lines.append(f"{dropped:,} training rows have none of these modalities and are left out")
@@ -81,24 +88,38 @@ def _describe_splits(
 def _drawn_from(manifest: Manifest) -> str:
     if manifest.group is not None:
         return f"drawn by group, from the names in {manifest.group_name!r}"
-    return f"drawn from each row's cells in {', '.join(c.column for c in manifest.split_columns)}"
+    columns = [column for modality in manifest.split_columns for column in modality.columns]
+    return f"drawn from each row's cells in {', '.join(columns)}"
 
 
 def _describe_target(target: Target) -> list[str]:
-    if target.classes is None:
+    names = target.labels or target.classes
+    what, one = ("classes", "class") if target.labels is None else ("labels", "label")
+    if names is None:
         return [target.why]
-    more = ", ..." if len(target.classes) > 12 else ""
+    more = ", ..." if len(names) > 12 else ""
     warnings = [
-        f"warning: the classes {names} differ only in how they are written; if they are one "
-        "class, write it in one way"
-        for names in alike(target.classes)
+        f"warning: the {what} {same} differ only in how they are written; if they are one "
+        f"{one}, write it in one way"
+        for same in alike(names)
     ]
-    return [f"{target.why} ({', '.join(target.classes[:12])}{more})", *warnings]
+    return [f"{target.why} ({', '.join(names[:12])}{more})", *warnings]
+
+
+def _describe_table(
+    manifest: Manifest, fitted: Preprocessing, name: str, split: np.ndarray
+) -> list[str]:
+    cells = manifest.cells_of(name, fitted.modalities[name])
+    train = [cell for cell, part in zip(cells, split) if part == "train"]
+    others = [cell for cell, part in zip(cells, split) if part not in ("", "train")]
+    return describe_columns(fitted.tables[name], train, others)
 
 
 def _describe_store(fitted: Preprocessing, name: str, store: Store, rows: np.ndarray) -> str:
     if isinstance(store, Images):
         return f"images at {store.size} x {store.size} pixels"
+    if isinstance(store, Columns):
+        return f"{store.mask.shape[1]} columns"
     if isinstance(store, Texts):
         cut = f", {store.truncated:,} texts cut to {MAX_TOKENS} tokens" if store.truncated else ""
         return f"{len(fitted.vocabularies[name]):,} tokens in the vocabulary{cut}"

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mmlib.data.columns import Fitted, wrong_cells
 from mmlib.data.decode import decode
-from mmlib.data.manifest import Manifest, Modality, resolve
+from mmlib.data.manifest import Manifest, resolve
+from mmlib.data.modalities import Modality
 from mmlib.data.problems import Problem
 from mmlib.data.store import Clips, Files, Images, Origin
+from mmlib.data.targets import Target
 
 Problems = list[tuple[int, Problem]]  # with the number of the row
 
@@ -22,7 +25,7 @@ def find_files(
     stores: dict[str, Files] = {}
     problems: Problems = []
     for name, modality in modalities.items():
-        if modality.kind == "text":
+        if modality.kind in ("text", "table"):
             continue
         where, paths = np.full(len(manifest), -1), []
         known: dict[str, int | str] = {}  # by cell, the place of its file, or what is wrong with it
@@ -66,11 +69,35 @@ def read_files(
     return problems
 
 
-def empty_cells(manifest: Manifest, split: np.ndarray) -> Problems:
-    """The rows that have no target, or no split where others have one."""
+def wrong_columns(
+    manifest: Manifest,
+    modalities: Mapping[str, Modality],
+    split: np.ndarray,
+    fitted: Mapping[str, Fitted],
+) -> Problems:
+    """The cells of tables that should be numbers; before anything is ``fitted`` as it seems."""
+    problems: Problems = []
+    used = np.flatnonzero(split != "").tolist()
+    for name, modality in modalities.items():
+        if modality.kind == "table":
+            cells = manifest.cells_of(name, modality)
+            wrong = wrong_cells(modality.columns, [cells[row] for row in used], fitted.get(name))
+            problems += [
+                (used[i], manifest.problem(used[i], column, cell, why))
+                for i, column, cell, why in wrong
+            ]
+    return problems
+
+
+def empty_cells(manifest: Manifest, split: np.ndarray, target: Target) -> Problems:
+    """The rows that have no target, or no split where others have one.
+
+    A row without any label is none of them.
+    """
     found: Problems = []
+    cells = None if target.labels is not None else manifest.target
     for row, name in enumerate(split):
-        if name and manifest.target is not None and not manifest.target[row]:
+        if name and cells is not None and not cells[row]:
             column = manifest.target_name or "target"
             found.append((row, manifest.problem(row, column, "", "the target is empty")))
         if manifest.split is not None and not manifest.split[row]:

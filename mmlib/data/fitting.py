@@ -5,13 +5,17 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from mmlib.data.columns import Fitted
 from mmlib.data.describe import brief, missing_classes
 from mmlib.data.image import choose_size, image_size
-from mmlib.data.manifest import Manifest, Modality
+from mmlib.data.labels import wrong_flags
+from mmlib.data.manifest import Manifest
+from mmlib.data.modalities import Modality
 from mmlib.data.preprocessing import Preprocessing
+from mmlib.data.problems import ManifestErrors
 from mmlib.data.splits import CURE
 from mmlib.data.store import Files, Images
-from mmlib.data.targets import Target, check_target, read_target
+from mmlib.data.targets import TO_CORRECT, Target, check_target, odd_numbers, read_target
 from mmlib.data.text import Vocabulary
 
 MANY = 1000  # files whose sizes and pixels are measured, at most
@@ -28,11 +32,19 @@ def fit_target(
     if manifest.target is None:
         return Target(None) if given is None else given.target
     column = manifest.target_name or "target"
-    pairs = zip(manifest.target, split.tolist(), strict=True)
-    kept = [(value, name) for value, name in pairs if value and name]
-    values, names = [value for value, _ in kept], [name for _, name in kept]
+    labels = task == "labels" or bool(manifest.target_columns)
+    if given is not None:
+        labels = given.target.labels is not None
+    kept = [
+        row
+        for row, (value, name) in enumerate(zip(manifest.target, split.tolist(), strict=True))
+        if name and (value or labels)  # a row without any label is a row
+    ]
+    values, names = [manifest.target[row] for row in kept], [str(split[row]) for row in kept]
+    _refuse_odd_cells(manifest, kept, values, task if given is None else given.target.task)
     if given is None:
-        target = read_target([value for value, name in kept if name == "train"], task, column)
+        used = [value for value, name in zip(values, names, strict=True) if name == "train"]
+        target = read_target(used, task, column, manifest.target_columns)
     else:
         target = given.target
     check_target(target, values, names, column)
@@ -43,6 +55,23 @@ def fit_target(
                 f"into 'test', so no score there would say anything about it. {CURE}"
             )
     return target
+
+
+def _refuse_odd_cells(
+    manifest: Manifest, rows: list[int], values: list[str], task: str | None
+) -> None:
+    """Raise ManifestErrors for cells of the target that should be numbers, or flags of labels."""
+    column = manifest.target_name or "target"
+    if manifest.target_columns:
+        wrong = wrong_flags(values, manifest.target_columns)
+        problems = [manifest.problem(rows[i], name, cell, why) for i, name, cell, why in wrong]
+        advice = "Correct these cells, or name other columns with --target"
+    else:
+        odd = odd_numbers(values, task)
+        problems = [manifest.problem(rows[i], column, values[i], why) for i, why in odd.items()]
+        advice = TO_CORRECT
+    if problems:
+        raise ManifestErrors(manifest.name, problems, advice)
 
 
 def choose_sizes(
@@ -84,6 +113,11 @@ def fit(
         if modality.kind == "text":
             pairs = zip(manifest.cells[name], split, strict=True)
             vocabularies[name] = Vocabulary.fit(cell for cell, part in pairs if part == "train")
+    tables = {
+        name: _fit_table(manifest, name, modality, split)
+        for name, modality in modalities.items()
+        if modality.kind == "table"
+    }
     return Preprocessing(
         modalities,
         manifest.target_name,
@@ -94,7 +128,16 @@ def fit(
         vocabularies,
         group=manifest.group_name,
         split_columns=manifest.split_columns,
+        tables=tables,
     )
+
+
+def _fit_table(manifest: Manifest, name: str, modality: Modality, split: np.ndarray) -> Fitted:
+    pairs = zip(manifest.cells[name], split, strict=True)
+    try:
+        return Fitted.fit(modality.columns, [cell for cell, part in pairs if part == "train"])
+    except ValueError as error:
+        raise ValueError(f"{manifest.name}: {error}") from error
 
 
 def _training_files(store: Images, split: np.ndarray) -> list[int]:

@@ -10,14 +10,15 @@ from torch import Tensor
 from mmlib.data.augment import DEFAULT, Augment
 from mmlib.data.decode import estimate
 from mmlib.data.describe import describe
-from mmlib.data.find import empty_cells, find_files, read_files
+from mmlib.data.find import empty_cells, find_files, read_files, wrong_columns
 from mmlib.data.fitting import choose_sizes, fit, fit_target
+from mmlib.data.labels import COLUMNS
 from mmlib.data.loaders import Loader
 from mmlib.data.manifest import Manifest
 from mmlib.data.preprocessing import Preprocessing
 from mmlib.data.problems import ManifestErrors, Problem
 from mmlib.data.splits import check_drawn, choose_splits
-from mmlib.data.store import Texts
+from mmlib.data.store import Columns, Store, Texts
 from mmlib.data.targets import Target, check_task
 from mmlib.machine import cores, free_memory
 
@@ -39,7 +40,7 @@ class Data:
 
     loaders: dict[str, Loader]  # by split: "train", the one that shuffles, "val", "test", others
     preprocessing: Preprocessing
-    counts: list[int] | None  # training rows per class, for the prior; None for regression
+    counts: list[int] | None  # training rows per class, for the prior; None for regression, labels
     skipped: list[Problem]  # rows left out because something in them is bad
     summary: list[str]  # what was found and chosen, to print
 
@@ -62,9 +63,9 @@ def load_data(
 
     Without ``preprocessing`` it is fitted on the training rows; with that of a trained model, data
     is prepared as for that model. ``augment`` is for the loader "train"; None makes it one like the
-    others, in order and unchanged, as for evaluation. ``task`` is "classification" or "regression";
-    None lets a rule decide (``read_target``). ``on_error`` "raise" reports all bad rows in one
-    ManifestErrors; "skip" leaves them out and lists them.
+    others, in order and unchanged, as for evaluation. ``task`` is "classification", "regression"
+    or "labels"; None lets a rule decide (``read_target``). ``on_error`` "raise" reports all bad
+    rows in one ManifestErrors; "skip" leaves them out and lists them.
 
     ``memory`` True keeps what was decoded, False reads from disk with ``workers`` processes. None
     decides: memory, if the data takes less than half of what is free. Where splits are drawn here
@@ -93,10 +94,12 @@ def load_data(
     modalities = manifest.modalities if preprocessing is None else preprocessing.modalities
     modalities = dict(sorted(modalities.items()))
     files, problems = find_files(manifest, modalities, split)
+    tables = {} if preprocessing is None else preprocessing.tables
+    problems += wrong_columns(manifest, modalities, split, tables)
     choose_sizes(files, split, None if preprocessing is None else preprocessing.sizes)
     needed = sum(estimate(store) for store in files.values())
     memory = needed < free_memory() / 2 if memory is None else memory
-    problems += empty_cells(manifest, split)
+    problems += empty_cells(manifest, split, target)
     problems += read_files(manifest, modalities, files, memory, progress)
     bad = [problem for _, problem in sorted(problems)]
     if bad and on_error == "raise":
@@ -105,7 +108,17 @@ def load_data(
     if preprocessing is None:
         target = fit_target(manifest, split, task, None) if bad else target
         preprocessing = fit(manifest, modalities, files, split, target)
-    stores = files | _encode_texts(manifest, preprocessing, split)
+        # what fitted columns of numbers cannot read, where it did not look like numbers before
+        late = wrong_columns(manifest, modalities, split, preprocessing.tables)
+        bad += [problem for _, problem in late]
+        if late and on_error == "raise":
+            raise ManifestErrors(manifest.name, bad, _SKIP)
+        split[[row for row, _ in late]] = ""
+    stores: dict[str, Store] = {
+        **files,
+        **_encode_texts(manifest, preprocessing, split),
+        **_encode_tables(manifest, preprocessing, split),
+    }
     encoded = _encode_target(manifest, target, split)
     workers = 0 if memory else min(8, cores()) if workers is None else workers
 
@@ -145,17 +158,30 @@ def _encode_texts(manifest: Manifest, fitted: Preprocessing, split: np.ndarray) 
     return stores
 
 
+def _encode_tables(
+    manifest: Manifest, fitted: Preprocessing, split: np.ndarray
+) -> dict[str, Columns]:
+    """The columns of each table; rows of no split are empty."""
+    stores = {}
+    for name, table in fitted.tables.items():
+        cells = manifest.cells_of(name, fitted.modalities[name])
+        stores[name] = table.encode([c if part else "" for c, part in zip(cells, split)])
+    return stores
+
+
 def _encode_target(manifest: Manifest, target: Target, split: np.ndarray) -> Tensor | None:
-    """(rows,) classes or numbers; in rows of no split anything, since no loader reads them."""
+    """(rows, ...) as ``Target.encode``; in rows of no split anything: nobody reads them."""
     if manifest.target is None:
         return None
     anything = target.classes[0] if target.classes else "0"
+    if target.labels is not None:
+        anything = COLUMNS * (len(target.labels) - 1) if target.separator is None else ""
     pairs = zip(manifest.target, split, strict=True)
     return target.encode([value if part else anything for value, part in pairs])
 
 
 def _count(manifest: Manifest, target: Target, split: np.ndarray) -> list[int] | None:
-    """Training rows of each class; None for regression."""
+    """Training rows of each class; None for regression and labels."""
     if target.classes is None or manifest.target is None:
         return None
     pairs = zip(manifest.target, split, strict=True)

@@ -5,13 +5,14 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 
+from mmlib.data.labels import COLUMNS
+from mmlib.data.modalities import Modality, find_modalities, keep, present
 from mmlib.data.problems import Problem
-from mmlib.data.table import Table, missing_column, read_table
+from mmlib.data.table import Table, join_cells, missing_column, read_table, split_cell
 from mmlib.renamed import renamed
 
-KINDS = ("image", "text", "audio")
 SPLIT_NAMES = {
     "training": "train",
     "dev": "val",
@@ -20,13 +21,6 @@ SPLIT_NAMES = {
     "validation": "val",
     "testing": "test",
 }
-
-
-class Modality(NamedTuple):
-    """Where a modality comes from."""
-
-    kind: str  # image, text or audio
-    column: str
 
 
 @renamed(senses="modalities")
@@ -60,6 +54,7 @@ class Manifest:
     group_name: str | None = None  # the group's column
     # of all modalities, used or not: see ``keys``
     split_columns: list[Modality] = field(default_factory=list)
+    target_columns: list[str] = field(default_factory=list)  # one for each label; see ``labels``
     chosen: bool = False  # ``use`` named the modalities: the other columns are left out on purpose
 
     def __post_init__(self) -> None:
@@ -101,18 +96,35 @@ class Manifest:
         Raises ValueError where there is no such column.
         """
         columns = {modality.column: self.cells[key] for key, modality in self.modalities.items()}
-        columns |= self.extra
+        columns |= self.table_columns() | self.extra
         if self.group is not None and self.group_name is not None:
             columns[self.group_name] = self.group
+        parts = name.split(",")
+        if name not in columns and all(part in columns for part in parts):  # of a table
+            return [join_cells(row) for row in zip(*(columns[part] for part in parts))]
         if name not in columns:
             raise ValueError(missing_column(self.name, list(columns), name))
         return columns[name]
 
+    def table_columns(self) -> dict[str, list[str]]:
+        """The cells of each column of the modalities of kind table."""
+        found: dict[str, list[str]] = {}
+        for name, modality in self.modalities.items():
+            if modality.kind == "table":
+                rows = [split_cell(cell, len(modality.columns)) for cell in self.cells[name]]
+                names = enumerate(modality.columns)
+                found |= {column: [row[i] for row in rows] for i, column in names}
+        return found
+
     def cells_of(self, name: str, modality: Modality) -> list[str]:
         """The cells of a model's modality, found by its name, or else by its column.
 
-        All are empty where the manifest does not have it.
+        All are empty where the manifest does not have it, as are those of a table's column.
         """
+        if modality.kind == "table":
+            there, empty = self.table_columns(), [""] * len(self)
+            columns = [there.get(column, empty) for column in modality.columns]
+            return [join_cells(row) for row in zip(*columns, strict=True)]
         for other, found in self.modalities.items():
             by_column = name not in self.modalities and found.column == modality.column
             if found.kind == modality.kind and (other == name or by_column):
@@ -162,22 +174,25 @@ class Manifest:
 
 def read_manifest(
     source: Any,
-    target: str | None = "label",
+    target: str | Sequence[str] | None = "label",
     columns: Mapping[str, str] | None = None,
     group: str | None = None,
     use: Iterable[str] | None = None,
     allow_outside: bool = False,
     root: str | Path | None = None,
     partial: bool = False,
+    table: str | Sequence[str] = (),
 ) -> Manifest:
     """Read a CSV file (UTF-8, with a header) or a pandas DataFrame.
 
     Every cell is text, so ``007`` and ``NA`` are words. ``target`` is the column of the answers;
-    None: there is none, as for prediction. ``columns`` maps a kind of modality to its column,
-    {"image": "photo"}; with commas, to several modalities that are named by their columns,
-    {"image": "xray,ct"}. Kinds that it leaves out are read from the columns image, text and audio,
-    where these exist. ``group`` names a column whose rows must stay in one split (a patient, a
-    speaker). ``use`` keeps some of the modalities.
+    None: there is none, as for prediction; several ("red,round", or a list) have 0 and 1 for a
+    label each. ``columns`` maps a kind of modality to its column, {"image": "photo"}; with commas,
+    to several modalities that are named by their columns, {"image": "xray,ct"}. Kinds that it
+    leaves out are read from the columns image, text and audio, where these exist. ``table`` (or
+    columns["table"]) names the columns of numbers and categories, "age,weight,colour", that make
+    one modality of the name "table". ``group`` names a column whose rows must stay in one split (a
+    patient, a speaker). ``use`` keeps some of the modalities.
 
     Paths are relative to ``root``: the file's folder by default, or for a DataFrame the current
     one. ``allow_outside`` lets them lead out of it. With ``partial``, a column of ``columns`` may
@@ -198,32 +213,63 @@ def read_manifest(
     Traceback (most recent call last):
     ValueError: DataFrame has no column 'lable'; it has [...]; did you mean 'label'?
     """
-    table = read_table(source)
-    found = _find_modalities(table, _present(table, columns or {}) if partial else columns or {})
-    modalities = _keep(table.name, found, use)
+    read, wanted = read_table(source), dict(columns or {})
+    if table:
+        wanted["table"] = table if isinstance(table, str) else ",".join(table)
+    target_name, answers, flags = _target(read, target)
+    found = find_modalities(read, present(read, wanted) if partial else wanted)
+    modalities = keep(read.name, found, use)
     for name, modality in modalities.items():
-        if modality.column == target:
+        for column in set(modality.columns).intersection(answers):
             raise ValueError(
-                f"{table.name}: column {target!r} is the target and also the modality {name!r}: "
-                "the answer would be in the question"
+                f"{read.name}: column {column!r} is the target and also the modality "
+                f"{name!r}: the answer would be in the question"
             )
-    taken = {target, group, "split", *(modality.column for modality in modalities.values())}
+    taken = {*answers, group, "split"}.union(*(one.columns for one in modalities.values()))
     return Manifest(
-        name=table.name,
-        root=table.folder if root is None else Path(root),
-        rows=table.places,
+        name=read.name,
+        root=read.folder if root is None else Path(root),
+        rows=read.places,
         modalities=modalities,
-        cells={name: table.cells(modality.column) for name, modality in modalities.items()},
-        target_name=target,
-        target=None if target is None else table.cells(target),
-        split=_splits(table),
-        group=None if group is None else table.cells(group),
+        cells={name: _cells(read, modality) for name, modality in modalities.items()},
+        target_name=target_name,
+        target=flags if len(answers) > 1 else next(map(read.cells, answers), None),
+        split=_splits(read),
+        group=None if group is None else read.cells(group),
         allow_outside=allow_outside,
-        extra={name: table.cells(name) for name in table.header if name and name not in taken},
+        extra={name: read.cells(name) for name in read.header if name and name not in taken},
         group_name=group,
-        split_columns=[modality for modality in found.values() if modality.column != target],
+        split_columns=[one for one in found.values() if not set(one.columns) & set(answers)],
+        target_columns=answers if len(answers) > 1 else [],
         chosen=use is not None,
     )
+
+
+def _cells(table: Table, modality: Modality) -> list[str]:
+    """The cells of a modality; those of a table, joined."""
+    if modality.kind != "table":
+        return table.cells(modality.column)
+    columns = [table.cells(column) for column in modality.columns]
+    return [join_cells(row) for row in zip(*columns, strict=True)]
+
+
+def _target(
+    table: Table, target: str | Sequence[str] | None
+) -> tuple[str | None, list[str], list[str] | None]:
+    """The target's name, its columns, and where these are several, the cells of each row joined."""
+    if target is None:
+        return None, [], None
+    columns = [target] if isinstance(target, str) else list(target)
+    if isinstance(target, str) and target not in table.header and "," in target:
+        columns = [name.strip() for name in target.split(",") if name.strip()]
+    for column in columns:
+        table.find(column)
+    if len(set(columns)) < max(1, len(columns)):
+        raise ValueError(f"{table.name}: target is {target!r}, expected columns, each named once")
+    if len(columns) == 1:
+        return columns[0], columns, None
+    cells = zip(*map(table.cells, columns), strict=True)
+    return ",".join(columns), columns, [COLUMNS.join(row) for row in cells]
 
 
 def _splits(table: Table) -> list[str] | None:
@@ -232,63 +278,6 @@ def _splits(table: Table) -> list[str] | None:
         return None
     split = [SPLIT_NAMES.get(cell.lower(), cell.lower()) for cell in table.cells("split")]
     return split if any(split) else None
-
-
-def _present(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
-    """Those of the named columns that the table has.
-
-    Raises ValueError where it has one that differs only in upper and lower case.
-    """
-    present = {}
-    for kind, names in columns.items():
-        wanted = [name.strip() for name in names.split(",")]
-        for column in wanted:
-            alike = [found for found in table.header if found.casefold() == column.casefold()]
-            if alike and column not in table.header:
-                raise ValueError(
-                    f"{table.name} has no column {column!r}, but it has {alike[0]!r}: rename it "
-                    f"to {column!r}, or to another name if it is something else"
-                )
-        present[kind] = ",".join(column for column in wanted if column in table.header)
-    return present
-
-
-def _find_modalities(table: Table, columns: Mapping[str, str]) -> dict[str, Modality]:
-    """All modalities that the table has, by name."""
-    unknown = sorted(set(columns) - set(KINDS))
-    if unknown:
-        raise ValueError(f"columns has {unknown}; the kinds of modality are {list(KINDS)}")
-    found: list[tuple[str, Modality]] = []
-    for kind in KINDS:
-        named = columns.get(kind, kind if kind in table.header else "").split(",")
-        chosen = [column.strip() for column in named if column.strip()]
-        found += [
-            (kind if len(chosen) == 1 else column, Modality(kind, column)) for column in chosen
-        ]
-    if not found:
-        raise ValueError(
-            f"{table.name} has no column {', '.join(KINDS[:-1])} or {KINDS[-1]}; it has "
-            f"{[name for name in table.header if name]}: say which to read, as in --image COLUMN"
-        )
-    names = [name for name, _ in found]
-    for name, modality in found:
-        table.find(modality.column)
-        if names.count(name) > 1 or name in ("target", "row") or name.endswith("_mask"):
-            raise ValueError(
-                f"{table.name}: a modality cannot be named {name!r} (taken); rename its column"
-            )
-    return dict(found)
-
-
-def _keep(table: str, found: dict[str, Modality], use: Iterable[str] | None) -> dict[str, Modality]:
-    """Those of the modalities that ``use`` names; None: all."""
-    wanted = list(found) if use is None else [name.strip() for name in use]
-    for name in wanted:
-        if name not in found:
-            raise ValueError(f"use asks for {name!r}; {table} has the modalities {sorted(found)}")
-    if not wanted:
-        raise ValueError(f"use is empty; {table} has the modalities {sorted(found)}")
-    return {name: modality for name, modality in found.items() if name in wanted}
 
 
 def resolve(manifest: Manifest, cell: str) -> Path:

@@ -15,10 +15,11 @@ from mmlib.core import Batch
 from mmlib.data.assemble import DROPOUT, MODALITIES, Chance, clips, images, spread_windows, texts
 from mmlib.data.audio import RATE, read_audio
 from mmlib.data.augment import drop_modalities
+from mmlib.data.columns import Fitted
 from mmlib.data.image import read_image
-from mmlib.data.manifest import Modality
+from mmlib.data.modalities import Modality
 from mmlib.data.problems import did_you_mean
-from mmlib.data.store import Clips, Images, Store, Texts, to_int16
+from mmlib.data.store import Clips, Columns, Images, Store, Texts, to_int16
 from mmlib.data.targets import Target
 from mmlib.data.text import Vocabulary
 from mmlib.renamed import renamed
@@ -55,13 +56,18 @@ class Preprocessing:
     rate: int = RATE  # of audio, in Hz
     group: str | None = None  # the column whose groups stay whole
     split_columns: list[Modality] = field(default_factory=list)  # drawn from: ``Manifest.keys``
+    tables: dict[str, Fitted] = field(default_factory=dict)  # of tables
 
     def state(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, from which ``from_state`` makes the same."""
-        return {
+        target = asdict(self.target)
+        if self.target.labels is None:  # as before there were labels: an old run can go on
+            for key in ("labels", "separator", "shares"):
+                del target[key]
+        state = {
             "modalities": {name: list(modality) for name, modality in self.modalities.items()},
             "target_name": self.target_name,
-            "target": asdict(self.target),
+            "target": target,
             "sizes": self.sizes,
             "mean": self.mean,
             "std": self.std,
@@ -72,6 +78,8 @@ class Preprocessing:
                 name: vocabulary.to_list() for name, vocabulary in self.vocabularies.items()
             },
         }
+        tables = {name: asdict(table) for name, table in self.tables.items()}
+        return state | ({"tables": tables} if tables else {})
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Preprocessing":
@@ -93,6 +101,9 @@ class Preprocessing:
                 "modalities": {name: Modality(*pair) for name, pair in given["modalities"].items()},
                 "target": Target(**given["target"]),
                 "split_columns": [Modality(*pair) for pair in given.get("split_columns", [])],
+                "tables": {
+                    name: Fitted(**table) for name, table in given.get("tables", {}).items()
+                },
                 "vocabularies": {
                     name: Vocabulary(words) for name, words in given["vocabularies"].items()
                 },
@@ -104,6 +115,7 @@ class Preprocessing:
 
         A sample is a dict such as {"image": "cat.png", "text": "it purrs"} or {"audio": samples}.
         Images: path, PIL image or array. Audio: path, samples at 16 kHz, or (samples, rate). A
+        table: a dict by column, {"age": 3, "colour": "red"}; None and NaN are missing. A
         modality left out, None or a blank text is missing. A modality is named as in the model, or
         by the column that it had in the training manifest.
 
@@ -157,6 +169,8 @@ class Preprocessing:
         if kind == "text":
             cells = [items[i] if i >= 0 else "" for i in where]
             return Texts.encode(cells, self.vocabularies[name])
+        if kind == "table":
+            return self.tables[name].encode([items[i] if i >= 0 else "" for i in where])
         if kind == "image":
             return Images(where, [], self.sizes[name], torch.stack(items) if items else None)
         return Clips(where, [], np.array([len(item) for item in items], dtype=np.int64), items)
@@ -167,6 +181,10 @@ class Preprocessing:
             return read_image(value, self.sizes[name])
         if kind == "audio":
             return to_int16(read_audio(*value) if isinstance(value, tuple) else read_audio(value))
+        if kind == "table":
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{type(value).__name__}, expected a dict by column")
+            return self.tables[name].cell(value)
         if not isinstance(value, str):
             raise ValueError(f"{type(value).__name__}, expected a string")
         return value
@@ -188,6 +206,8 @@ class Preprocessing:
             store = stores[name]
             if isinstance(store, Images):
                 x, mask = images(store, rows, self.mean[name], self.std[name], chance, stream)
+            elif isinstance(store, Columns):
+                x, batch[f"{name}_category"], mask = store.fetch(rows)
             elif isinstance(store, Texts):
                 x, mask = texts(store, rows, chance, stream)
             else:
@@ -201,13 +221,15 @@ class Preprocessing:
     def _drop_modalities(self, batch: Batch, rows: np.ndarray, chance: Chance) -> None:
         """Modality dropout, in place."""
         names = sorted(self.modalities)
-        present = torch.stack([batch[f"{name}_mask"][:, 0] for name in names], dim=1)  # (B, M)
+        present = torch.stack([batch[f"{name}_mask"].any(dim=1) for name in names], dim=1)  # (B, M)
         u = chance.draw(rows, DROPOUT, len(names))
         dropped = drop_modalities(present, u, chance.augment)
         for name, gone in zip(names, dropped.unbind(dim=1), strict=True):
             x, mask = batch[name], batch[f"{name}_mask"] & ~gone[:, None]
             x[gone] = 0
-            if self.modalities[name].kind != "image":  # no longer than the longest that is left
+            if self.modalities[name].kind == "table":
+                batch[f"{name}_category"][gone] = 0
+            elif self.modalities[name].kind != "image":  # no longer than the longest that is left
                 longest = max(1, int(mask.sum(dim=1).max()))
                 x, mask = x[:, :longest], mask[:, :longest]
             batch[name], batch[f"{name}_mask"] = x, mask

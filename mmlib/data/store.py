@@ -142,8 +142,26 @@ class Texts:
         return self.offsets[rows + 1] - self.offsets[rows]
 
 
+@dataclass
+class Columns:
+    """The columns of a table: scaled numbers first, then categories."""
+
+    numbers: np.ndarray  # (rows, N) float32
+    categories: np.ndarray  # (rows, C) int64, 0 = missing or never seen
+    mask: np.ndarray  # (rows, N + C) bool
+
+    def fetch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Numbers (B, N), categories (B, C) and mask (B, N + C)."""
+        parts = (self.numbers[rows], self.categories[rows], self.mask[rows])
+        return torch.from_numpy(parts[0]), torch.from_numpy(parts[1]), torch.from_numpy(parts[2])
+
+    def row_present(self, rows: np.ndarray) -> np.ndarray:
+        """(B,) bool: the row has a value in some column."""
+        return self.mask[rows].any(axis=1)
+
+
 Files = Images | Clips
-Store = Files | Texts
+Store = Files | Texts | Columns
 
 
 def _load(store: Files, index: int, read: Callable[[str], Tensor]) -> Tensor:
@@ -178,6 +196,9 @@ def checksum(store: Store, rows: np.ndarray) -> int:
 
     It is the same for data in memory and on disk.
     """
+    if isinstance(store, Columns):
+        parts = [store.numbers[rows], store.categories[rows], store.mask[rows]]
+        return zlib.crc32(b"".join(part.tobytes() for part in parts))
     if isinstance(store, Texts):
         spans = zip(store.offsets[rows].tolist(), store.offsets[rows + 1].tolist(), strict=True)
         parts = [np.zeros(0, np.int32), *(store.flat[start:stop] for start, stop in spans)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmlib.data.problems import ManifestErrors, Problem, did_you_mean
 
+BETWEEN = "\x1f"  # the cells of several columns of one row, in one string
 LONGEST = 10_000_000  # characters of a cell; an honest text may exceed csv's own limit of 131,072
 
 
@@ -32,6 +33,20 @@ class Table:
         """The cells of a column, without the spaces around them."""
         index = self.find(column)
         return [row[index].strip() for row in self.rows]
+
+
+def join_cells(cells: Sequence[str]) -> str:
+    """The cells of several columns of one row as one; '' where all of them are empty.
+
+    >>> split_cell(join_cells(["3", "", "red"]), 3), join_cells(["", ""])
+    (['3', '', 'red'], '')
+    """
+    return BETWEEN.join(cells) if any(cells) else ""
+
+
+def split_cell(cell: str, count: int) -> list[str]:
+    """The inverse of ``join_cells``, for so many columns."""
+    return cell.split(BETWEEN) if cell else [""] * count
 
 
 def missing_column(name: str, header: Sequence[str], column: str) -> str:

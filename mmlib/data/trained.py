@@ -2,6 +2,7 @@
 
 import hashlib
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -9,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmlib.data.manifest import Manifest, Modality, resolve
+from mmlib.data.manifest import Manifest, resolve
+from mmlib.data.modalities import Modality
 from mmlib.data.splits import is_drawn
 from mmlib.machine import cores
 
@@ -21,8 +23,8 @@ _hash = partial(hashlib.blake2b, digest_size=8)
 class Marks(NamedTuple):
     """Checksums of one row."""
 
-    own: set[int]  # a row is recognised by these: files and group, or without them texts
-    every: set[int]  # files, group and texts
+    own: set[int]  # a row is recognised by these: files and group, else texts, else its table
+    every: set[int]  # files, group, texts and table
 
 
 def remember(
@@ -37,10 +39,12 @@ def remember(
     A file counts by its bytes, wherever it lies; a text as it is written; a group by its name.
     Shared is what also stands in another split of the same manifest, as where two questions are
     asked about one image: training itself was scored with it there, so no row is refused for it.
+    So are the cells of a table that several rows have: they do not tell one row from another.
     """
     others = [row for row, name in enumerate(names) if name not in USED]
     found = {name: _every(manifest, modalities, rows) for name, rows in used.items()}
-    found["shared"] = set().union(*found.values()) & _every(manifest, modalities, others)
+    shared = set().union(*found.values()) & _every(manifest, modalities, others)
+    found["shared"] = shared | _repeated(manifest, modalities, used)
     return {name: _pack(marks) for name, marks in found.items()}
 
 
@@ -109,16 +113,37 @@ def _every(manifest: Manifest, modalities: Mapping[str, Modality], rows: Sequenc
     return set().union(*(marks.every for marks in _marks(manifest, modalities, rows).values()))
 
 
+def _repeated(
+    manifest: Manifest, modalities: Mapping[str, Modality], used: Mapping[str, Sequence[int]]
+) -> set[int]:
+    """The checksums of cells of tables that several of the used rows have."""
+    counts = Counter(
+        _number(f"table {cells[row]}")
+        for cells in _tables(manifest, modalities)
+        for rows in used.values()
+        for row in rows
+    )
+    return {mark for mark, count in counts.items() if count > 1}
+
+
+def _tables(manifest: Manifest, modalities: Mapping[str, Modality]) -> list[list[str]]:
+    found = {name: one for name, one in modalities.items() if one.kind == "table"}
+    return [manifest.cells_of(name, modality) for name, modality in found.items()]
+
+
 def _marks(
     manifest: Manifest, modalities: Mapping[str, Modality], rows: Sequence[int]
 ) -> dict[int, Marks]:
     """The marks of these rows. A file that cannot be opened gives none: ``load_data`` names it."""
     files: dict[int, list[str]] = {row: [] for row in rows}
     texts: dict[int, set[int]] = {row: set() for row in rows}
+    tables: dict[int, set[int]] = {row: set() for row in rows}
     for name, modality in modalities.items():
         cells = manifest.cells_of(name, modality)
         for row in rows:
-            if cells[row] and modality.kind == "text":
+            if cells[row] and modality.kind == "table":
+                tables[row].add(_number(f"table {cells[row]}"))
+            elif cells[row] and modality.kind == "text":
                 texts[row].add(_number(f"text {cells[row]}"))
             elif cells[row]:
                 files[row].append(cells[row])
@@ -128,7 +153,7 @@ def _marks(
         own = {found[cell] for cell in files[row] if cell in found}
         if manifest.group is not None and manifest.group[row]:
             own.add(_number(f"group {manifest.group[row]}"))
-        marks[row] = Marks(own or texts[row], own | texts[row])
+        marks[row] = Marks(own or texts[row] or tables[row], own | texts[row] | tables[row])
     return marks
 
 

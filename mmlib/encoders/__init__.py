@@ -6,6 +6,7 @@ from mmlib.encoders.pretrained.sound import Wav2Vec2Encoder
 from mmlib.encoders.pretrained.timm import TimmEncoder
 from mmlib.encoders.pretrained.torchvision import TorchvisionEncoder
 from mmlib.encoders.pretrained.transformers import TransformersEncoder
+from mmlib.encoders.table import TableEncoder
 from mmlib.encoders.text import RecurrentEncoder, TransformerEncoder
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "LogMel",
     "RecurrentEncoder",
     "ResNetEncoder",
+    "TableEncoder",
     "TimmEncoder",
     "TorchvisionEncoder",
     "TransformerEncoder",

@@ -106,7 +106,7 @@ def find(manifest: Manifest, quick: bool = False, seed: int = 0) -> list[Finding
     for modality, (kind, column) in manifest.modalities.items():
         if kind == "text":
             findings += _text(case, modality, column, quick)
-        else:
+        elif kind != "table":  # its columns are judged with the others
             findings += _files(case, modality, kind, column, quick)
     # Splits that are drawn here are drawn at random: they cannot differ.
     if not quick and manifest.split is not None:
@@ -138,7 +138,7 @@ def checks(manifest: Manifest, quick: bool = False) -> list[str]:
         if kind == "text":
             made += [f"{column}: the answer in words"] * named
             made.append(f"{column}: texts in two splits")
-        else:
+        elif kind != "table":
             made.append(f"{column}: " + ("equal files" if quick else "copies") + " across splits")
             if named and not quick:
                 made.append(f"{column}: format, size and edges of files of a class")
@@ -146,8 +146,8 @@ def checks(manifest: Manifest, quick: bool = False) -> list[str]:
 
 
 def _possible_inputs(manifest: Manifest) -> dict[str, list[str]]:
-    """The columns that are not in use but could become inputs; none where ``use`` has chosen."""
-    return {} if manifest.chosen else manifest.extra
+    """The columns of tables, and those that could become inputs; not where ``use`` has chosen."""
+    return manifest.table_columns() | ({} if manifest.chosen else manifest.extra)
 
 
 def _columns(case: _Case) -> Iterator[Finding]:

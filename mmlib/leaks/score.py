@@ -73,9 +73,10 @@ class ClassScore(NamedTuple):
 def read_task(manifest: Manifest, seed: int) -> Task | None:
     """The manifest's target, or None where it has none that a model could learn.
 
-    Why a target cannot be learned is said where training begins.
+    Why a target cannot be learned is said where training begins. Labels with a column each are not
+    judged.
     """
-    if manifest.target is None:
+    if manifest.target is None or manifest.target_columns:
         return None
     known = np.array([bool(cell) for cell in manifest.target])
     cells = [cell for cell in manifest.target if cell]

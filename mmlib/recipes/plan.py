@@ -12,9 +12,10 @@ from torch import nn
 from mmlib import fusion as fusions
 from mmlib.data import Data
 from mmlib.data.audio import RATE, WINDOW
-from mmlib.data.store import Clips
-from mmlib.encoders import AudioConvEncoder, ConvEncoder, RecurrentEncoder
+from mmlib.data.store import Clips, Columns
+from mmlib.encoders import AudioConvEncoder, ConvEncoder, RecurrentEncoder, TableEncoder
 from mmlib.heads.classify import ClassifyHead
+from mmlib.heads.labels import LabelsHead
 from mmlib.heads.regress import RegressHead
 from mmlib.models import Backbone, Model
 
@@ -50,8 +51,10 @@ def plan(
         "epochs": epochs,
         "lr": lr,
     }
+    target = fitted.target
+    if target.labels is not None:
+        return spec | {"task": "labels", "prior": target.shares}
     if data.counts is None:
-        target = fitted.target
         return spec | {"task": "regression", "mean": target.mean - target.centre, "std": target.std}
     return spec | {"task": "classification", "prior": data.counts}
 
@@ -65,6 +68,10 @@ def _encoder(data: Data, name: str) -> dict[str, Any]:
         return {"kind": "image", "width": WIDTHS[size], "stages": int(math.log2(size / 4))}
     if kind == "audio":
         return {"kind": "audio", "width": 16, "stages": 3}
+    if kind == "table":
+        table = fitted.tables[name]
+        sizes = [len(known) for known in table.categories.values()]
+        return {"kind": "table", "numbers": len(table.numbers), "categories": sizes}
     return {"kind": "text", "vocab_size": len(fitted.vocabularies[name])}
 
 
@@ -75,6 +82,8 @@ def multiplications(data: Data, name: str, dim: int) -> float:
         size = fitted.sizes[name]
         return 9 * size**2 * WIDTHS[size] * (3 + WIDTHS[size] * (int(math.log2(size / 4)) - 1) / 2)
     store = train.batches.stores[name]
+    if isinstance(store, Columns):
+        return store.mask.shape[1] * 24 * dim**2
     if isinstance(store, Clips):
         lengths = store.row_lengths(train.batches.rows)
         return 9 * 64 * 100 * float(lengths.clip(max=WINDOW).mean()) / RATE * 16 * (1 + 16)
@@ -119,11 +128,15 @@ def build(spec: dict[str, Any]) -> Model:
             encoders[name] = AudioConvEncoder(
                 dim, width=part["width"], stages=part["stages"], dropout=dropout
             )
+        elif part["kind"] == "table":
+            encoders[name] = TableEncoder(dim, part["numbers"], part["categories"], dropout=dropout)
         else:
             encoders[name] = RecurrentEncoder(dim, part["vocab_size"], dropout=dropout)
     backbone = Backbone(encoders, FUSIONS[spec["fusion"]](dim, list(encoders)))
     if spec["task"] == "regression":
         return Model(backbone, RegressHead(dim, spec["mean"], spec["std"]))
+    if spec["task"] == "labels":
+        return Model(backbone, LabelsHead(dim, len(spec["prior"]), torch.tensor(spec["prior"])))
     return Model(backbone, ClassifyHead(dim, len(spec["prior"]), torch.tensor(spec["prior"])))
 
 

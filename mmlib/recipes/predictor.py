@@ -31,6 +31,11 @@ SCORES = {
         "log_loss": metrics.log_loss,
     },
     "regression": {"mean_absolute_error": metrics.mean_absolute_error, "r2": metrics.r2},
+    "labels": {
+        "subset_accuracy": metrics.subset_accuracy,
+        "macro_f1": metrics.labels_macro_f1,
+        "auroc": metrics.labels_auroc,
+    },
 }
 
 
@@ -65,16 +70,17 @@ class Predictor:
         self.model, self.preprocessing = model.to(distributed.join(device)), preprocessing
         store_by_pixel(model)
         self.device, self.precision, self.trained = device, precision, trained
-        self.classes = preprocessing.target.classes
+        self.classes, self.labels = preprocessing.target.classes, preprocessing.target.labels
 
     def predict(self, **modalities: Any) -> dict[str, Any] | list[dict[str, Any]]:
         """The answer to one sample, or to many, given as a list per modality.
 
         predict(image="cat.png", text="it purrs"), predict(image=[a, b], text=["it purrs", None]).
-        Images: path, PIL image or array. Audio: path, samples at 16 kHz, or (samples, rate). A
-        modality left out, None or a blank text is missing. A modality also goes by the name of its
-        column in the training manifest. -> a dict per sample: "class" and "probabilities" by class
-        name, or "value"; "modalities" that were there. Without any modality, the shares of the
+        Images: path, PIL image or array. Audio: path, samples at 16 kHz, or (samples, rate). Table:
+        a dict by column. A modality left out, None or a blank text is missing. A modality also goes
+        by the name of its column in the training manifest. -> a dict per sample: "class" and
+        "probabilities" by class name; or "labels", those of at least 1/2, and "probabilities" by
+        label; or "value"; and "modalities" that were there. Without any modality, the shares of the
         training rows answer. Raises ValueError naming sample and modality.
         """
         if not any(isinstance(value, list) for value in modalities.values()):
@@ -203,7 +209,7 @@ class Predictor:
             answers.append((logits, target))
             return 0.0
 
-        own = SCORES["regression" if self.classes is None else "classification"]
+        own = SCORES[self.preprocessing.target.task]
         scores = evaluate(self.model, loader, own | {"kept": keep}, self.device, self.precision)
         del scores["kept"]
         (logits, target), rows = answers[0], np.unique(loader.batches.rows)
@@ -213,9 +219,11 @@ class Predictor:
         table = None if self.classes is None else metrics.confusion(logits, target)
         return scores | beside | counts, table
 
-    def _blind(self) -> float:
-        """The answer without any modality: the place of the most frequent class, or the mean."""
+    def _blind(self) -> float | Tensor:
+        """The answer without any modality, see ``error_and_baseline``."""
         (answer,) = self.answers([{}])
+        if self.labels is not None:
+            return torch.tensor(list(answer["probabilities"].values())).logit()
         if self.classes is None:
             return float(answer["value"]) - self.preprocessing.target.centre
         return self.classes.index(answer["class"])
@@ -247,8 +255,12 @@ class Predictor:
         """
         found = []
         for i, row in enumerate(logits):
-            if self.classes is None:
-                answer: dict[str, Any] = {"value": self.preprocessing.target.centre + float(row)}
+            if self.labels is not None:
+                named = dict(zip(self.labels, row.sigmoid().tolist(), strict=True))
+                likely = [name for name, share in named.items() if share >= 0.5]
+                answer: dict[str, Any] = {"labels": likely, "probabilities": named}
+            elif self.classes is None:
+                answer = {"value": self.preprocessing.target.centre + float(row)}
             else:
                 shares = zip(self.classes, row.softmax(dim=-1).tolist(), strict=True)
                 answer = {

@@ -36,10 +36,11 @@ class Recipe:
 
     manifest: Any
     out: str | Path | None = None
-    target: str = "label"
-    task: str | None = None  # "classification" or "regression"; None: as the target column says
+    target: str | Sequence[str] = "label"  # "red,round": columns of 0 and 1, one for each label
+    task: str | None = None  # "classification", "regression", "labels"; None: as the cells say
     use: Sequence[str] | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    table: str | Sequence[str] = ()  # "age,weight,colour": the same as columns={"table": ...}
     group: str | None = None
     fusion: str = "sum"
     dim: int = DIM  # the length of all vectors
@@ -63,6 +64,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", check_task(self.task, depth=3))
+        if not isinstance(self.target, str):
+            object.__setattr__(self, "target", ",".join(self.target))
+        if self.table:
+            names = self.table if isinstance(self.table, str) else ",".join(self.table)
+            object.__setattr__(self, "columns", {**self.columns, "table": names})
 
     def read(self) -> Manifest:
         """The rows to train on, checked. Raises ValueError, see ``read_manifest``."""

@@ -62,8 +62,14 @@ def _few(value: Any) -> bool:
     return whole(value) and value <= 10_000
 
 
+def _sizes(value: Any) -> bool:
+    """a whole number up to 30,000, or a list of them"""
+    values = value if isinstance(value, list) else [value]  # a vocabulary has up to 20,000 words
+    return all(whole(one) and one <= 30_000 for one in values)
+
+
 SPEC = {
-    "encoders": {str: {"kind": str, str: _few}},
+    "encoders": {str: {"kind": str, str: _sizes}},
     "fusion": str,
     "dim": _few,
     "task": str,
@@ -76,17 +82,29 @@ def _check_fit(spec: dict[str, Any], fitted: Preprocessing) -> None:
     """Raise ValueError where model and preprocessing do not fit; before the model takes memory."""
     if found := misfit(spec, SPEC, "spec"):
         raise ValueError(found)
-    parts, classes = spec["encoders"], fitted.target.classes
+    parts, names = spec["encoders"], fitted.target.labels or fitted.target.classes
     texts = {name: part for name, part in parts.items() if part["kind"] == "text"}
+    tables = {
+        name: (part["numbers"], part["categories"])
+        for name, part in parts.items()
+        if part["kind"] == "table"
+    }
     of_model = {
         "modalities": {name: part["kind"] for name, part in parts.items()},
         "vocabulary sizes": {name: part.get("vocab_size") for name, part in texts.items()},
-        "number of classes": len(spec["prior"]) if spec["task"] == "classification" else None,
+        "columns of tables": tables,
+        "task": spec["task"],
+        "number of classes": None if spec["task"] == "regression" else len(spec["prior"]),
     }
     of_data = {
         "modalities": {name: modality.kind for name, modality in fitted.modalities.items()},
         "vocabulary sizes": {name: len(words) for name, words in fitted.vocabularies.items()},
-        "number of classes": None if classes is None else len(set(classes)),
+        "columns of tables": {
+            name: (len(table.numbers), [len(known) for known in table.categories.values()])
+            for name, table in fitted.tables.items()
+        },
+        "task": fitted.target.task,
+        "number of classes": None if names is None else len(set(names)),
     }
     for what, value in of_model.items():
         if value != of_data[what]:
@@ -97,13 +115,21 @@ def sample(fitted: Preprocessing) -> dict[str, Any]:
     """A sample that has every modality: a picture of noise, two words, a second of noise."""
     draw = np.random.default_rng(0)
     image, audio = draw.integers(0, 256, (64, 64), np.uint8), draw.uniform(-0.5, 0.5, 16_000)
-    values = {"image": image, "text": "a b", "audio": audio}
-    return {name: values[modality.kind] for name, modality in fitted.modalities.items()}
+    values: dict[str, Any] = {"image": image, "text": "a b", "audio": audio}
+    tables = {
+        name: dict.fromkeys(table.numbers, 0)
+        | {column: known[0] for column, known in table.categories.items()}
+        for name, table in fitted.tables.items()
+    }
+    return {
+        name: tables[name] if name in tables else values[modality.kind]
+        for name, modality in fitted.modalities.items()
+    }
 
 
 def _try_out(predictor: Predictor) -> None:
     """Ask about a sample that has every modality: what is wrong shows now, not at the first use."""
     (answer,) = predictor.answers([sample(predictor.preprocessing)])
-    numbers = [answer["value"]] if predictor.classes is None else answer["probabilities"].values()
+    numbers = [answer["value"]] if "value" in answer else answer["probabilities"].values()
     if not all(map(finite, numbers)):
         raise ValueError("its answers are not finite")

@@ -71,7 +71,7 @@ def regress(recipe: Recipe) -> Run:
 
 
 def train(recipe: Recipe) -> Run:
-    """Train a classifier or a regressor, as the target column says (or ``recipe.task``).
+    """Train a model for classification, regression or labels, as ``recipe.task`` or the cells say.
 
     Raises ValueError, naming file, row and column, for anything wrong with the manifest; see
     ``load_data`` and ``fit``. Without ``resume`` the folder ``out`` must be new, or empty: nothing

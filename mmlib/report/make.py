@@ -146,6 +146,12 @@ def _compare(recipe: Recipe, seeds: Sequence[int]) -> _Comparison:
 
 def _split_to_compare(data: Data, manifest: Manifest) -> str:
     """The split whose rows are compared. Raises ValueError where nothing can be compared."""
+    if data.preprocessing.target.labels is not None:
+        raise ValueError(
+            f"{manifest.name}: the target has several labels a row, and a report does not judge "
+            "labels yet: compare `train --task labels` with all modalities and with --use, or "
+            "report on one label (--target LABEL)"
+        )
     if data.counts is None:
         raise ValueError(
             f"{manifest.name}: the target {manifest.target_name!r} holds numbers; a report "

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmlib.core import Features, from_pooled
+from mmlib.core import Features, from_pooled, inputs_of
 from mmlib.data import Loader
 from mmlib.models import Model
 from mmlib.train.evaluate import to_device
@@ -46,7 +46,7 @@ def encode(model: Model, loader: Loader) -> Encoded:
         rows.append(batch["row"])
         batch = to_device(batch, device)
         for name, encoder in backbone.encoders.items():
-            parts[name].append(encoder(batch[name], batch[f"{name}_mask"]))
+            parts[name].append(encoder(*inputs_of(batch, name)))
     first = {name: found[0] for name, found in parts.items()}
     short = {name: _one_token(part) for name, part in first.items()}
     if torch.equal(backbone.fusion(first).pooled, backbone.fusion(short).pooled):

@@ -326,7 +326,7 @@ def _sample(found: dict[str, tuple[str, str]]) -> str:
 
 def _modality(name: str, kind: str, value: str) -> str:
     """One modality of an example: the image, a player for the sound, or the words."""
-    if kind == "text":
+    if kind in ("text", "table"):
         return f"<blockquote>{escape(value)}</blockquote>"
     if kind == "image":
         return f'<img alt="{escape(name)}" src="data:image/png;base64,{_image(value)}">'

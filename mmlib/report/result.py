@@ -12,6 +12,7 @@ from torch import Tensor
 from mmlib import metrics
 from mmlib.data import Manifest
 from mmlib.data.manifest import resolve
+from mmlib.data.table import split_cell
 from mmlib.files import write_atomically
 from mmlib.report.measure import reliability
 from mmlib.report.page import page
@@ -352,6 +353,11 @@ def _sample(manifest: Manifest, row: int) -> dict[str, tuple[str, str]]:
     for name, modality in manifest.modalities.items():
         cell = manifest.cells[name][row]
         if cell:
-            words = cell if modality.kind == "text" else str(resolve(manifest, cell))
+            words = cell
+            if modality.kind == "table":
+                pairs = zip(modality.columns, split_cell(cell, len(modality.columns)), strict=True)
+                words = ", ".join(f"{column} {value}" for column, value in pairs if value)
+            elif modality.kind != "text":
+                words = str(resolve(manifest, cell))
             found[name] = (modality.kind, words)
     return found

@@ -267,7 +267,9 @@ def _diagnose(step: int, what: str, run: Progress, train: Sized, config: TrainCo
         bad = [
             key
             for key, value in batch.items()
-            if f"{key}_mask" not in batch and not value.isfinite().all()
+            if f"{key}_mask" not in batch
+            and not value.isfinite().all()
+            and (key != "target" or value.ndim == 1)  # a label that is not known is NaN
         ]
         found = f"batch[{bad[0]!r}] is not finite: correct those rows" if bad else found
     return (

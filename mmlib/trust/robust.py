@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmlib import metrics
-from mmlib.core import Batch
+from mmlib.core import Batch, is_table
 from mmlib.data.draws import draws
 from mmlib.data.text import UNKNOWN
 from mmlib.models import Model
@@ -21,11 +21,12 @@ Levels = Mapping[str, Mapping[str, Sequence[float]]]
 LEVELS: Levels = {
     "noise": {
         "image": (0, 0.5, 1, 2, 4),
+        "table": (0, 0.5, 1, 2, 4),
         "audio": (0, 0.1, 0.3, 1, 3),
         "text": (0, 0.25, 0.5, 0.75, 1),
     },
-    "occlusion": dict.fromkeys(("image", "audio", "text"), (0, 0.1, 0.25, 0.5, 0.75)),
-    "missing": dict.fromkeys(("image", "audio", "text"), (0, 0.25, 0.5, 0.75, 1)),
+    "occlusion": dict.fromkeys(("image", "audio", "text", "table"), (0, 0.1, 0.25, 0.5, 0.75)),
+    "missing": dict.fromkeys(("image", "audio", "text", "table"), (0, 0.25, 0.5, 0.75, 1)),
 }
 
 
@@ -104,10 +105,12 @@ def corrupt(batch: Batch, modality: str, fault: str, level: float, seed: int = 0
 
     - "noise": an image gets Gaussian noise of ``level`` standard deviations of the training
       pixels; audio gets white noise of ``level`` times the clip's own root mean square (1 is 0 dB,
-      0.1 is 20 dB); in a text, a share ``level`` of the words is read as unknown.
+      0.1 is 20 dB); in a text, a share ``level`` of the words is read as unknown; the numbers of a
+      table get noise of ``level`` standard deviations of the training rows.
     - "occlusion": a rectangle with the image's proportions and a share ``level`` of its area gets
       the mean colour; a share ``level`` of a clip is silent; a share ``level`` of the words, in one
-      piece, is cut out (all of them: the text is missing).
+      piece, is cut out (all of them: the text is missing); a share ``level`` of the cells of a
+      table is empty, by chance.
     - "missing": the modality is missing with probability ``level``, even if it is the row's last
       one. Such a row is then answered by the training prior, like any row without modalities.
 
@@ -131,7 +134,7 @@ def corrupt(batch: Batch, modality: str, fault: str, level: float, seed: int = 0
         )
     place = torch.arange(len(x)) if "row" not in batch else batch["row"].cpu()
     # far from the streams that training draws from
-    stream = 1000 + 10 * FAULTS.index(fault) + ("image", "text", "audio").index(kind)
+    stream = 1000 + 10 * FAULTS.index(fault) + ("image", "text", "audio", "table").index(kind)
 
     def chance(count: int) -> Tensor:
         """(B, count) uniform in 0..1."""
@@ -141,6 +144,8 @@ def corrupt(batch: Batch, modality: str, fault: str, level: float, seed: int = 0
         x, mask = _dropped(x, mask, chance(1)[:, 0] < level)
     elif fault == "noise":
         x = _noisy(x, mask, kind, level, chance(x[0].numel()))
+    elif kind == "table":
+        mask = mask & (chance(mask.shape[1]) >= level)
     elif kind == "image":
         x = _covered(x, level, chance(2))
     else:
@@ -152,7 +157,7 @@ def corrupt(batch: Batch, modality: str, fault: str, level: float, seed: int = 0
 
 
 def kind_of(batches: Iterable[Batch], modality: str) -> str:
-    """The kind of a modality, "image", "text" or "audio", from its shape in the first batch.
+    """The kind of a modality, "image", "text", "audio" or "table", from the first batch.
 
     Raises ValueError if it is none of them, or not there.
 
@@ -163,6 +168,8 @@ def kind_of(batches: Iterable[Batch], modality: str) -> str:
     if modality not in batch:
         raise ValueError(f"the batches have no modality {modality!r}; they have {sorted(batch)}")
     x = batch[modality]
+    if is_table(batch, modality):
+        return "table"
     kind = {(4, True): "image", (2, False): "text", (2, True): "audio"}.get(
         (x.ndim, x.is_floating_point())
     )
@@ -180,7 +187,7 @@ def _noisy(x: Tensor, mask: Tensor, kind: str, level: float, u: Tensor) -> Tenso
         return x.masked_fill((u < level) & mask, UNKNOWN)
     # u is a multiple of 2 ** -24, so half a step more is never 0 or 1, where ndtri is infinite
     noise = torch.special.ndtri(u + 2.0**-25).reshape(x.shape)
-    real = mask.reshape(len(x), *[1] * (x.ndim - 2), -1)
+    real = mask[:, : x.shape[-1]].reshape(len(x), *[1] * (x.ndim - 2), -1)
     if kind == "audio":
         noise = noise * (x.square().sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sqrt()[:, None]
     return torch.where(real, x + level * noise, x)

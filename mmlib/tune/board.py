@@ -102,7 +102,7 @@ class Search:
         """
         recipe, usual = self.best, Recipe("")
         source = str(recipe.manifest) if isinstance(recipe.manifest, str | Path) else "MANIFEST.csv"
-        words = ["python", "-m", "mmlib", "train", source, "--target", recipe.target]
+        words = ["python", "-m", "mmlib", "train", source, "--target", str(recipe.target)]
         words += [word for kind, column in recipe.columns.items() for word in (f"--{kind}", column)]
         said = {
             "use": ",".join(recipe.use or ()),

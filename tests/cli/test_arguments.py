@@ -6,7 +6,7 @@ from mmlib import recipes
 from mmlib.cli import arguments as shared
 from mmlib.cli import train
 from mmlib.cli.main import main, parser
-from mmlib.data import Augment, manifest, targets
+from mmlib.data import Augment, modalities, targets
 from mmlib.recipes import Recipe
 
 
@@ -58,7 +58,7 @@ def test_every_option_of_train_alone_reaches_the_recipe():
 
 def test_fusions_kinds_and_tasks_are_those_of_the_package():
     assert list(shared.FUSIONS) == sorted(recipes.FUSIONS)
-    assert (shared.KINDS, shared.TASKS) == (manifest.KINDS, targets.TASKS)
+    assert (shared.KINDS, shared.TASKS) == (modalities.KINDS, targets.TASKS)
 
 
 @pytest.mark.parametrize(

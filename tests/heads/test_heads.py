@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmlib.core import Features, from_tokens
 from mmlib.heads.classify import ClassifyHead
 from mmlib.heads.ctc import CTCHead
+from mmlib.heads.labels import LabelsHead
 from mmlib.heads.language import LanguageHead
 from mmlib.heads.regress import RegressHead
 
@@ -42,6 +43,14 @@ def lines() -> dict[str, Tensor]:
     }
 
 
+def flags() -> dict[str, Tensor]:
+    """Labels: one row has none that is known, others have one that is not."""
+    target = torch.tensor(
+        [[1, 0, 0], [0.3, 1, 9], [9, 9, 9], [1, 1, 1], [0, 9, 1], [0, 0, 0]], dtype=torch.float32
+    )
+    return {"target": target.masked_fill(target == 9, torch.nan)}
+
+
 def make(head: str) -> tuple[nn.Module, dict[str, Tensor]]:
     torch.manual_seed(0)
     classes = {"target": torch.tensor([0, 1, 2, 2, 1, 0])}
@@ -56,13 +65,14 @@ def make(head: str) -> tuple[nn.Module, dict[str, Tensor]]:
             RegressHead(D, mean=10.0, std=4.0),
             {"target": torch.tensor([8.0, 13.0, 9.0, 20.0, 11.0, 2.0])},
         ),
+        "labels": lambda: (LabelsHead(D, 3, torch.tensor([0.5, 0.9, 0.1])), flags()),
         "prefix": lambda: (LanguageHead(D, K), sequences()),
         "cross": lambda: (LanguageHead(D, K, cross=True), sequences()),
         "ctc": lambda: (CTCHead(D, K), lines()),
     }[head]()
 
 
-HEADS = ["classify", "weighted", "regress", "prefix", "cross", "ctc"]
+HEADS = ["classify", "weighted", "regress", "labels", "prefix", "cross", "ctc"]
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -135,6 +145,7 @@ def test_every_head_says_its_kind_and_how_many_classes_and_the_model_says_it_on(
         "classify": ("classes", 3),
         "weighted": ("classes", 3),
         "regress": ("number", None),
+        "labels": ("labels", 3),
         "prefix": ("sequence", K),
         "cross": ("sequence", K),
         "ctc": ("sequence", K),
@@ -149,6 +160,7 @@ def test_every_head_says_its_kind_and_how_many_classes_and_the_model_says_it_on(
 def test_prior_weight_mean_and_std_are_saved():
     assert {"log_prior", "weight"} <= set(ClassifyHead(D, 3).state_dict())
     assert {"mean", "std"} <= set(RegressHead(D).state_dict())
+    assert "log_odds" in LabelsHead(D, 3).state_dict()
 
 
 @pytest.mark.parametrize("head", ["classify", "regress"])

@@ -456,3 +456,15 @@ def test_the_plan_says_what_was_decided(small):
         " minutes of one core",
     ):
         assert words in plan
+
+
+def test_a_model_with_a_large_vocabulary_comes_back(tmp_path):
+    texts = [" ".join(f"w{i}x{j}" for j in range(80)) for i in range(200)]
+    frame = pd.DataFrame({"text": texts, "label": ["a", "b"] * 100, "split": ["train"] * 200})
+    frame.loc[190:, "split"] = "val"
+    out = tmp_path / "run"
+    run = classify(
+        Recipe(frame, out=out, epochs=1, dim=4, device="cpu", progress=False, log=lambda line: None)
+    )
+    assert len(run.data.preprocessing.vocabularies["text"]) > 10_000
+    assert load(out, "cpu").classes == ["a", "b"]

@@ -50,12 +50,13 @@ def make_batch(head: str = "classify") -> dict[str, Tensor]:
         "text_mask": until(6, 3, 4, 0),
         "row": torch.arange(4),
     }
-    if head in ("classify", "regress"):
-        return batch | {
-            "target": torch.tensor([0, 1, 2, 1])
-            if head == "classify"
-            else torch.tensor([3.0, 7.0, 5.0, 6.0])
+    if head in ("classify", "regress", "labels"):
+        targets = {
+            "classify": torch.tensor([0, 1, 2, 1]),
+            "regress": torch.tensor([3.0, 7.0, 5.0, 6.0]),
+            "labels": torch.eye(4, 3),
         }
+        return batch | {"target": targets[head]}
     target = {"ctc": torch.tensor([[3], [5], [4], [6]])}.get(
         head, torch.tensor([[1, 3, 4, 2], [1, 4, 2, 0], [1, 5, 2, 0], [1, 2, 0, 0]])
     )
