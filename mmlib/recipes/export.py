@@ -54,8 +54,8 @@ def export(
     """Write ``model`` as ONNX to ``path``, with the keys of the batch as inputs; output: logits.
 
     ``sample`` is a batch, such as ``next(iter(loader))``. The number of rows, lengths and sizes are
-    free, apart from those that the model fixes and those that are 1 in the sample. A missing
-    modality is a mask of False, as in torch. Beside NAME.onnx stands NAME.json: the head's kind,
+    free, apart from those that the model fixes (in the sample they are over 1). A missing modality
+    is a mask of False, as in torch. Beside NAME.onnx stands NAME.json: the head's kind,
     what makes probabilities of the logits, the inputs, and the preprocessing; the ONNX file has it
     in its metadata, too. With ``preprocessing``, for classes and numbers, there is NAME.py, a
     client with numpy and onnxruntime that answers as ``Predictor.predict``; with ``weights`` there
@@ -88,6 +88,7 @@ def export(
         raise ValueError(f"the model has {size / 1e9:.1f} GB of weights; an ONNX file holds 2 GB")
     proto = _to_onnx(network, batch)
     inputs = _name_axes(proto, batch)
+    _check_fixed(model, batch, inputs)
     about = describe(model, inputs, preprocessing)
     property_ = proto.metadata_props.add()
     property_.key, property_.value = "mmlib", as_json(about)
@@ -279,18 +280,36 @@ def _axis_name(key: str, axis: int, ndim: int, names: list[str]) -> str:
     return f"{name}_{words.get(ndim - axis, axis)}"
 
 
-def _check(
-    model: nn.Module, batch: Batch, content: bytes, inputs: dict[str, list[int | str]]
-) -> float:
-    """Ask torch and onnxruntime the same; the largest difference. ValueError where it is large."""
-    import onnxruntime
-
+def _check_fixed(model: nn.Module, batch: Batch, inputs: dict[str, list[int | str]]) -> None:
+    """Raise ValueError for an axis that the graph keeps as it is in the sample, not the model."""
     for key, shape in inputs.items():
         if shape[0] != "batch":
             raise ValueError(
                 f"the graph keeps the number of rows of batch[{key!r}], {shape[0]}: a part of the "
                 "model makes a constant of it, as len(x) does; write x.shape[0]"
             )
+        mask, fixed = f"{key}_mask", [i for i, size in enumerate(shape) if isinstance(size, int)]
+        for axis in fixed if key in modalities(batch) else []:
+            other = batch | {key: _resized(batch[key], {axis: batch[key].shape[axis] + 1})}
+            if mask in batch and axis == batch[key].ndim - 1:
+                other[mask] = _resized(batch[mask], {1: other[key].shape[axis]})
+            try:
+                _answer(model, other)
+            except Exception:  # no other size fits: the model keeps it, too
+                continue
+            raise ValueError(
+                f"the graph keeps axis {axis} of batch[{key!r}] at {shape[axis]}, where the model "
+                "takes other sizes, too: a loop over it is written out, or it is 1 in the sample, "
+                "and a sample of more is needed"
+            )
+
+
+def _check(
+    model: nn.Module, batch: Batch, content: bytes, inputs: dict[str, list[int | str]]
+) -> float:
+    """Ask torch and onnxruntime the same; the largest difference. ValueError where it is large."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is told below, in words
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
