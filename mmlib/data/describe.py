@@ -98,7 +98,9 @@ def _describe_target(target: Target) -> list[str]:
 
 def _describe_store(fitted: Preprocessing, name: str, store: Store, rows: np.ndarray) -> str:
     if isinstance(store, Images):
-        return f"images at {store.size} x {store.size} pixels"
+        ends = [f"{low:,g} black and {high:,g} white" for low, high in (store.scale or {}).values()]
+        deep = f", more than 8 bits with {' or '.join(ends)}" if ends else ""
+        return f"images at {store.size} x {store.size} pixels{deep}"
     if isinstance(store, Texts):
         cut = f", {store.truncated:,} texts cut to {MAX_TOKENS} tokens" if store.truncated else ""
         return f"{len(fitted.vocabularies[name]):,} tokens in the vocabulary{cut}"

@@ -93,7 +93,7 @@ def load_data(
     modalities = manifest.modalities if preprocessing is None else preprocessing.modalities
     modalities = dict(sorted(modalities.items()))
     files, problems = find_files(manifest, modalities, split)
-    choose_sizes(files, split, None if preprocessing is None else preprocessing.sizes)
+    choose_sizes(files, split, preprocessing)
     needed = sum(estimate(store) for store in files.values())
     memory = needed < free_memory() / 2 if memory is None else memory
     problems += empty_cells(manifest, split)

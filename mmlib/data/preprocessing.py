@@ -55,6 +55,8 @@ class Preprocessing:
     rate: int = RATE  # of audio, in Hz
     group: str | None = None  # the column whose groups stay whole
     split_columns: list[Modality] = field(default_factory=list)  # drawn from: ``Manifest.keys``
+    # of images of more than 8 bits: by kind of number, which is black and which white
+    scale: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, from which ``from_state`` makes the same."""
@@ -65,6 +67,7 @@ class Preprocessing:
             "sizes": self.sizes,
             "mean": self.mean,
             "std": self.std,
+            "scale": self.scale,
             "rate": self.rate,
             "group": self.group,
             "split_columns": [list(modality) for modality in self.split_columns],
@@ -164,7 +167,7 @@ class Preprocessing:
     def _decode(self, name: str, value: Any) -> Tensor | str:
         kind = self.modalities[name].kind
         if kind == "image":
-            return read_image(value, self.sizes[name])
+            return read_image(value, self.sizes[name], self.scale.get(name))
         if kind == "audio":
             return to_int16(read_audio(*value) if isinstance(value, tuple) else read_audio(value))
         if not isinstance(value, str):
