@@ -152,6 +152,17 @@ def test_an_mp3_that_states_no_length_is_not_called_cut_off(tmp_path):
         read_audio(tmp_path / "x.mp3")
 
 
+def test_notes_of_an_odd_length_before_the_samples_are_stepped_over(tmp_path):
+    data = encoded("WAV", "PCM_16")
+    place = data.index(b"data")
+    data = data[:place] + b"note" + (5).to_bytes(4, "little") + b"hello\0" + data[place:]
+    (tmp_path / "x.wav").write_bytes(data)
+    assert len(read_audio(tmp_path / "x.wav")) == 3 * RATE
+    (tmp_path / "x.wav").write_bytes(data[:-1000])
+    with pytest.raises(ValueError, match="cut off"):
+        read_audio(tmp_path / "x.wav")
+
+
 def test_bytes_after_the_samples_do_no_harm(tmp_path):
     for form, subtype in (("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("MP3", None)):
         data = encoded(form, subtype)
