@@ -11,6 +11,7 @@ from mmlib.data.loaders import Loader
 from mmlib.data.manifest import Manifest, read_manifest
 from mmlib.data.preprocessing import Preprocessing
 from mmlib.data.problems import ManifestErrors, Problem
+from mmlib.data.sources import write_dataset
 from mmlib.data.targets import Target, read_target
 from mmlib.data.text import Vocabulary, tokenize
 
@@ -31,4 +32,5 @@ __all__ = [
     "read_manifest",
     "read_target",
     "tokenize",
+    "write_dataset",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmlib.data.folders import list_folder
 from mmlib.data.problems import ManifestErrors, Problem, did_you_mean
+from mmlib.data.sources import is_dataset
 
 LONGEST = 10_000_000  # characters of a cell; an honest text may exceed csv's own limit of 131,072
 
@@ -50,6 +51,11 @@ def read_table(source: Any) -> Table:
     """
     if hasattr(source, "iloc") and hasattr(source, "columns"):
         table = _from_frame(source)
+    elif is_dataset(source):
+        raise ValueError(
+            "a Hugging Face dataset has no files that a manifest could name: write them with "
+            "mmlib.data.write_dataset(dataset, folder), and read folder/manifest.csv"
+        )
     elif Path(source).is_dir() and not any(Path(source).glob("*.csv")):
         listing = list_folder(source)
         places = [f"row {i}" for i in range(len(listing.rows))]
