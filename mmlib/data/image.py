@@ -1,5 +1,6 @@
 """An image file, array or PIL image -> uint8 (3, S, S): upright, whole, padded to a square."""
 
+import io
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -58,20 +59,25 @@ _LARGE = threading.Lock()
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def open_image(path: str | Path) -> "ImageFile":
-    """``PIL.Image.open`` with the decoders for ``FORMATS`` alone; raises what it raises."""
+def open_image(source: str | Path | bytes) -> "ImageFile":
+    """``PIL.Image.open`` with the decoders for ``FORMATS`` alone; raises what it raises.
+
+    ``source`` is a path, or the bytes of a file.
+    """
     from PIL import Image
 
     Image.init()  # or it would ask only for the formats of plugins that are loaded
-    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def read_image(source: Any, size: int, scale: Scale | None = None) -> Tensor:
     """Read an image -> (3, size, size) uint8, the whole image in its proportions.
 
-    ``source`` is a path, a PIL image, or an array: (H, W), (H, W, C) or (C, H, W), uint8, uint16,
-    bool or float 0..1. The image is turned as its EXIF tag says, transparent parts become white,
-    and the shorter side is padded with the image's mean colour. A file is in one of ``FORMATS``.
+    ``source`` is a path, the bytes of a file, a PIL image, or an array: (H, W), (H, W, C) or
+    (C, H, W), uint8, uint16, bool or float 0..1. The image is turned as its EXIF tag says,
+    transparent parts become white, and the shorter side is padded with the image's mean colour. A
+    file is in one of ``FORMATS``.
 
     ``scale`` says which numbers are black and white where a grey image has more than 8 bits, see
     ``mmlib.data.depth``; a grey array of numbers of that kind is then read as such a file is.
@@ -84,8 +90,8 @@ def read_image(source: Any, size: int, scale: Scale | None = None) -> Tensor:
     """
     from PIL import Image
 
-    if isinstance(source, (str, Path)):
-        if Path(source).stat().st_size == 0:
+    if isinstance(source, (str, Path, bytes)):
+        if (len(source) if isinstance(source, bytes) else Path(source).stat().st_size) == 0:
             raise ValueError("the file is empty (0 bytes)")
         with _reasons(), open_image(source) as image:
             return _square(image, size, scale)

@@ -67,13 +67,14 @@ class Preprocessing:
             "sizes": self.sizes,
             "mean": self.mean,
             "std": self.std,
-            "scale": self.scale,
             "rate": self.rate,
             "group": self.group,
             "split_columns": [list(modality) for modality in self.split_columns],
             "vocabularies": {
                 name: vocabulary.to_list() for name, vocabulary in self.vocabularies.items()
             },
+            # not without need: runs from before it are resumed where the state is the same
+            **({"scale": self.scale} if self.scale else {}),
         }
 
     @classmethod
@@ -106,9 +107,9 @@ class Preprocessing:
         """Raw samples -> one batch, without a target.
 
         A sample is a dict such as {"image": "cat.png", "text": "it purrs"} or {"audio": samples}.
-        Images: path, PIL image or array. Audio: path, samples at 16 kHz, or (samples, rate). A
-        modality left out, None or a blank text is missing. A modality is named as in the model, or
-        by the column that it had in the training manifest.
+        Images: path, bytes of a file, PIL image or array. Audio: path, samples at 16 kHz, or
+        (samples, rate). A modality left out, None or a blank text is missing. A modality is named
+        as in the model, or by the column that it had in the training manifest.
 
         ``row`` (B,) numbers the samples from 0. A clip of over four seconds gives several rows of
         its number. For several batches, let the numbers go on from batch to batch: ``collect`` puts

@@ -219,7 +219,8 @@ def test_images_of_eight_bits_have_no_scale(tmp_path):
     for i in range(3):
         Image.new("RGB", (8, 8), (i, 40, 90)).save(tmp_path / f"{i}.png")
     pictures = {"0.png": "train", "1.png": "train", "2.png": "val"}
-    assert load_data(manifest_of(tmp_path, pictures), progress=False).preprocessing.scale == {}
+    fitted = load_data(manifest_of(tmp_path, pictures), progress=False).preprocessing
+    assert fitted.scale == {} and "scale" not in fitted.state(), "older runs would not resume"
 
 
 def test_a_bad_image_among_those_measured_is_listed_as_any_other(tmp_path):
@@ -238,6 +239,19 @@ def test_a_bad_image_among_those_measured_is_listed_as_any_other(tmp_path):
 def test_a_fitted_scale_is_said(sixteen):
     data = load_data(sixteen[1], progress=False)
     assert any("more than 8 bits" in line and "65,535" in line for line in data.summary)
+
+
+def test_the_bytes_of_a_file_are_read_as_the_file(tmp_path):
+    bomb(tmp_path / "x.png", "I;16", 50)
+    for data in ((tmp_path / "x.png").read_bytes(), b"", b"%!PS-Adobe-3.0 EPSF-3.0"):
+        (tmp_path / "y").write_bytes(data)
+        found = []
+        for source in (tmp_path / "y", data):
+            try:
+                found.append(read_image(source, 32).tolist())
+            except ValueError as error:
+                found.append(str(error))
+        assert found[0] == found[1]
 
 
 def test_an_image_in_memory_is_not_bound_to_the_listed_formats():
