@@ -96,7 +96,7 @@ def test_a_command_or_snippet_that_fails_is_an_error(run):
 def test_every_command_of_mmlib_is_understood(page):
     from mmlib.cli.main import parser
 
-    names = "train|evaluate|predict|export|report|leaks|tune|fusions"
+    names = "train|evaluate|predict|export|report|leaks|tune|fusions|manifest"
     lines = re.findall(rf"-m mmlib ((?:{names})\b[^`\n]*)", page)
     assert len(lines) >= 3
     for line in lines:

@@ -1,8 +1,8 @@
 """The command line: train on a manifest, evaluate a saved model, predict with it; and judge.
 
 ``python -m mmlib --help`` lists the commands. Each is a function from its arguments to an exit
-code, in ``train.py`` (train), ``predict.py`` (evaluate, predict), ``export.py`` (export) or
-``judge.py`` (report, leaks, tune, fusions).
+code, in ``train.py`` (train), ``predict.py`` (evaluate, predict), ``export.py`` (export),
+``judge.py`` (report, leaks, tune, fusions) or ``manifest.py`` (manifest).
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 
-from mmlib.cli import export, judge, predict, train
+from mmlib.cli import export, judge, manifest, predict, train
 from mmlib.cli.arguments import DEBUG, renamed
 
 HELP = """Models that see, read and hear, trained on files of your own.
@@ -41,7 +41,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     main.add_argument("--debug", action="store_true", help=DEBUG)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for family in (train, predict, export, judge):
+    for family in (train, predict, export, judge, manifest):
         family.add_commands(commands)
     return main, list(commands.choices)
 

@@ -11,6 +11,8 @@ from mmlib.data.loaders import Loader
 from mmlib.data.manifest import Manifest, read_manifest
 from mmlib.data.preprocessing import Preprocessing
 from mmlib.data.problems import ManifestErrors, Problem
+from mmlib.data.sources import write_dataset
+from mmlib.data.stream import ShardLoader, Shards, write_shards
 from mmlib.data.targets import Target, read_target
 from mmlib.data.text import Vocabulary, tokenize
 
@@ -22,6 +24,8 @@ __all__ = [
     "ManifestErrors",
     "Preprocessing",
     "Problem",
+    "ShardLoader",
+    "Shards",
     "Target",
     "Vocabulary",
     "choose_size",
@@ -31,4 +35,6 @@ __all__ = [
     "read_manifest",
     "read_target",
     "tokenize",
+    "write_dataset",
+    "write_shards",
 ]

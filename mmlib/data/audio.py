@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmlib.data.whole import check_whole, states_length
+
 RATE = 16_000  # samples a second, of every waveform in a batch
 # a longer clip is cut at random in training and becomes several windows in evaluation
 WINDOW = 4 * RATE
@@ -22,15 +24,24 @@ LOWEST, HIGHEST = 100, 10_000_000  # Hz: below, a few bytes would become minutes
 HOURS = 4
 # on Windows libsndfile brings a C library of its own, which does not know Python's descriptors
 BY_DESCRIPTOR = sys.platform != "win32"
+BLOCK = 10_000_000  # numbers that are decoded at a time: a longer clip is read in blocks
+LOUDEST = 4.0  # 12 dB over full scale: what is louder is in another scale, and not clipped
+# From half a step of 16 bits (-96 dB) down to a step of 24 bits: neither heard nor silence.
+FAINT, SILENT = 0.5 / 32767, 2.0**-24
+SCALES = ("int8", "uint8", "int16", "uint16", "int32")  # of audio: their full range is -1..1
 
 
 def read_audio(source: Any, rate: int | None = None) -> Tensor:
     """Read an audio file, or samples -> waveform (L,) float32 at 16 kHz in -1..1.
 
-    Samples are (L,), (L, channels) or (channels, L), float or integer, at ``rate`` Hz (16,000 by
-    default). Channels are averaged. A file is recognised by what it holds, not by its name: MP3
-    data in a .wav file is read. Raises ValueError with the reason: not an audio file, no samples,
-    over 4 hours, below 100 Hz, NaN.
+    Samples are (L,), (L, channels) or (channels, L), at ``rate`` Hz (16,000 by default): floats in
+    -1..1, or integers of 8, 16 or 32 bits, scaled by their full range. Channels are averaged. A
+    file is recognised by what it holds, not by its name: MP3 data in a .wav file is read. A little
+    over full scale is clipped, as a player does.
+
+    Raises ValueError with the reason: not an audio file, cut off, no samples, over 4 hours, below
+    100 Hz, NaN, in another scale (far above 1, or so faint that 16 bits store silence), channels
+    that cancel each other.
 
     >>> read_audio([[0.5, 0.1], [0.3, 0.1]])  # two samples of two channels
     tensor([0.3000, 0.2000])
@@ -44,7 +55,8 @@ def read_audio(source: Any, rate: int | None = None) -> Tensor:
     import soundfile
 
     try:
-        return _to_mono(*_read_file(source))
+        check_whole(source)
+        return _read_file(source)
     except MemoryError as error:
         raise ValueError("the clip does not fit into memory") from error
     except (OSError, soundfile.SoundFileError) as error:
@@ -114,12 +126,49 @@ def _to_mono(samples: np.ndarray, rate: int) -> Tensor:
         raise ValueError("the clip is empty: no samples")
     _check_length(len(samples), rate)
     with np.errstate(over="ignore", invalid="ignore"):  # reported below, in words
-        one = samples.shape[1] == 1  # its mean is itself
-        mono = samples[:, 0] if one else samples.mean(axis=1, dtype=np.float32)  # (L,)
-        mono = _resample(mono, rate)
-    if not np.isfinite(mono).all():
+        mono = _mix(samples)
+        _check_channels(samples, mono)
+        return _in_range(_resample(mono, rate))
+
+
+def _mix(samples: np.ndarray) -> np.ndarray:
+    """(L, channels) -> (L,) float32, their mean; that of one channel is itself."""
+    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
+
+
+def _peak(samples: np.ndarray) -> float:
+    """The largest magnitude; NaN where there is NaN."""
+    return float(np.maximum(samples.max(initial=0), -samples.min(initial=0)))
+
+
+def _check_channels(samples: np.ndarray, mono: np.ndarray) -> None:
+    """Raise ValueError where of the channels (L, channels) next to nothing is left in their mean.
+
+    That is a thousandth, -60 dB.
+    """
+    if samples.shape[1] > 1 and _peak(mono) < 1e-3 * _peak(samples):
+        raise ValueError(
+            "the channels cancel each other, so their mean is silence: one is inverted; turn its "
+            "sign, or keep one channel"
+        )
+
+
+def _in_range(mono: np.ndarray) -> Tensor:
+    """(L,) -> float32 in -1..1. Raises ValueError where it is in another scale."""
+    peak = _peak(mono)
+    if not np.isfinite(peak):
         raise ValueError("the clip has NaN, infinity or far too large numbers in it")
-    return torch.from_numpy(np.clip(mono, -1, 1).astype(np.float32, copy=False))
+    if peak > LOUDEST:
+        raise ValueError(
+            f"samples up to {peak:,.6g}, expected -1..1: divide by the largest possible value "
+            "(32,768 for 16 bits), or give integers"
+        )
+    if SILENT < peak < FAINT:
+        raise ValueError(
+            f"the loudest sample is at {20 * np.log10(peak):.0f} dB, which 16 bits store as "
+            f"silence, expected at least {20 * np.log10(FAINT):.0f} dB: multiply it, or write zeros"
+        )
+    return torch.from_numpy((mono.clip(-1, 1) if peak > 1 else mono).astype(np.float32, copy=False))
 
 
 def seconds(path: str | Path) -> float:
@@ -146,10 +195,54 @@ def read_header(path: str | Path) -> Any:
         raise ValueError(f"not an audio file that can be read ({reason})") from error
 
 
-def _read_file(path: str | Path) -> tuple[np.ndarray, int]:
+def _read_file(path: str | Path) -> Tensor:
     with _File(io.FileIO(path)) as file, _quiet(file), _open(file) as audio:
         _check_length(audio.frames, audio.samplerate)
-        return audio.read(dtype="float32", always_2d=True), audio.samplerate
+        if audio.frames * audio.channels > BLOCK:
+            return _read_blocks(path, audio)
+        samples = audio.read(dtype="float32", always_2d=True)
+        _check_count(path, audio, len(samples))
+        return _to_mono(samples, audio.samplerate)
+
+
+def _check_count(path: str | Path, audio: Any, read: int) -> None:
+    """Raise ValueError where a decoder found fewer samples than the header promises.
+
+    An MP3 may end within its last granule of 576.
+    """
+    spare = min(576, audio.frames - 1) if audio.format == "MP3" else 0
+    if read < audio.frames - spare and (audio.format != "MP3" or states_length(path)):
+        raise ValueError(
+            f"the file is cut off: its header promises {audio.frames:,} samples, and {read:,} can "
+            "be decoded; get it again, or write what is left to a new file"
+        )
+
+
+def _read_blocks(path: str | Path, audio: Any) -> Tensor:
+    """A long file -> (L',) float32 at 16 kHz, the same as at once, in the memory of the result.
+
+    Each block is resampled together with what the filter reaches before and after it.
+    """
+    up, down = _ratio(audio.samplerate)
+    margin = down * -(-(10 * max(up, down) + up) // (up * down))  # samples, a multiple of down
+    out = np.zeros(-(-audio.frames * up // down), np.float32)
+    held, begin, done, read = np.zeros(0, np.float32), 0, 0, 0  # held: samples begin..read
+    while read < audio.frames:
+        samples = audio.read(max(1, BLOCK // audio.channels), dtype="float32", always_2d=True)
+        if not len(samples):
+            break
+        with np.errstate(over="ignore", invalid="ignore"):
+            mono = _mix(samples)
+            _check_channels(samples, mono)
+            held, read = np.concatenate([held, mono]), read + len(samples)
+            made = _resample(held, audio.samplerate)
+        stop = read if read >= audio.frames else max(done, (read - margin) // down * down)
+        first, last = (done - begin) * up // down, -(-(stop - begin) * up // down)
+        out[done * up // down :][: last - first] = made[first:last]
+        done, keep = stop, max(begin, stop - margin)
+        held, begin = held[keep - begin :], keep
+    _check_count(path, audio, read)
+    return _in_range(out)
 
 
 def _open(file: _File) -> Any:
@@ -176,12 +269,25 @@ def _check_length(frames: int, rate: int) -> None:
 
 
 def _from_array(source: Any) -> np.ndarray:
-    """-> (L, channels) float32; integers are scaled by their full range."""
+    """-> (L, channels) float32; integers are scaled by their full range.
+
+    Raises ValueError for other shapes and types, and for numbers of 16 bits that are stored in 32.
+    """
     samples = source.detach().cpu().numpy() if isinstance(source, Tensor) else np.asarray(source)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
         raise ValueError(
             f"audio of shape {samples.shape} and type {samples.dtype}, expected numbers of shape "
             "(L,), (L, channels) or (channels, L)"
+        )
+    if samples.dtype.kind != "f" and samples.dtype.name not in SCALES:
+        raise ValueError(
+            f"samples of type {samples.dtype}, which says nothing about their scale: give int16 "
+            "(astype(np.int16) of 16-bit numbers), int32, or floats in -1..1"
+        )
+    if samples.dtype == np.int32 and samples.any() and _peak(samples) < 2**15:
+        raise ValueError(
+            f"int32 samples up to {_peak(samples):,.0f}, expected up to 2,147,483,647: if they "
+            "are of 16 bits, give samples.astype(np.int16)"
         )
     if samples.dtype.kind == "u":
         samples = samples.astype(np.float64) / (np.iinfo(samples.dtype).max / 2) - 1
@@ -200,12 +306,17 @@ def _resample(x: np.ndarray, rate: int) -> np.ndarray:
         return x
     from scipy.signal import resample_poly
 
+    up, down = _ratio(rate)
+    return resample_poly(x, up, down, window=_filter(max(up, down)))
+
+
+def _ratio(rate: int) -> tuple[int, int]:
+    """16 kHz over ``rate``, in lowest terms."""
     # 11,127 Hz asks for 16000/11127: a near fraction is off by under one in a million
     ratio = Fraction(RATE, rate).limit_denominator(1000)
-    up, down = ratio.numerator, ratio.denominator
-    if up == 0:
+    if ratio.numerator == 0:
         raise ValueError(f"sample rate {rate} Hz is too high to bring to {RATE}")
-    return resample_poly(x, up, down, window=_filter(max(up, down)))
+    return ratio.numerator, ratio.denominator
 
 
 @lru_cache(maxsize=32)

@@ -117,7 +117,9 @@ def _describe_table(
 
 def _describe_store(fitted: Preprocessing, name: str, store: Store, rows: np.ndarray) -> str:
     if isinstance(store, Images):
-        return f"images at {store.size} x {store.size} pixels"
+        ends = [f"{low:,g} black and {high:,g} white" for low, high in (store.scale or {}).values()]
+        deep = f", more than 8 bits with {' or '.join(ends)}" if ends else ""
+        return f"images at {store.size} x {store.size} pixels{deep}"
     if isinstance(store, Columns):
         return f"{store.mask.shape[1]} columns"
     if isinstance(store, Texts):

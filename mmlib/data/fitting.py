@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from mmlib.data.columns import Fitted
+from mmlib.data.depth import fit_scale
 from mmlib.data.describe import brief, missing_classes
-from mmlib.data.image import choose_size, image_size
+from mmlib.data.image import choose_size, image_extrema, image_size
 from mmlib.data.labels import wrong_flags
 from mmlib.data.manifest import Manifest
 from mmlib.data.modalities import Modality
@@ -75,25 +76,28 @@ def _refuse_odd_cells(
 
 
 def choose_sizes(
-    files: Mapping[str, Files], split: np.ndarray, given: Mapping[str, int] | None
+    files: Mapping[str, Files], split: np.ndarray, given: Preprocessing | None
 ) -> None:
-    """Set the size in pixels of each store of images.
+    """Set the size in pixels of each store of images, and the scale of more than 8 bits.
 
-    It is the given one, or else chosen from the headers of files of the training rows.
+    They are the given ones, or else chosen from files of the training rows: sizes from the
+    headers, scales from the pixels of those that have more than 8 bits.
     """
     for name, store in files.items():
         if not isinstance(store, Images):
             continue
         if given is not None:
-            store.size = given[name]
+            store.size, store.scale = given.sizes[name], given.scale.get(name)
             continue
-        found = []
+        sizes, extrema = [], []
         for i in _training_files(store, split):
             try:
-                found.append(image_size(store.paths[i]))
+                sizes.append(image_size(store.paths[i]))
+                extrema.append(image_extrema(store.paths[i]))
             except ValueError:
                 continue  # reported with all the others when the files are read
-        store.size = choose_size(found)
+        store.size = choose_size(sizes)
+        store.scale = fit_scale([found for found in extrema if found is not None])
 
 
 def fit(
@@ -104,10 +108,12 @@ def fit(
     target: Target,
 ) -> Preprocessing:
     """Normalisation and vocabularies, from the training rows only, beside what is known."""
-    sizes, mean, std, vocabularies = {}, {}, {}, {}
+    sizes, mean, std, scale, vocabularies = {}, {}, {}, {}, {}
     for name, store in files.items():
         if isinstance(store, Images):
             sizes[name] = store.size
+            if store.scale:
+                scale[name] = {kind: list(ends) for kind, ends in store.scale.items()}
             mean[name], std[name] = _moments(store, split)
     for name, modality in modalities.items():
         if modality.kind == "text":
@@ -129,6 +135,7 @@ def fit(
         group=manifest.group_name,
         split_columns=manifest.split_columns,
         tables=tables,
+        scale=scale,
     )
 
 

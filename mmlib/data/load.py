@@ -96,7 +96,7 @@ def load_data(
     files, problems = find_files(manifest, modalities, split)
     tables = {} if preprocessing is None else preprocessing.tables
     problems += wrong_columns(manifest, modalities, split, tables)
-    choose_sizes(files, split, None if preprocessing is None else preprocessing.sizes)
+    choose_sizes(files, split, preprocessing)
     needed = sum(estimate(store) for store in files.values())
     memory = needed < free_memory() / 2 if memory is None else memory
     problems += empty_cells(manifest, split, target)

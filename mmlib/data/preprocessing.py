@@ -57,6 +57,8 @@ class Preprocessing:
     group: str | None = None  # the column whose groups stay whole
     split_columns: list[Modality] = field(default_factory=list)  # drawn from: ``Manifest.keys``
     tables: dict[str, Fitted] = field(default_factory=dict)  # of tables
+    # of images of more than 8 bits: by kind of number, which is black and which white
+    scale: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers, from which ``from_state`` makes the same."""
@@ -77,6 +79,8 @@ class Preprocessing:
             "vocabularies": {
                 name: vocabulary.to_list() for name, vocabulary in self.vocabularies.items()
             },
+            # not without need: runs from before it are resumed where the state is the same
+            **({"scale": self.scale} if self.scale else {}),
         }
         tables = {name: asdict(table) for name, table in self.tables.items()}
         return state | ({"tables": tables} if tables else {})
@@ -114,10 +118,10 @@ class Preprocessing:
         """Raw samples -> one batch, without a target.
 
         A sample is a dict such as {"image": "cat.png", "text": "it purrs"} or {"audio": samples}.
-        Images: path, PIL image or array. Audio: path, samples at 16 kHz, or (samples, rate). A
-        table: a dict by column, {"age": 3, "colour": "red"}; None and NaN are missing. A
-        modality left out, None or a blank text is missing. A modality is named as in the model, or
-        by the column that it had in the training manifest.
+        Images: path, bytes of a file, PIL image or array. Audio: path, samples at 16 kHz, or
+        (samples, rate). A table: a dict by column, {"age": 3, "colour": "red"}; None and NaN are
+        missing. A modality left out, None or a blank text is missing. A modality is named as in the
+        model, or by the column that it had in the training manifest.
 
         ``row`` (B,) numbers the samples from 0. A clip of over four seconds gives several rows of
         its number. For several batches, let the numbers go on from batch to batch: ``collect`` puts
@@ -178,7 +182,7 @@ class Preprocessing:
     def _decode(self, name: str, value: Any) -> Tensor | str:
         kind = self.modalities[name].kind
         if kind == "image":
-            return read_image(value, self.sizes[name])
+            return read_image(value, self.sizes[name], self.scale.get(name))
         if kind == "audio":
             return to_int16(read_audio(*value) if isinstance(value, tuple) else read_audio(value))
         if kind == "table":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmlib.data.audio import read_audio
+from mmlib.data.depth import Scale
 from mmlib.data.image import read_image
 from mmlib.data.text import Vocabulary
 
@@ -43,6 +44,7 @@ class Images:
     data: Tensor | None = None  # None: read from disk when needed
     origin: Origin | None = None
     checksums: np.ndarray | None = None  # (files,) of what ``decode`` read; None before that
+    scale: Scale | None = None  # of images of more than 8 bits
 
     def reserve(self) -> None:
         """Make room in memory for all files."""
@@ -64,7 +66,7 @@ class Images:
 
     def load(self, index: int) -> Tensor:
         """One file's image (3, S, S) uint8 from disk."""
-        return _load(self, index, lambda path: read_image(path, self.size))
+        return _load(self, index, lambda path: read_image(path, self.size, self.scale))
 
 
 @dataclass

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmlib.data.folders import list_folder
 from mmlib.data.problems import ManifestErrors, Problem, did_you_mean
+from mmlib.data.sources import is_dataset
 
 BETWEEN = "\x1f"  # the cells of several columns of one row, in one string
 LONGEST = 10_000_000  # characters of a cell; an honest text may exceed csv's own limit of 131,072
@@ -56,13 +58,23 @@ def missing_column(name: str, header: Sequence[str], column: str) -> str:
 
 
 def read_table(source: Any) -> Table:
-    """Read a CSV file (UTF-8, with a header) or a pandas DataFrame.
+    """Read a CSV file (UTF-8, with a header), a pandas DataFrame, or a folder per class.
 
-    Raises ValueError for a file that is missing, not UTF-8 or not CSV, and for a table without
+    Raises ValueError for a file that is missing, not UTF-8 or not CSV, for a folder that may mean
+    several things (see ``folders.list_folder``) or has a CSV file in it, and for a table without
     header or rows; ManifestErrors for rows whose number of cells is not that of the header.
     """
     if hasattr(source, "iloc") and hasattr(source, "columns"):
         table = _from_frame(source)
+    elif is_dataset(source):
+        raise ValueError(
+            "a Hugging Face dataset has no files that a manifest could name: write them with "
+            "mmlib.data.write_dataset(dataset, folder), and read folder/manifest.csv"
+        )
+    elif Path(source).is_dir() and not any(Path(source).glob("*.csv")):
+        listing = list_folder(source)
+        places = [f"row {i}" for i in range(len(listing.rows))]
+        table = Table(str(source), Path(source), listing.header, listing.rows, places)
     else:
         table = _from_csv(Path(source))
     if not table.rows:

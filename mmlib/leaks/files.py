@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from mmlib.data.audio import RATE, read_audio, read_header
-from mmlib.data.image import read_image
+from mmlib.data.image import open_image, read_image
 from mmlib.data.manifest import Manifest, resolve
 from mmlib.machine import cores
 
@@ -121,11 +121,10 @@ def image_features(path: Path) -> FileFeatures:
 
     Raises ValueError where the file is not an image.
     """
-    from PIL import Image
 
     # (3, 64, 64), upright, on white, padded with its mean colour
     square = read_image(path, 4 * SIDE)
-    with Image.open(path) as opened:
+    with open_image(path) as opened:
         width, height = opened.size
         inside = crop(square, *upright_size(opened))
         tables = sorted(getattr(opened, "quantization", {}).items())  # of a JPEG: its quality

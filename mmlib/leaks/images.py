@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmlib.data.image import image_size, read_image
+from mmlib.data.image import image_size, open_image, read_image
 from mmlib.leaks.files import crop, upright_size
 
 LARGE, REDUCED = 256, 128  # pixels: an image longer than LARGE is compared at REDUCED
@@ -82,7 +82,7 @@ def _read(path: Path) -> _Image:
     """The image, reduced where it is large; what is reduced cannot be encoded as the file was."""
     from PIL import Image
 
-    with Image.open(path) as opened:
+    with open_image(path) as opened:
         width, height = upright_size(opened)
     longer = max(image_size(path))
     square = read_image(path, longer if longer <= LARGE else REDUCED)
@@ -92,10 +92,9 @@ def _read(path: Path) -> _Image:
 
 def _encoder(path: Path) -> Callable[[Any], Any] | None:
     """What JPEG with this file's tables makes of an image; None where the file is no JPEG."""
-    from PIL import Image
     from PIL.JpegImagePlugin import get_sampling
 
-    with Image.open(path) as opened:
+    with open_image(path) as opened:
         if opened.format != "JPEG" or opened.mode not in ("L", "RGB"):
             return None
         tables = getattr(opened, "quantization", None)  # only Pillow's JPEG images have it

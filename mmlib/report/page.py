@@ -8,6 +8,7 @@ from typing import Any
 
 from mmlib.data import read_audio
 from mmlib.data.audio import RATE
+from mmlib.data.image import open_image
 
 SIDE, SECONDS = 320, 10  # the most that an example shows: pixels of the longer side, and of audio
 SIGNS = {
@@ -338,9 +339,9 @@ def _modality(name: str, kind: str, value: str) -> str:
 
 def _image(path: str) -> str:
     """The image, reduced, as PNG in base64."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    with Image.open(path) as opened:
+    with open_image(path) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
