@@ -49,7 +49,8 @@ def read_audio(source: Any, rate: int | None = None) -> Tensor:
     torch.Size([16000])
     """
     if not isinstance(source, (str, Path)):
-        return _to_mono(_from_array(source), RATE if rate is None else rate)
+        clip = _to_mono(_from_array(source), RATE if rate is None else rate)
+        return clip.clone()  # never the caller's own memory
     if Path(source).stat().st_size == 0:
         raise ValueError("the file is empty (0 bytes)")
     import soundfile

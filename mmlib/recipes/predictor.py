@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmlib import metrics
-from mmlib.core import Batch, Output, from_pooled
+from mmlib.core import Batch, Output, from_pooled, inputs_of
 from mmlib.data import Loader, Manifest, Preprocessing, load_data, read_manifest
 from mmlib.data.loaders import has_modality
 from mmlib.data.splits import choose_splits, is_drawn
@@ -286,7 +286,7 @@ def forward_present(model: Model, batch: Batch, absent: Collection[str]) -> Outp
         present = [name for name in encoders if name not in absent]
         if not 0 < len(present) < len(encoders) or type(model.backbone) is not Backbone:
             return model(batch)
-        features = {name: encoders[name](batch[name], batch[f"{name}_mask"]) for name in present}
+        features = {name: encoders[name](*inputs_of(batch, name)) for name in present}
         pooled = features[present[0]].pooled  # (B, D)
         nothing = from_pooled(torch.zeros_like(pooled), torch.zeros_like(pooled[:, 0]).bool())
         return model.head(model.backbone.fusion(dict.fromkeys(encoders, nothing) | features), batch)

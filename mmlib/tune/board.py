@@ -30,6 +30,7 @@ OPTIONS = (
     "distributed",
     "tensorboard",
     "batch_size",
+    "start",
 )
 
 
