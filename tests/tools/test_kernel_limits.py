@@ -32,7 +32,7 @@ def run_pytest(folder: Path, option: str, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """The course's own test set-up on four small notebooks: at most 5 CPU-seconds and 1 GB each."""
+    """The course's own test set-up on four small notebooks: 10 CPU-seconds and 1 GB for each."""
     folder = tmp_path_factory.mktemp("course") / "notebooks"
     folder.mkdir()
     tools = folder.parent / "tests" / "tools"
@@ -54,13 +54,13 @@ def result(tmp_path_factory):
             ),
             path,
         )
-    return run_pytest(folder, "-rf", MMLIB_NOTEBOOK_CPU="5", MMLIB_NOTEBOOK_MEMORY="1")
+    return run_pytest(folder, "-rf", MMLIB_NOTEBOOK_CPU="10", MMLIB_NOTEBOOK_MEMORY="1")
 
 
 @pytest.mark.parametrize(
     "name, reason",
     [
-        ("slow", "CPU-seconds, expected at most 5"),
+        ("slow", "CPU-seconds, expected at most 10"),
         ("large", "GB of memory, expected at most 1"),
         ("online", "asked for the network (192.0.2.1)"),
     ],
