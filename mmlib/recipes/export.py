@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmlib.core import Batch, modalities
 from mmlib.data import Preprocessing
 from mmlib.data.audio import WINDOW
+from mmlib.data.columns import FARTHEST
 from mmlib.data.store import MAX_TOKENS
 from mmlib.data.text import TOKEN
 from mmlib.files import as_json, write_atomically
@@ -32,7 +33,7 @@ FORMAT = 1  # of the description in the metadata
 LARGEST = 2_000_000_000  # bytes: a file of protocol buffers ends at 2 GiB
 TOLERANCE = 1e-4  # of the check: a difference from torch, relative where logits are above 1
 MOST_ROWS = 64  # of the check: for six modalities, that is every subset of them
-ANSWERED = ("classes", "number")  # the kinds that the client makes answers of
+ANSWERED = ("classes", "labels", "number")  # the kinds that the client makes answers of
 PROBABILITIES = {"classes": "softmax", "labels": "sigmoid", "ordinal": "sigmoid"}
 
 
@@ -57,9 +58,9 @@ def export(
     free, apart from those that the model fixes (in the sample they are over 1). A missing modality
     is a mask of False, as in torch. Beside NAME.onnx stands NAME.json: the head's kind,
     what makes probabilities of the logits, the inputs, and the preprocessing; the ONNX file has it
-    in its metadata, too. With ``preprocessing``, for classes and numbers, there is NAME.py, a
-    client with numpy and onnxruntime that answers as ``Predictor.predict``; with ``weights`` there
-    is NAME.safetensors. Files of these names are replaced.
+    in its metadata, too. With ``preprocessing``, for classes, labels and numbers, there is NAME.py,
+    a client with numpy and onnxruntime that answers as ``Predictor.predict``; with ``weights``
+    there is NAME.safetensors. Files of these names are replaced.
 
     Before anything is written, onnxruntime answers as torch does: every subset of up to six
     modalities, and other rows and sizes than those of the sample. Raises ImportError, saying what
@@ -135,6 +136,7 @@ def describe(
         "token": TOKEN.pattern,
         "max_tokens": MAX_TOKENS,
         "window": WINDOW,
+        "farthest": FARTHEST,
         "preprocessing": preprocessing.state(),
     }
 

@@ -26,26 +26,39 @@ class Client:
         self.fitted, self.window = self.about["preprocessing"], self.about["window"]
 
     def predict(self, **modalities: Any) -> dict[str, Any]:
-        """One sample -> "class" and "probabilities", or "value"; None or left out is missing.
+        """One sample -> "class" or "labels" and "probabilities", or "value"; None is missing.
 
         image: a file, or an array (H, W) or (H, W, C) of uint8. text: a string. audio: a file, or
-        (samples, rate), or samples at 16 kHz, float -1..1. A long sound is asked about in windows.
+        (samples, rate), or samples at 16 kHz, float -1..1; a long one is asked about in windows.
+        table: {"age": 3, "colour": "red"}, or "age=3,colour=red"; other columns are missing.
         """
         if unknown := sorted(modalities.keys() - self.fitted["modalities"].keys()):
             raise ValueError(f"unknown {unknown}; this model has {list(self.fitted['modalities'])}")
-        parts, batch, windows = {}, {}, 1
+        parts: dict[str, Any] = {}
+        batch: dict[str, np.ndarray] = {}
+        windows = 1
         for name, (kind, _) in self.fitted["modalities"].items():
             value = modalities.get(name)
+            if kind == "table":
+                batch |= self._table(name, value or {})
+                continue
             x, present = getattr(self, f"_{kind}")(name, value), value is not None
             parts[name] = x, present and (kind != "text" or x.any())
             windows = max(windows, -(-len(x) // self.window) if kind == "audio" else 1)
+        batch = {key: np.repeat(row, windows, axis=0) for key, row in batch.items()}
         for name, (x, present) in parts.items():
             batch[name] = np.stack([self._cut(x, i) for i in range(windows)])
             batch[f"{name}_mask"] = np.full((windows, batch[name].shape[-1]), present)
-        return self._answer(self.session.run(["logits"], batch)[0].astype(np.float64))
+        given = {key: value for key, value in batch.items() if key in self.about["inputs"]}
+        return self._answer(self.session.run(["logits"], given)[0].astype(np.float64))
 
     def _answer(self, logits: np.ndarray) -> dict[str, Any]:
         target = self.fitted["target"]
+        if target.get("labels"):  # logits (windows, K)
+            shares = (1 / (1 + np.exp(-logits))).mean(axis=0).tolist()
+            named = dict(zip(target["labels"], shares, strict=True))
+            likely = [label for label, share in named.items() if share >= 0.5]
+            return {"labels": likely, "probabilities": named}
         if target["classes"] is None:  # logits (windows,)
             return {"value": target["centre"] + float(logits.mean())}
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))  # (windows, K)
@@ -60,6 +73,26 @@ class Client:
         place = min(1.0, i / max(1, -(-len(x) // self.window) - 1))
         start = int(place * (len(x) - self.window) + 0.5)
         return x[start : start + self.window]
+
+    def _table(self, name: str, value: Any) -> dict[str, np.ndarray]:
+        table = self.fitted["tables"][name]
+        if isinstance(value, str):
+            value = dict(part.strip().split("=", 1) for part in value.split(","))
+        if unknown := sorted(value.keys() - set(table["columns"])):
+            raise ValueError(f"no columns {unknown}; the table has {table['columns']}")
+        cells = {column: "" if x is None else str(x).strip() for column, x in value.items()}
+        numbers, ids, there = [], [], []
+        for column, (mean, std) in table["numbers"].items():
+            cell = cells.get(column, "")
+            steps = (float(cell) - mean) / std if cell and std > 1e-12 * abs(mean) else 0.0
+            numbers.append(min(max(steps, -self.about["farthest"]), self.about["farthest"]))
+            there.append(bool(cell))
+        for column, known in table["categories"].items():
+            cell = cells.get(column, "")
+            ids.append(known.index(cell) + 1 if cell in known else 0)
+            there.append(ids[-1] > 0)
+        found = (np.array([numbers], np.float32), np.array([ids], np.int64), np.array([there]))
+        return dict(zip((name, f"{name}_category", f"{name}_mask"), found, strict=True))
 
     def _text(self, name: str, value: str | None) -> np.ndarray:
         text = unicodedata.normalize("NFKC", value or "").lower().replace("\u2019", "'")

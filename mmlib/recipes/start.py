@@ -36,13 +36,7 @@ class Start:
                 "were prepared: begin from it with fit(..., start=)"
             )
         fitted = Preprocessing.from_state(state["extra"]["preprocessing"])
-        kinds = {name: modality.kind for name, modality in fitted.modalities.items()}
-        here = {name: modality.kind for name, modality in manifest.modalities.items()}
-        if kinds != here:
-            raise ValueError(
-                f"the run in {folder} has the modalities {kinds}, {manifest.name} has {here}: name "
-                "the same ones (use=, columns=; --use, --image, --text, --audio)"
-            )
+        _check_modalities(folder, fitted, manifest)
         names = choose_splits(manifest)
         _check_classes(folder, fitted.target.classes, manifest, names)
         for split in set(names) - {"", "train"}:
@@ -51,7 +45,10 @@ class Start:
             )
         fitted = replace(
             fitted,
-            modalities=dict(sorted(manifest.modalities.items())),
+            modalities={
+                name: fitted.modalities[name] if modality.kind == "table" else modality
+                for name, modality in sorted(manifest.modalities.items())
+            },  # a table keeps the order of its columns
             target_name=manifest.target_name,
             group=manifest.group_name,
             split_columns=manifest.split_columns,
@@ -61,7 +58,8 @@ class Start:
     def give(self, model: Model, spec: dict[str, Any]) -> None:
         """Copy the run's best weights into a model that was built from ``spec``.
 
-        The prior of the new training rows stays. Raises ValueError for a model of another plan.
+        The prior of the new training rows stays; that of labels is the run's. Raises ValueError for
+        a model of another plan.
         """
         before = self.state["extra"]["spec"]
         for name in SAME:
@@ -80,6 +78,25 @@ class Start:
     def remember(self, trained: dict[str, str]) -> dict[str, str]:
         """The checksums of the rows of both trainings."""
         return merge(self.state["extra"].get("trained", {}), trained)
+
+
+def _check_modalities(folder: str | Path, fitted: Preprocessing, manifest: Manifest) -> None:
+    """Raise ValueError where the manifest does not have just the modalities of the run."""
+    kinds = {name: modality.kind for name, modality in fitted.modalities.items()}
+    here = {name: modality.kind for name, modality in manifest.modalities.items()}
+    if kinds != here:
+        raise ValueError(
+            f"the run in {folder} has the modalities {kinds}, {manifest.name} has {here}: name "
+            "the same ones (use=, columns=, table=; --use, --image, --text, --audio, --table)"
+        )
+    for name, table in fitted.tables.items():
+        columns = manifest.modalities[name].columns
+        if sorted(columns) != sorted(table.columns):
+            raise ValueError(
+                f"the run in {folder} has a table of the columns {table.columns}, here it has "
+                f"{columns}: name the same ones (table=; --table); a column that has no values "
+                "may be empty"
+            )
 
 
 def _check_classes(

@@ -7,13 +7,14 @@ import runpy
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
 from PIL import Image
 from torch import nn
 
-from mmlib import Backbone, Model, Recipe, SumFusion, TwoTower, classify, export
+from mmlib import Backbone, Model, Recipe, SumFusion, TwoTower, classify, export, recipes
 from mmlib.core import Features, Output, from_tokens
 from mmlib.recipes.recurrence import OnnxRecurrent
 from mmlib.recipes.saved import sample
@@ -201,6 +202,55 @@ def test_the_client_is_a_program_and_names_what_it_does_not_know(pet, client, mo
     assert json.loads(capsys.readouterr().out) == client.predict(text="it barks=loudly")
     with pytest.raises(ValueError, match=r"unknown \['smell'\]; this model has \['audio', "):
         client.predict(smell="wet")
+
+
+@pytest.fixture(scope="module")
+def tagged(packages, tmp_path_factory):
+    """A Predictor of labels from a table and a text, and the client beside its export."""
+    folder = tmp_path_factory.mktemp("tagged")
+    draw = np.random.default_rng(0)
+    table = pd.DataFrame({"text": [f"{a} {b}" for a, b in draw.choice(["red", "blue"], (80, 2))]})
+    table["age"] = [str(age) if age else "" for age in draw.integers(0, 9, 80)]
+    table["same"], table["colour"] = "7", draw.choice(["x", "y", ""], 80)
+    table["tags"] = [";".join(sorted(set(text.split()))) for text in table["text"]]
+    recipe = Recipe(
+        table,
+        target="tags",
+        task="labels",
+        table="age,colour,same",
+        epochs=2,
+        device="cpu",
+        progress=False,
+        log=lambda line: None,
+    )
+    predictor = recipes.train(recipe).predictor
+    fitted = predictor.preprocessing
+    export(predictor.model, fitted.batch([sample(fitted)] * 2), folder / "tags.onnx", fitted)
+    client = runpy.run_path(str(folder / "tags.py"))["Client"](folder / "tags.onnx")
+    return predictor, client
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"age": 3, "colour": "x", "same": 7},
+        {"age": "1000", "colour": "never seen"},
+        {"same": 12.5, "age": None},
+        {},
+        None,
+    ],
+    ids=str,
+)
+def test_the_client_answers_about_tables_and_labels_as_the_predictor(tagged, values):
+    predictor, client = tagged
+    for text in ("red blue", None):
+        want, got = (one.predict(table=values, text=text) for one in (predictor, client))
+        assert got["labels"] == want["labels"]
+        assert got["probabilities"] == pytest.approx(want["probabilities"], abs=1e-5)
+    line = ",".join(f"{column}={value}" for column, value in (values or {}).items() if value)
+    assert client.predict(table=line) == client.predict(table=values)
+    with pytest.raises(ValueError, match=r"no columns \['size'\]; the table has \['age', "):
+        client.predict(table={"size": 3})
 
 
 class Stacks(nn.Module):

@@ -1,5 +1,7 @@
 """A training that begins from another run: its weights and its preprocessing, on other rows."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -84,3 +86,16 @@ def test_what_does_not_fit_the_first_run_is_refused_by_name(first, tmp_path):
     old = rows(0, 24).assign(split=["test", "test", "train", "train"] * 12)
     refused("this model was trained on .* rows of split 'test'", old)
     refused("nowhere/checkpoint.pt does not exist", table, start=tmp_path / "nowhere")
+
+
+def test_a_table_is_read_by_the_names_of_its_columns_in_whatever_order(tmp_path):
+    table = rows(0, 24).assign(age=[str(i % 7) for i in range(48)], colour=["x", "y"] * 24)
+    classify(Recipe(table, table="age,colour", out=tmp_path / "run", **QUIET))
+    new = rows(100, 24).assign(age=[str(i % 5) for i in range(48)], colour=["y", "x"] * 24)
+    new["split"] = ["train", "train", "val", "test"] * 12
+    begun = Recipe(new, table="colour,age", start=tmp_path / "run", **QUIET)
+    orders = [classify(replace(begun, table=order)) for order in ("colour,age", "age,colour")]
+    losses = [[row["val_loss"] for row in run.history] for run in orders]
+    assert losses[0] == losses[1]
+    with pytest.raises(ValueError, match=r"columns \['age', 'colour'\], here it has \['colour'\]"):
+        classify(replace(begun, table="colour"))
