@@ -101,24 +101,15 @@ def load_data(
     memory = needed < free_memory() / 2 if memory is None else memory
     problems += empty_cells(manifest, split, target)
     problems += read_files(manifest, modalities, files, memory, progress)
-    bad = [problem for _, problem in sorted(problems)]
-    if bad and on_error == "raise":
-        raise ManifestErrors(manifest.name, bad, _SKIP)
-    split[[row for row, _ in problems]] = ""  # of no split: no loader has them
+    bad = _left_out(manifest, problems, split, on_error)
     if preprocessing is None:
         target = fit_target(manifest, split, task, None) if bad else target
         preprocessing = fit(manifest, modalities, files, split, target)
         # what fitted columns of numbers cannot read, where it did not look like numbers before
         late = wrong_columns(manifest, modalities, split, preprocessing.tables)
-        bad += [problem for _, problem in late]
-        if late and on_error == "raise":
-            raise ManifestErrors(manifest.name, bad, _SKIP)
-        split[[row for row, _ in late]] = ""
-    stores: dict[str, Store] = {
-        **files,
-        **_encode_texts(manifest, preprocessing, split),
-        **_encode_tables(manifest, preprocessing, split),
-    }
+        bad += _left_out(manifest, late, split, on_error)
+    texts = _encode_texts(manifest, preprocessing, split)
+    stores: dict[str, Store] = {**files, **texts, **_encode_tables(manifest, preprocessing, split)}
     encoded = _encode_target(manifest, target, split)
     workers = 0 if memory else min(8, cores()) if workers is None else workers
 
@@ -130,6 +121,20 @@ def load_data(
     summary = describe(manifest, names, preprocessing, stores, split, loaders)
     summary += _describe_files(needed, memory, workers)
     return Data(loaders, preprocessing, _count(manifest, target, split), bad, summary)
+
+
+def _left_out(
+    manifest: Manifest, problems: list[tuple[int, Problem]], split: np.ndarray, on_error: str
+) -> list[Problem]:
+    """The problems in the order of their rows, which are of no split from here on.
+
+    Raises ManifestErrors where there is one, and ``on_error`` is "raise".
+    """
+    bad = [problem for _, problem in sorted(problems)]
+    if bad and on_error == "raise":
+        raise ManifestErrors(manifest.name, bad, _SKIP)
+    split[[row for row, _ in problems]] = ""
+    return bad
 
 
 def _wanted_splits(

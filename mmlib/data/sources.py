@@ -26,7 +26,8 @@ def write_dataset(dataset: Any, folder: str | Path) -> list[str]:
     columns={"image": "img"})`` says which is which. Nothing is downloaded.
 
     Raises ValueError where the folder is not empty, or where a row names a file that is not there;
-    ImportError, with what to install, where the package datasets is needed and missing.
+    ImportError, with what to install, where the package datasets is needed and missing. After an
+    error nothing is left behind.
     """
     out = Path(folder)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -34,6 +35,16 @@ def write_dataset(dataset: Any, folder: str | Path) -> list[str]:
     parts = _parts(dataset)
     header, left_out = _columns(parts)
     out.mkdir(parents=True, exist_ok=True)
+    try:
+        _write(parts, header, out)
+    except BaseException:  # also Ctrl-C: a part of a dataset is none
+        shutil.rmtree(out)
+        raise
+    return [f"column {name!r} of type {kind} is left out" for name, kind in left_out.items()]
+
+
+def _write(parts: Mapping[str | None, Any], header: list[str], out: Path) -> None:
+    """The files, and last the manifest."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     several = [] if None in parts else ["split"]
@@ -45,7 +56,6 @@ def write_dataset(dataset: Any, folder: str | Path) -> list[str]:
             writer.writerow(cells + [split for _ in several])
     with open(out / "manifest.csv", "x", encoding="utf-8", newline="") as target:
         target.write(file.getvalue())
-    return [f"column {name!r} of type {kind} is left out" for name, kind in left_out.items()]
 
 
 def is_dataset(source: Any) -> bool:

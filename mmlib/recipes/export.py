@@ -34,6 +34,8 @@ LARGEST = 2_000_000_000  # bytes: a file of protocol buffers ends at 2 GiB
 TOLERANCE = 1e-4  # of the check: a difference from torch, relative where logits are above 1
 MOST_ROWS = 64  # of the check: for six modalities, that is every subset of them
 ANSWERED = ("classes", "labels", "number")  # the kinds that the client makes answers of
+# the loggers of torch that say what its exporter finds out about sizes
+TALKERS = ("torch.fx.experimental.symbolic_shapes", "torch._export.non_strict_utils")
 PROBABILITIES = {"classes": "softmax", "labels": "sigmoid", "ordinal": "sigmoid"}
 
 
@@ -225,15 +227,17 @@ def _to_onnx(network: nn.Module, batch: Batch) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """In this block torch's exporter does not talk about its own insides."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = logger.level
+    loggers = [logging.getLogger(name) for name in TALKERS]
+    levels = [logger.level for logger in loggers]
     try:
-        logger.setLevel(logging.ERROR)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _place(error: BaseException | None, network: nn.Module) -> str | None:

@@ -102,6 +102,7 @@ def test_files_that_the_dataset_only_names_are_copied_or_named_as_missing(tmp_pa
     (tmp_path / "a.png").unlink()
     with pytest.raises(ValueError, match=r"row 0000000, column 'image': .*a\.png' is no file"):
         write_dataset(named, tmp_path / "again")
+    assert not (tmp_path / "again").exists(), "nothing is half written"
 
 
 def test_nothing_is_overwritten_and_a_dataset_is_no_manifest(tmp_path, made):

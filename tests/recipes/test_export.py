@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import logging
 import runpy
 import sys
 
@@ -206,7 +207,7 @@ def test_the_client_is_a_program_and_names_what_it_does_not_know(pet, client, mo
 
 @pytest.fixture(scope="module")
 def tagged(packages, tmp_path_factory):
-    """A Predictor of labels from a table and a text, and the client beside its export."""
+    """A Predictor of labels from a table and a text, its exported client, what torch logged."""
     folder = tmp_path_factory.mktemp("tagged")
     draw = np.random.default_rng(0)
     table = pd.DataFrame({"text": [f"{a} {b}" for a, b in draw.choice(["red", "blue"], (80, 2))]})
@@ -225,9 +226,20 @@ def tagged(packages, tmp_path_factory):
     )
     predictor = recipes.train(recipe).predictor
     fitted = predictor.preprocessing
+    said, handler = [], logging.Handler()
+    handler.emit = said.append
+    talkers = [logging.getLogger(name) for name in exporting.TALKERS]
+    for talker in talkers:
+        talker.addHandler(handler)
     export(predictor.model, fitted.batch([sample(fitted)] * 2), folder / "tags.onnx", fitted)
+    for talker in talkers:
+        talker.removeHandler(handler)
     client = runpy.run_path(str(folder / "tags.py"))["Client"](folder / "tags.onnx")
-    return predictor, client
+    return predictor, client, said
+
+
+def test_torch_says_nothing_of_its_own_while_it_exports(tagged):
+    assert [record.getMessage() for record in tagged[2]] == []
 
 
 @pytest.mark.parametrize(
@@ -242,7 +254,7 @@ def tagged(packages, tmp_path_factory):
     ids=str,
 )
 def test_the_client_answers_about_tables_and_labels_as_the_predictor(tagged, values):
-    predictor, client = tagged
+    predictor, client, _ = tagged
     for text in ("red blue", None):
         want, got = (one.predict(table=values, text=text) for one in (predictor, client))
         assert got["labels"] == want["labels"]
