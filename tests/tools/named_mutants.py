@@ -87,8 +87,8 @@ NOT_RUN = [
     # the head does not start from the training prior
     (
         "mmlib/recipes/plan.py",
-        'len(spec["prior"]), torch.tensor(spec["prior"])',
-        'len(spec["prior"])',
+        'ClassifyHead(dim, len(spec["prior"]), torch.tensor(spec["prior"]))',
+        'ClassifyHead(dim, len(spec["prior"]))',
     ),
 ]
 
