@@ -24,6 +24,7 @@ startup = settings / "profile_default" / "startup"
 startup.mkdir(parents=True)
 shutil.copy(Path(__file__).parents[1] / "tests" / "tools" / "kernel_limits.py", settings)
 (startup / "limits.py").write_text(
-    f"__import__('sys').path.append({str(settings)!r})\n__import__('kernel_limits').begin(get_ipython())\n"
+    f"__import__('sys').path.append({str(settings)!r})\n"
+    "__import__('kernel_limits').begin(get_ipython())\n"
 )
 os.environ["IPYTHONDIR"] = str(settings)

@@ -28,13 +28,13 @@ def pair():
 
 def gradients(model):
     """By name, the two directions of a bidirectional layer as two layers."""
-    names = {name: p.grad for name, p in model.named_parameters()}
-    return {
-        f"lstm.{int(name.endswith('_reverse'))}.{name.removeprefix('lstm.').removesuffix('_reverse')}"
-        if name.startswith("lstm.w") or name.startswith("lstm.b")
-        else name: grad
-        for name, grad in names.items()
-    }
+    found = {}
+    for name, parameter in model.named_parameters():
+        if name.startswith(("lstm.w", "lstm.b")):
+            direction = int(name.endswith("_reverse"))
+            name = f"lstm.{direction}." + name.removeprefix("lstm.").removesuffix("_reverse")
+        found[name] = parameter.grad
+    return found
 
 
 @pytest.mark.parametrize("size", [8, 16])

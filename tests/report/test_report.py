@@ -507,7 +507,10 @@ def test_the_projection_of_an_exclusive_or_is_chance():
     there = torch.ones(100, dtype=torch.bool)
     features = {name: from_pooled(bits[:, [place]], there) for place, name in enumerate("ab")}
     encoded = Encoded(features, torch.arange(100))
-    rule = lambda x: torch.stack([torch.zeros(len(x)), 4.0 * (x[:, 0] != x[:, 1]) - 2], dim=1)  # noqa: E731
+
+    def rule(x):
+        return torch.stack([torch.zeros(len(x)), 4.0 * (x[:, 0] != x[:, 1]) - 2], dim=1)
+
     logits = project(Made(rule), encoded).logits
     torch.testing.assert_close(logits, torch.zeros_like(logits), atol=1e-5, rtol=0)
 
